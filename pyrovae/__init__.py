@@ -1,0 +1,47 @@
+"""Variational autoencoders where the inference scheme is a part you swap."""
+
+from importlib import import_module
+from typing import Any
+
+import pyro
+
+# Parameters belong to modules. With Pyro's global store a second model in one process is silently not trained.
+pyro.settings.set(module_local_params=True)
+
+from . import data, models, nets  # noqa: E402
+from .families import DiagonalNormal, Family, FullNormal  # noqa: E402
+from .guides import AmortizedGuide, Guide, SemiAmortizedGuide, SVIGuide  # noqa: E402
+from .inference import ELBO, Inferred, Refiner, SVIRefiner, elbo_terms  # noqa: E402
+from .models import VAE  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ELBO",
+    "VAE",
+    "AmortizedGuide",
+    "DiagonalNormal",
+    "Family",
+    "FullNormal",
+    "Guide",
+    "Inferred",
+    "LitVAE",
+    "Refiner",
+    "SVIGuide",
+    "SVIRefiner",
+    "SemiAmortizedGuide",
+    "data",
+    "elbo_terms",
+    "fit",
+    "load",
+    "models",
+    "nets",
+]
+
+_LAZY = {"LitVAE": ".training", "fit": ".training", "load": ".build"}  # Lightning takes seconds to import
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,166 @@
+"""Images held as one uint8 tensor, indexed by batch."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Binarize = Literal["dynamic", "static", "none"]
+
+
+class DataError(Exception):
+    """Data that is missing, damaged, or not what the model can score."""
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed that is a function of `parts` alone; neighbours are unrelated in their low 32 bits, which CPU seeds use."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Three disjoint splits of one data set.
+
+    Attributes:
+        name: Of the data set.
+        source: What was really read, for people and for `summary.json`.
+        train, val, test: uint8 images (N, C, H, W).
+        binarize: `dynamic` draws x ~ Bernoulli(grey) anew for each batch, `static` once; validation and test
+            are drawn once for both. `none` gives grey values in [0, 1].
+        seed: Of the static draws.
+    """
+
+    name: str
+    source: str
+    train: Tensor
+    val: Tensor
+    test: Tensor
+    binarize: Binarize = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for split in ("train", "val", "test"):
+            images = getattr(self, split)
+            if images.dtype != torch.uint8 or images.dim() != 4:
+                raise DataError(f"{self.name}: {split} must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+            if len(images) == 0:
+                raise DataError(f"{self.name}: the {split} split is empty; use more images or smaller hold-outs")
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.train.shape[1:])
+
+    def batches(self, split: Literal["train", "val", "test"], batch_size: int, **options: Any) -> "Batches":
+        """Batches of float images of one split; only `train` is shuffled. `options` go to `Batches`."""
+        train = split == "train"
+        images, dynamic = getattr(self, split), train and self.binarize == "dynamic"
+        if self.binarize != "none" and not dynamic:
+            images = _binarize_once(images, derive_seed(self.seed, self.name, split))
+        return Batches(images, batch_size, shuffle=train, dynamic=dynamic, **options)
+
+
+def _binarize_once(images: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [
+        torch.rand(chunk.shape, generator=generator) < chunk.float() / 255  # in chunks: floats are four times the bytes
+        for chunk in images.split(4096)
+    ]
+    return torch.cat(drawn).to(torch.uint8) * 255
+
+
+def check_holdouts(name: str, num_images: int, **holdouts: int) -> None:
+    """Raises `DataError` unless the hold-outs leave something to train on."""
+    for key, value in holdouts.items():
+        if value < 1:
+            raise DataError(f"{name}: {key} must be >= 1, got {value}")
+    if sum(holdouts.values()) >= num_images:
+        text = " + ".join(f"{key} {value}" for key, value in holdouts.items())
+        raise DataError(f"{name}: {text} leaves nothing of {num_images} images to train on; lower them")
+
+
+class Batches:
+    """Iterates over float images (B, C, H, W) in [0, 1]; each batch is a function of (seed, epoch, index, rank) alone.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        batch_size: Images a batch and rank; the last batch may be smaller.
+        shuffle: Permute anew each epoch.
+        dynamic: Draw binary images from the grey ones at each batch.
+        seed: Of the order and of the draws.
+        device: Where images are kept and batches are made.
+        rank, world_size: This process's share: every `world_size`-th image of a batch of all ranks. In training up to
+            `world_size` - 1 images of an epoch are left out, so that ranks take equally many steps.
+        position: Gives (epoch, first batch) when iteration starts; by default each iteration is the next epoch.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        dynamic: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        position: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise DataError(f"batch_size must be >= 1, got {batch_size}")
+        self.images = images.to(device)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.dynamic = dynamic
+        self.seed = seed
+        self.rank, self.world_size = rank, world_size
+        self.num_images = len(images) - (len(images) % world_size if shuffle else 0)
+        if self.num_images == 0:
+            raise DataError(f"{len(images)} images are too few for {world_size} processes")
+        self._position = position
+        self._next_epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.num_images // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        # A generator's body starts at the first `next`, by when a resumed trainer knows where it is.
+        if self._position is not None:
+            epoch, first = self._position()
+        else:
+            epoch, first = self._next_epoch, 0
+            self._next_epoch += 1
+        order = self._order(epoch)
+        for index in range(first, len(self)):
+            yield self._batch(order, epoch, index)
+
+    def _order(self, epoch: int) -> Tensor | None:
+        if not self.shuffle:
+            return None
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        return torch.randperm(len(self.images), generator=generator).to(self.images.device)
+
+    def _batch(self, order: Tensor | None, epoch: int, index: int) -> Tensor:
+        span = self.batch_size * self.world_size
+        rows = slice(index * span + self.rank, min((index + 1) * span, self.num_images), self.world_size)
+        x = self.images[rows if order is None else order[rows]].float().div_(255)
+        if self.dynamic:
+            seed = derive_seed(self.seed, "binarize", epoch, index, self.rank)
+            generator = torch.Generator(x.device).manual_seed(seed)
+            x = (torch.rand(x.shape, generator=generator, device=x.device) < x).float()
+        return x
+
+    # Lightning asks a loader that can resume in mid-epoch for its state. Position comes from the trainer; what must not
+    # have changed is everything else that an order depends on.
+    def state_dict(self) -> dict[str, int]:
+        return {"seed": self.seed, "num_images": self.num_images, "batch_size": self.batch_size, "world_size": self.world_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        for key, here in self.state_dict().items():
+            if state[key] != here:
+                raise DataError(f"resume: {key} was {state[key]} in the checkpoint and is {here} now; set it back")

@@ -1,0 +1,34 @@
+"""Mean-field Gaussian."""
+
+import pyro.distributions as dist
+from torch import Tensor
+
+from .base import Family
+
+MIN_SCALE = 1e-5  # added to every scale: float32 keeps log-densities and their gradients finite
+MAX_LOG_SCALE = 10.0
+
+
+def positive_scale(log_scale: Tensor) -> Tensor:
+    """exp, capped above and floored below."""
+    return log_scale.clamp(max=MAX_LOG_SCALE).exp() + MIN_SCALE
+
+
+class DiagonalNormal(Family):
+    r"""Independent normals, λ = (μ, log s), P = 2 D.
+
+    .. math:: q(z \mid \lambda) = \mathcal{N}(z \mid \mu, \mathrm{diag}(s^2))
+
+    λ = 0 is the standard normal (to the scale floor of 1e-5).
+
+    Reference:
+        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114
+    """
+
+    def __init__(self, z_dim: int) -> None:
+        super().__init__(z_dim)
+        self.num_params = 2 * z_dim
+
+    def forward(self, params: Tensor) -> dist.TorchDistribution:
+        loc, log_scale = params.chunk(2, -1)  # (..., D) each
+        return dist.Normal(loc, positive_scale(log_scale)).to_event(1)

@@ -1,0 +1,9 @@
+"""Guides: ways to find λ."""
+
+from .amortized import AmortizedGuide
+from .base import Guide
+from .refined import RefinedGuide
+from .semi_amortized import SemiAmortizedGuide
+from .svi import SVIGuide
+
+__all__ = ["AmortizedGuide", "Guide", "RefinedGuide", "SVIGuide", "SemiAmortizedGuide"]

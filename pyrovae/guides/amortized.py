@@ -1,0 +1,27 @@
+"""One pass of an encoder."""
+
+from torch import Tensor, nn
+
+from ..families import Family
+from ..inference import Inferred
+from .base import Guide
+
+
+class AmortizedGuide(Guide):
+    r"""λ = encoder(x): the inference network of a standard VAE.
+
+    Args:
+        family: Turns λ into q.
+        encoder: Network from (..., *x_shape) to (..., P).
+
+    Reference:
+        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114
+    """
+
+    def __init__(self, family: Family, encoder: nn.Module) -> None:
+        super().__init__(family)
+        self.encoder = encoder
+
+    def infer(self, x: Tensor, beta: float | Tensor = 1.0, record: bool = False) -> Inferred:
+        params = self.encoder(x).to(x.dtype)  # (B, P), back from bfloat16 under autocast
+        return Inferred(params, params)

@@ -1,0 +1,51 @@
+"""A proposal and a loop."""
+
+from abc import abstractmethod
+from typing import get_args
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ..families import Family
+from ..inference import EncoderLoss, Inferred, Refiner, encoder_loss
+from .base import Guide
+
+
+class RefinedGuide(Guide):
+    r"""λ_K = refine(λ₀): a proposal `initial(x)` improved by a refiner, without gradient through the loop.
+
+    The ELBO at λ_K teaches the model. What proposes λ₀ learns from `encoder_loss`, which enters the guide as a
+    `pyro.factor` of value zero, so the reported ELBO stays the ELBO.
+
+    Args:
+        model: The model that λ is refined under.
+        family: Turns λ into q.
+        refiner: The loop.
+        encoder_loss: `hybrid` or `kl`; see `pyrovae.inference.encoder_loss`.
+
+    Raises:
+        ValueError: Unknown `encoder_loss`.
+    """
+
+    def __init__(
+        self, model: nn.Module, family: Family, refiner: Refiner, *, encoder_loss: EncoderLoss = "hybrid"
+    ) -> None:
+        super().__init__(family)
+        if encoder_loss not in get_args(EncoderLoss):
+            raise ValueError(f"encoder_loss must be hybrid or kl, got {encoder_loss!r}")
+        self._model = (model,)  # in a tuple: known to the guide, but no submodule of it
+        self.refiner = refiner
+        self.encoder_loss = encoder_loss
+
+    @abstractmethod
+    def initial(self, x: Tensor) -> Tensor:
+        """λ₀ (B, P)."""
+
+    def infer(self, x: Tensor, beta: float | Tensor = 1.0, record: bool = False) -> Inferred:
+        return self.refiner(self._model[0], self.family, x, self.initial(x), beta, record)
+
+    def teach(self, x: Tensor, inferred: Inferred, beta: float | Tensor) -> None:
+        if torch.is_grad_enabled():
+            loss = encoder_loss(self.encoder_loss, self._model[0], self.family, x, inferred, beta)
+            pyro.factor("encoder_loss", loss - loss.detach(), has_rsample=True)

@@ -1,0 +1,38 @@
+"""An encoder, then a loop."""
+
+from torch import Tensor, nn
+
+from ..families import Family
+from ..inference import EncoderLoss, Refiner
+from .refined import RefinedGuide
+
+
+class SemiAmortizedGuide(RefinedGuide):
+    r"""λ₀ = encoder(x), then K refinement steps a datapoint.
+
+    Args:
+        model: The model that λ is refined under.
+        family: Turns λ into q.
+        encoder: Network from (..., *x_shape) to (..., P).
+        refiner: The loop, `SVIRefiner` say.
+        encoder_loss: What teaches the encoder: `hybrid` or `kl`.
+
+    References:
+        Semi-Amortized Variational Autoencoders (Kim et al., 2018), arXiv:1802.02550
+        On the difficulty of training with SVI (Krishnan et al., 2018), arXiv:1710.06085
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        encoder: nn.Module,
+        refiner: Refiner,
+        *,
+        encoder_loss: EncoderLoss = "hybrid",
+    ) -> None:
+        super().__init__(model, family, refiner, encoder_loss=encoder_loss)
+        self.encoder = encoder
+
+    def initial(self, x: Tensor) -> Tensor:
+        return self.encoder(x).to(x.dtype)

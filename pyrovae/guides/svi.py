@@ -1,0 +1,30 @@
+"""A loop alone."""
+
+from torch import Tensor, nn
+
+from ..families import Family
+from ..inference import EncoderLoss, Refiner
+from .refined import RefinedGuide
+
+
+class SVIGuide(RefinedGuide):
+    r"""No encoder: λ₀ is one learned row for all datapoints, refined by many steps.
+
+    Args:
+        model: The model that λ is refined under.
+        family: Turns λ into q; gives λ₀ its first value.
+        refiner: The loop.
+        encoder_loss: What teaches λ₀: `hybrid` or `kl`.
+
+    Reference:
+        Stochastic Variational Inference (Hoffman et al., 2013), arXiv:1206.7051
+    """
+
+    def __init__(
+        self, model: nn.Module, family: Family, refiner: Refiner, *, encoder_loss: EncoderLoss = "hybrid"
+    ) -> None:
+        super().__init__(model, family, refiner, encoder_loss=encoder_loss)
+        self.init_params = nn.Parameter(family.init_params())
+
+    def initial(self, x: Tensor) -> Tensor:
+        return self.init_params.expand(len(x), -1)

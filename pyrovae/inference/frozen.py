@@ -1,0 +1,29 @@
+"""Hold a module still."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Inside, the parameters of `module` take no gradient and its layers are in evaluation mode.
+
+    Gradients still flow through it. Both are put back on exit. Under autocast this matters twice:
+    a weight cast to bfloat16 without gradient would be cached, and the next pass that wants the
+    weight's gradient would find the cached copy and silently get none; frozen weights are not cached.
+    """
+    params = [p for p in module.parameters() if p.requires_grad]
+    training = [m for m in module.modules() if m.training]
+    for p in params:
+        p.requires_grad_(False)
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for p in params:
+            p.requires_grad_(True)
+        for m in training:
+            m.training = True

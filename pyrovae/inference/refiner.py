@@ -1,0 +1,45 @@
+"""What a refiner is, and what inference returns."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ..families import Family
+from .elbo import Terms
+
+
+class Inferred(NamedTuple):
+    """The outcome of inference for a batch."""
+
+    init: Tensor  # (B, P) λ₀, attached to what proposed it
+    params: Tensor  # (B, P) λ_K
+    terms_init: Terms | None = None  # at λ₀ and at λ_K, under common noise, where a refiner scored them
+    terms: Terms | None = None
+    reverted: Tensor | None = None  # (B,) datapoints that kept λ₀ because refinement made them worse
+    path: Tensor | None = None  # (K + 1, B, P) λ₀ ... λ_K before any was reverted, on request
+
+
+class Refiner(ABC):
+    """A loop that improves λ: state in, result out, nothing kept between calls."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: nn.Module,
+        family: Family,
+        x: Tensor,
+        params: Tensor,
+        beta: float | Tensor = 1.0,
+        record: bool = False,
+    ) -> Inferred:
+        """Improves λ₀ = `params` (B, P) for data `x` (B, *x_shape) under the ELBO with weight β.
+
+        Args:
+            model: Pyro model, held fixed.
+            family: Turns λ into q.
+            x: Data.
+            params: λ₀.
+            beta: Weight of the KL term.
+            record: Keep the path.
+        """

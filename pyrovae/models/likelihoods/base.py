@@ -1,0 +1,33 @@
+"""What a likelihood is."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+
+class Likelihood(nn.Module, ABC):
+    """p(x | h), independent over the event dimensions of x given h.
+
+    Args:
+        event_dim: Number of rightmost dimensions of h that make one datapoint: 3 for images (C, H, W).
+
+    Attributes:
+        support: Constraint on a datapoint's entries.
+        link: How h becomes the mean, for people to read.
+    """
+
+    support: ClassVar[Any]
+    link: ClassVar[str]
+
+    def __init__(self, event_dim: int = 3) -> None:
+        super().__init__()
+        self.event_dim = event_dim
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        return self.elementwise(h).to_event(self.event_dim)
+
+    @abstractmethod
+    def elementwise(self, h: Tensor) -> dist.TorchDistribution:
+        """The distribution of each entry of x, batch shape h.shape."""

@@ -1,0 +1,8 @@
+"""Training under PyTorch Lightning."""
+
+from .checkpoint import CheckpointError, read_checkpoint
+from .fit import fit
+from .module import LitVAE, NumericsError
+from .warmup import CyclicalWarmup, LinearWarmup, Warmup
+
+__all__ = ["CheckpointError", "CyclicalWarmup", "LinearWarmup", "LitVAE", "NumericsError", "Warmup", "fit", "read_checkpoint"]

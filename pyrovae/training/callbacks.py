@@ -1,0 +1,103 @@
+"""What Lightning does beside the steps."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from matplotlib.figure import Figure
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+from ..data.base import derive_seed
+from ..inference import common_noise_terms
+from . import figures
+from .module import LitVAE
+
+
+class PatientEarlyStopping(EarlyStopping):
+    """`EarlyStopping` that looks away until `start_epoch`: while β warms up, a worse ELBO at β = 1 means nothing."""
+
+    def __init__(self, start_epoch: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.start_epoch = start_epoch
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch >= self.start_epoch:
+            super().on_validation_end(trainer, pl_module)
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar without its version number."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        items = super().get_metrics(trainer, pl_module)
+        items.pop("v_num", None)
+        return items
+
+
+def checkpoints(folder: Path, every: int | None) -> list[Callback]:
+    """`last.ckpt` at each epoch's end and, if asked, each `every` steps; `best.ckpt` by validation ELBO at β = 1."""
+    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    last = [ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common)]
+    if every is not None:
+        last.append(ModelCheckpoint(filename="last", every_n_train_steps=every, **common))
+    best = ModelCheckpoint(filename="best", monitor="val/elbo", mode="max", save_on_train_epoch_end=True, **common)
+    return [best, *last]  # best first, so that what `last` remembers of it is up to date
+
+
+class Pictures(Callback):
+    """Draws, at the end of each validation, what people look at: to TensorBoard and as PNG.
+
+    Args:
+        x: Validation images (B, C, H, W); the first few are shown, all make up the curves.
+        folder: Where the PNGs go.
+    """
+
+    def __init__(self, x: Tensor, folder: Path) -> None:
+        self.x = x
+        self.folder = folder
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        assert isinstance(pl_module, LitVAE)
+        x = self.x.to(pl_module.device)
+        torch.manual_seed(derive_seed(pl_module.seed, "pictures"))
+        for name, figure in self._draw(pl_module, x, trainer).items():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            figure.savefig(self.folder / f"{name}.png", dpi=150)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_figure(f"val/{name}", figure, trainer.global_step)
+
+    def _draw(self, module: LitVAE, x: Tensor, trainer: pl.Trainer) -> dict[str, Figure]:
+        model, family = module.model, module.guide.family
+        inferred = module.guide.infer(x, record=True)
+        init, final = family(inferred.init), family(inferred.params)
+        rows = {"input": x, "at λ₀": model.decode(init.mean).mean}
+        drawn: dict[str, Figure] = {}
+        if inferred.path is not None:
+            rows["at λ_K"] = model.decode(final.mean).mean
+            terms = common_noise_terms(model, family, x, *inferred.path)
+            curve = [t.elbo().mean().item() for t in terms]
+            drawn["trajectory"] = figures.trajectory(curve)
+            for logger in trainer.loggers:
+                points = {f"infer/elbo_step_{k}": value for k, value in enumerate(curve)}
+                logger.log_metrics(points, step=trainer.global_step - 1)
+        drawn["reconstructions"] = figures.image_rows(rows)
+        prior = model.prior()
+        drawn["samples"] = figures.image_grid(model.decode(prior.sample((64,))).mean)
+        drawn["kl_per_dim"] = figures.kl_bars(_moment_kl(final, prior))
+        return drawn
+
+
+def _moment_kl(q: Any, prior: Any) -> Tensor:
+    """KL between the normals that share mean and variance with q and the prior, per latent dimension, batch mean (D,).
+
+    Exact for normal families under a normal prior; a family's correlations and a mixture's modes do not show in it.
+    """
+    ratio = q.variance / prior.variance
+    shift = (q.mean - prior.mean).square() / prior.variance
+    return (0.5 * (ratio + shift - 1 - ratio.log())).mean(0)

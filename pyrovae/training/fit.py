@@ -1,0 +1,152 @@
+"""Training in one call."""
+
+import logging
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
+from torch import nn
+
+from ..data import Batches, ImageData
+from ..guides import Guide
+from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, checkpoints
+from .checkpoint import AtomicCheckpointIO, read_checkpoint
+from .loggers import loggers
+from .module import LitVAE
+
+
+def fit(
+    model: nn.Module,
+    guide: Guide,
+    data: ImageData,
+    *,
+    epochs: int = 10,
+    batch_size: int = 128,
+    seed: int = 0,
+    run_dir: Path | str | None = None,
+    resume: Path | str | None = None,
+    use_amp: bool = False,
+    early_stopping: bool | Mapping[str, Any] = False,
+    checkpoint_every: int | None = None,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    strategy: str = "auto",
+    progress: bool = True,
+    hparams: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, float]:
+    """Trains `model` and `guide` in place; returns final metrics.
+
+    Args:
+        model: Pyro model of plate `"data"`.
+        guide: Guide for it.
+        data: Images.
+        epochs: Passes over the training split.
+        batch_size: Images a batch and device.
+        seed: Of the batches and the noise.
+        run_dir: Folder for metrics, TensorBoard, pictures and checkpoints; nothing is written by default.
+        resume: Checkpoint to go on from.
+        use_amp: Networks in bfloat16 where the device has it, else in float16 with a gradient scaler.
+        early_stopping: `True`, or a mapping with `monitor`, `patience`, `min_delta`, `start_epoch`.
+        checkpoint_every: Steps between checkpoints within an epoch.
+        accelerator, devices, strategy: As in Lightning's Trainer; a GPU is found by itself.
+        progress: Show a bar.
+        hparams: What TensorBoard shows as this run's settings.
+        options: To `LitVAE`: `lr`, `beta`, `beta_warmup`, `gradient_clip`, `lr_schedule` and more.
+
+    Returns:
+        `val/...` and `test/...` of the best epoch by `val/elbo` if there is a `run_dir`, else of the last; `seconds`.
+
+    Raises:
+        NumericsError: Three non-finite steps in a row.
+        CheckpointError: `resume` cannot be read.
+    """
+    start = perf_counter()
+    module = LitVAE(model, guide, seed=seed, **options)
+    run_dir = None if run_dir is None else Path(run_dir)
+    callbacks: list[Callback] = [ProgressBar(refresh_rate=10)] if progress else []
+    if early_stopping:
+        callbacks.append(_early_stopping(early_stopping, module))
+    run_loggers: list[Logger] = []
+    if run_dir is not None:
+        x = next(iter(data.batches("val", 64, seed=seed)))
+        callbacks += [Pictures(x, run_dir / "figures"), *checkpoints(run_dir / "checkpoints", checkpoint_every)]
+        step = None if resume is None else read_checkpoint(Path(resume))["global_step"]
+        run_loggers = loggers(run_dir, hparams or {}, step)
+    _quiet()
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator=accelerator,
+        devices=devices,
+        strategy=strategy,
+        precision=_precision(accelerator) if use_amp else None,
+        logger=run_loggers,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=run_dir is not None,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=module.log_every,
+        use_distributed_sampler=False,
+    )
+    train, val, test = _loaders(trainer, data, batch_size, seed)
+    trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
+    best = None if run_dir is None else run_dir / "checkpoints" / "best.ckpt"
+    trainer.strategy.barrier()
+    if best is not None and best.is_file():
+        module.load_state_dict(read_checkpoint(best)["state_dict"])
+    trainer.loggers = []  # the curves end with training; what follows goes to the caller
+    metrics: dict[str, float] = {}
+    for loader, run in ((val, trainer.validate), (test, trainer.test)):
+        metrics.update(run(module, loader, verbose=False)[0])
+    return {**metrics, "seconds": perf_counter() - start}
+
+
+def _loaders(trainer: pl.Trainer, data: ImageData, batch_size: int, seed: int) -> list[Batches]:
+    def position() -> tuple[int, int]:
+        return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    share: dict[str, Any] = {
+        "seed": seed,
+        "device": trainer.strategy.root_device,
+        "rank": trainer.global_rank,
+        "world_size": trainer.world_size,
+    }
+    train = data.batches("train", batch_size, position=position, **share)
+    return [train, data.batches("val", batch_size, **share), data.batches("test", batch_size, **share)]
+
+
+def _precision(accelerator: str) -> Literal["bf16-mixed", "16-mixed"]:
+    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "16-mixed" if cuda and not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16-mixed"
+
+
+def _early_stopping(choice: bool | Mapping[str, Any], module: LitVAE) -> Callback:
+    given = dict(choice) if isinstance(choice, Mapping) else {}
+    warm = math.ceil(module.beta_warmup.end) if module.beta_warmup is not None else 0
+    start_epoch = max(given.pop("start_epoch", None) or 0, warm)
+    options = {"monitor": "val/elbo", "mode": "max", "patience": 10, "min_delta": 0.0, **given}
+    if options["monitor"].rsplit("/")[-1] in ("loss", "kl"):
+        options["mode"] = "min"
+    return PatientEarlyStopping(start_epoch, check_finite=False, **options)
+
+
+def _quiet() -> None:
+    """Silences what Lightning says about choices made here on purpose."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*smaller than the logging interval.*",
+        ".*no pre-optimization state was saved.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message)

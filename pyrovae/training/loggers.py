@@ -1,0 +1,24 @@
+"""CSV and TensorBoard in one folder, before and after a resume."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+
+
+def loggers(run_dir: Path, hparams: Mapping[str, Any], resume_step: int | None) -> list[Logger]:
+    """Both loggers; after a resume, what was logged from step `resume_step` on is taken back, since it comes again."""
+    metrics = run_dir / "metrics.csv"
+    kept = []
+    if resume_step is not None and metrics.is_file():
+        with metrics.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["step"]) < resume_step]
+    csv_logger = CSVLogger(run_dir, name="", version="")  # starts the file anew
+    for row in kept:
+        values: Any = {key: value for key, value in row.items() if value and key != "step"}
+        csv_logger.log_metrics(values, int(row["step"]))
+    board = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False, purge_step=resume_step)
+    board.log_hyperparams(dict(hparams), {"val/elbo": float("nan")} if resume_step is None else None)
+    return [csv_logger, board]

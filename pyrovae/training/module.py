@@ -1,0 +1,250 @@
+"""The LightningModule: one `SVI.step` a batch."""
+
+import math
+from functools import partial
+from time import perf_counter
+from typing import Any, Literal
+
+import pyro
+import pytorch_lightning as pl
+import torch
+from pyro import poutine
+from pyro.infer import SVI
+from torch import Tensor, nn
+
+from ..data.base import derive_seed
+from ..guides import Guide
+from ..inference import ELBO, Inferred, common_noise_terms
+from .optim import LightningOptim
+from .statistics import SplitStatistics
+from .warmup import Warmup
+
+MAX_BAD_STEPS = 3
+
+
+class NumericsError(Exception):
+    """Training met non-finite numbers that it cannot step over."""
+
+
+class LitVAE(pl.LightningModule):
+    """Trains a model and a guide by `pyro.infer.SVI` under Lightning's manual optimization.
+
+    The loss is the negative β-ELBO, in nats a datapoint. Noise at a step is a function of (seed, step, rank) and of
+    nothing that came before. A step whose loss or gradient is not finite is skipped; three in a row raise.
+
+    Args:
+        model: Pyro model of plate `"data"`.
+        guide: Guide for it.
+        lr: Learning rate.
+        optimizer: `adam` or `adamw`.
+        weight_decay: For `adamw`.
+        lr_schedule: `constant`, or `cosine` from `lr` to zero over all epochs.
+        gradient_clip: Largest Euclidean norm of the whole gradient; none by default.
+        beta: Weight of the KL term.
+        beta_warmup: Factor on `beta` over time.
+        num_particles: Draws of z a datapoint for the loss.
+        eval_particles: Draws of z a datapoint for validation and test.
+        seed: Of the noise.
+        log_every: Steps between logged training metrics.
+
+    Raises:
+        NumericsError: From the third non-finite step in a row, or at a checkpoint of non-finite parameters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: Guide,
+        *,
+        lr: float = 1e-3,
+        optimizer: Literal["adam", "adamw"] = "adam",
+        weight_decay: float = 0.01,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
+        gradient_clip: float | None = None,
+        beta: float = 1.0,
+        beta_warmup: Warmup | None = None,
+        num_particles: int = 1,
+        eval_particles: int = 1,
+        seed: int = 0,
+        log_every: int = 25,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.elbo = ELBO(num_particles)(model, guide)  # registers model and guide, once
+        self.lr = lr
+        self.optimizer = optimizer
+        self.weight_decay = weight_decay
+        self.lr_schedule = lr_schedule
+        self.gradient_clip = gradient_clip
+        self.target_beta = beta
+        self.beta_warmup = beta_warmup
+        self.num_particles = num_particles
+        self.eval_particles = eval_particles
+        self.seed = seed
+        self.log_every = log_every
+        self.num_bad_steps = 0
+        self._svi: SVI | None = None
+        self._inferred: Inferred | None = None  # of the current step, for its log line
+        self._loss, self._grad_norm = torch.tensor(0.0), torch.tensor(0.0)
+
+    @property
+    def model(self) -> nn.Module:
+        """The generative model."""
+        return self.elbo.model
+
+    @property
+    def guide(self) -> Guide:
+        """The guide."""
+        return self.elbo.guide
+
+    @property
+    def svi(self) -> SVI:
+        """The outer SVI; built late, so that copies of this module get their own."""
+        if self._svi is None:
+            # Blocked: the optimizer knows the parameters, and Pyro is not to collect them again each step.
+            model, guide = (poutine.block(part, hide_types=["param"]) for part in (self.model, self.guide))
+            optim = LightningOptim(self)
+            self._svi = SVI(model, guide, optim, loss=self._evaluate, loss_and_grads=self._loss_and_grads)
+        return self._svi
+
+    @property
+    def epoch_time(self) -> float:
+        """Epochs trained so far, with the fraction of the current one."""
+        batch = self.trainer.fit_loop.epoch_loop.batch_idx
+        return self.current_epoch + max(batch, 0) / self.trainer.num_training_batches
+
+    @property
+    def beta(self) -> float:
+        """β now."""
+        return self.target_beta * (1.0 if self.beta_warmup is None else self.beta_warmup(self.epoch_time))
+
+    def _evaluate(self, model: Any, guide: Any, x: Tensor) -> Tensor:
+        return ELBO(self.num_particles).loss(model, guide, x) / len(x)
+
+    def _loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
+        beta = self.beta
+        with poutine.block(hide_types=["param"]):  # λ of an inner loop is not this SVI's to step
+            self._inferred = self.guide.infer(x, beta)
+        proposal = partial(guide, inferred=self._inferred, beta=beta)
+        loss = ELBO(self.num_particles, beta).differentiable_loss(model, proposal, x) / len(x)
+        self.manual_backward(loss)
+        self._loss = loss.detach()
+        return 0.0  # a number, because SVI.step would call .item() on a tensor
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = batch[0] if isinstance(batch, tuple | list) else batch
+        self._seed_noise("train", self.global_step)
+        self._schedule_lr()
+        with pyro.validation_enabled(False):
+            self.svi.step(x)
+        self._num_images += len(x) * self.trainer.world_size
+        if self.global_step % self.log_every == 0:  # when Lightning hands on what was logged
+            self._log_step(x)
+        self._inferred = None
+        return self._loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clips after gradients were unscaled; drops them where they, or the loss, are not finite."""
+        params = list(self.parameters())
+        self._grad_norm = nn.utils.clip_grad_norm_(params, self.gradient_clip or float("inf"))
+        # A gradient that overflows in float16 is the scaler's everyday business; the loss is ours.
+        watched = self._loss if self.trainer.precision == "16-mixed" else self._loss + self._grad_norm
+        finite = bool(watched.isfinite())  # the one host sync of a training step
+        if self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            self.num_bad_steps = 0
+            return
+        self.num_bad_steps += 1
+        if self.num_bad_steps >= MAX_BAD_STEPS:
+            raise NumericsError(
+                f"loss {float(self._loss):.4g}, gradient norm {float(self._grad_norm):.4g} at step {self.global_step}, the "
+                f"third non-finite step in a row; lower model.lr ({self.lr}) or set train.gradient_clip"
+            )
+        for param in params:
+            param.grad = None  # an optimizer leaves a parameter without gradient, and its moments, alone
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        # float16's scaler unscales between backward and step, which fused kernels would do themselves.
+        options = {"lr": self.lr, "fused": self.trainer.precision != "16-mixed"}
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(self.parameters(), weight_decay=self.weight_decay, **options)
+        return torch.optim.Adam(self.parameters(), **options)
+
+    def _schedule_lr(self) -> None:
+        if self.lr_schedule == "cosine":
+            fraction = self.epoch_time / max(self.trainer.max_epochs or 1, 1)
+            for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+                group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * fraction))
+
+    def _seed_noise(self, *what: object) -> None:
+        torch.manual_seed(derive_seed(self.seed, *what, self.global_rank))
+
+    # Logging: tags are the same for every guide, so that runs overlay.
+
+    def on_train_start(self) -> None:
+        self._num_images, self._since = 0, perf_counter()
+
+    on_train_epoch_start = on_train_start  # so that validation does not count
+
+    def _log_step(self, x: Tensor) -> None:
+        rate = self._num_images / (perf_counter() - self._since)
+        inferred = self._inferred
+        assert inferred is not None
+        terms_init, terms = inferred.terms_init, inferred.terms
+        if terms is None or terms_init is None:
+            terms_init, terms = self._score(x, inferred, num_particles=1)
+        elbo, elbo_init = terms.elbo().mean(), terms_init.elbo().mean()
+        log = partial(self.log, batch_size=len(x))
+        log("train/elbo", elbo, prog_bar=True)
+        log("train/elbo_init", elbo_init)
+        log("train/refinement_gain", elbo - elbo_init, prog_bar=True)
+        log("train/recon", terms.recon.mean())
+        log("train/kl", terms.kl.mean())
+        log("train/loss", self._loss)
+        log("train/grad_norm", self._grad_norm)
+        log("train/beta", self.beta)
+        log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        log("train/images_per_second", rate, prog_bar=True)
+        if inferred.reverted is not None:
+            log("train/num_reverted", inferred.reverted.float().sum())
+        self.on_train_start()
+
+    def _score(self, x: Tensor, inferred: Inferred, num_particles: int) -> Any:
+        """The terms at λ₀ and λ_K under fresh common noise."""
+        params = [inferred.init] if inferred.params is inferred.init else [inferred.init, inferred.params]
+        terms = common_noise_terms(self.model, self.guide.family, x, *params, num_particles=num_particles)
+        return terms[0], terms[-1]
+
+    # Validation and test: scored with fresh draws, so the choice that a safeguard made by its own does not flatter it.
+
+    def on_validation_epoch_start(self) -> None:
+        self._statistics = SplitStatistics(self.guide.family.z_dim, self.device)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x = batch[0] if isinstance(batch, tuple | list) else batch
+        self._seed_noise("eval", batch_idx)  # the same noise at every epoch
+        inferred = self.guide.infer(x)
+        terms_init, terms = self._score(x, inferred, self.eval_particles)
+        mean = self.guide.family(inferred.params).mean  # (B, D)
+        self._statistics.add(terms_init, terms, mean, inferred.reverted)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_statistics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_statistics("test")
+
+    def _log_statistics(self, split: str) -> None:
+        summary = self._statistics.summary(self.trainer.strategy)
+        for name, value in summary.items():
+            self.log(f"{split}/{name}", value, prog_bar=(split, name) == ("val", "elbo"), rank_zero_only=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        bad = [name for name, value in self.state_dict().items() if not value.isfinite().all()]
+        if bad:
+            raise NumericsError(f"not saved: {bad[0]} is not finite at step {self.global_step}; lower model.lr ({self.lr})")
+        for logger in self.trainer.loggers:
+            logger.save()  # a resume keeps metrics up to here, so they must be on disk

@@ -1,0 +1,55 @@
+"""Sums over a split, from which means, standard errors and active units follow."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..inference import Terms
+
+ACTIVE_VARIANCE = 0.01
+
+
+class SplitStatistics:
+    """Accumulates per-datapoint values batch by batch, on any number of ranks.
+
+    Args:
+        z_dim: Number of latent dimensions.
+        device: Where the sums live.
+    """
+
+    NAMES = ("elbo", "elbo_init", "refinement_gain", "recon", "kl")
+
+    def __init__(self, z_dim: int, device: torch.device) -> None:
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.count = torch.zeros((), dtype=dtype, device=device)
+        self.reverted = torch.zeros((), dtype=dtype, device=device)
+        self.values = torch.zeros(2, len(self.NAMES), dtype=dtype, device=device)  # sums, sums of squares
+        self.means = torch.zeros(2, z_dim, dtype=dtype, device=device)  # the same of E_q[z]
+
+    def add(self, terms_init: Terms, terms: Terms, mean: Tensor, reverted: Tensor | None) -> None:
+        """Adds a batch: scores at λ₀ and λ_K, E_q[z] (B, D), and which datapoints kept λ₀."""
+        elbo, elbo_init = terms.elbo(), terms_init.elbo()
+        rows = torch.stack([elbo, elbo_init, elbo - elbo_init, terms.recon, terms.kl]).to(self.values)  # (5, B)
+        self.values += torch.stack([rows.sum(1), rows.square().sum(1)])
+        mean = mean.to(self.means)
+        self.means += torch.stack([mean.sum(0), mean.square().sum(0)])
+        self.count += len(elbo)
+        if reverted is not None:
+            self.reverted += reverted.sum()
+
+    def summary(self, strategy: Any) -> dict[str, float]:
+        """Means over all ranks, in nats a datapoint, with standard errors of the ELBO and of the gain."""
+        values, means, count, reverted = (
+            strategy.reduce(sums, reduce_op="sum") for sums in (self.values, self.means, self.count, self.reverted)
+        )
+        n = float(count)
+        average, variance = values[0] / n, (values[1] / n - (values[0] / n).square()).clamp_min(0)
+        error = (variance / max(n - 1, 1)).sqrt()
+        result = dict(zip(self.NAMES, average.tolist(), strict=True))
+        result["elbo_se"], result["refinement_gain_se"] = error[0].item(), error[2].item()
+        # Burda et al. (2016), arXiv:1509.00519: a unit is active if its posterior mean varies over the data.
+        spread = means[1] / n - (means[0] / n).square()
+        result["active_units"] = float((spread > ACTIVE_VARIANCE).sum())
+        result["num_reverted"] = float(reverted)
+        return result
