@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import detach
 from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from ..distributions import full_precision
 from ..families import Family
@@ -47,15 +49,25 @@ class ELBO(Trace_ELBO):
         num_particles: Draws of z a datapoint.
         beta: Weight of the latent sites' log-densities, on both sides.
         max_plate_nesting: Plates around a site; 1 for the plate `"data"`.
+        path_gradient: Score z under q with q held fixed. The value is the same, the gradient loses the term
+            :math:`E_q \nabla \log q = 0` and its noise.
 
     Raises:
         ValueError: `num_particles` below 1, or a guide site without `rsample`.
 
     References:
         beta-VAE (Higgins et al., 2017), openreview.net/forum?id=Sy2fzU9gl
+        Sticking the Landing (Roeder et al., 2017), arXiv:1703.09194
     """
 
-    def __init__(self, num_particles: int = 1, beta: float | Tensor = 1.0, max_plate_nesting: int = 1) -> None:
+    def __init__(
+        self,
+        num_particles: int = 1,
+        beta: float | Tensor = 1.0,
+        *,
+        max_plate_nesting: int = 1,
+        path_gradient: bool = False,
+    ) -> None:
         if num_particles < 1:
             raise ValueError(f"num_particles must be >= 1, got {num_particles}")
         super().__init__(
@@ -64,11 +76,16 @@ class ELBO(Trace_ELBO):
             max_plate_nesting=max_plate_nesting,
         )
         self.beta = beta
+        self.path_gradient = path_gradient
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Any, Any]:
         with _ScaleLatents(self.beta):
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        if self.path_gradient:
+            for name, site in guide_trace.nodes.items():
+                if _scored(name, site):
+                    site["fn"] = detach(site["fn"])
         with full_precision(args[0]):
             model_trace.compute_log_prob(_scored)
             guide_trace.compute_log_prob(_scored)
@@ -126,23 +143,24 @@ def elbo_terms(model: Callable, family: Family, x: Tensor, params: Tensor, num_p
         params: λ (B, P).
         num_particles: Draws of z a datapoint.
     """
-    elbo = ELBO(num_particles)
-
-    def mean(log_prob: Tensor) -> Tensor:  # (..., B) to (B,)
-        return log_prob.reshape(-1, len(x)).mean(0)
-
     recon, kl = x.new_zeros(len(x)), x.new_zeros(len(x))
     with torch.no_grad(), pyro.validation_enabled(False):
-        (traces,) = elbo._get_traces(model, lambda x: family.sample(params), (x,), {})
-        for sign, trace in zip((-1, 1), traces, strict=True):
-            for name, site in trace.nodes.items():
-                if not _scored(name, site):
-                    continue
-                if site["is_observed"]:
-                    recon = recon + mean(site["log_prob"])
-                else:
-                    kl = kl + sign * mean(site["log_prob"])
+        ((model_trace, guide_trace),) = ELBO(num_particles)._get_traces(model, lambda x: family.sample(params), (x,), {})
+        with full_precision(x):
+            for name, site in model_trace.nodes.items():
+                if _scored(name, site) and site["is_observed"]:
+                    recon = recon + site["log_prob"].reshape(-1, len(x)).mean(0)
+                elif _scored(name, site):
+                    kl = kl + _kl(guide_trace.nodes[name], site).reshape(-1, len(x)).mean(0)
     return Terms(recon, kl)
+
+
+def _kl(guide_site: Any, model_site: Any) -> Tensor:
+    """KL of one latent site (..., B): in closed form where torch knows one, else from the draw."""
+    try:
+        return kl_divergence(guide_site["fn"], model_site["fn"])
+    except NotImplementedError:
+        return guide_site["log_prob"] - model_site["log_prob"]
 
 
 def common_noise_terms(

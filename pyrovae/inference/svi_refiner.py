@@ -45,8 +45,10 @@ class SVIRefiner(Refiner):
         optimizer: `adam`, or `sgd` with `momentum`.
         momentum: For `sgd`.
         num_particles: Draws of z a datapoint and step.
+        path_gradient: Leave out the gradient's score term, whose mean is zero: less noise, and none at the exact posterior.
         clip: Largest Euclidean norm of one datapoint's gradient, in nats per unit of λ; none by default.
         safeguard: Score λ₀ and λ_K under common noise, and keep λ₀ where λ_K is worse or not finite.
+        score_particles: Draws of z a datapoint for those scores. With few, noise sends many a good λ_K back.
 
     Raises:
         ValueError: A number out of range, or an unknown optimizer.
@@ -54,18 +56,21 @@ class SVIRefiner(Refiner):
     References:
         Stochastic Variational Inference (Hoffman et al., 2013), arXiv:1206.7051
         Semi-Amortized Variational Autoencoders (Kim et al., 2018), arXiv:1802.02550
+        Sticking the Landing (Roeder et al., 2017), arXiv:1703.09194
     """
 
     def __init__(
         self,
         *,
         num_steps: PositiveInt = 10,
-        lr: PositiveFloat = 0.1,
+        lr: PositiveFloat = 0.03,
         optimizer: Literal["adam", "sgd"] = "adam",
         momentum: NonNegativeFloat = 0.5,
         num_particles: PositiveInt = 1,
+        path_gradient: bool = True,
         clip: PositiveFloat | None = None,
         safeguard: bool = True,
+        score_particles: PositiveInt = 4,
     ) -> None:
         if num_steps < 1:
             raise ValueError(f"num_steps must be >= 1, got {num_steps}; use AmortizedGuide for no refinement")
@@ -80,8 +85,10 @@ class SVIRefiner(Refiner):
         self.optimizer = optimizer
         self.momentum = momentum
         self.num_particles = num_particles
+        self.path_gradient = path_gradient
         self.clip = clip
         self.safeguard = safeguard
+        self.score_particles = score_particles
 
     def __call__(
         self,
@@ -99,7 +106,7 @@ class SVIRefiner(Refiner):
             refined, path = self._loop(model, family, x, start, beta, record)
             if not self.safeguard:
                 return Inferred(params, refined, path=path)
-            terms_init, terms = common_noise_terms(model, family, x, start, refined)
+            terms_init, terms = common_noise_terms(model, family, x, start, refined, num_particles=self.score_particles)
             # Written so that NaN, which compares false with everything, counts as worse.
             better = (terms.elbo(beta) >= terms_init.elbo(beta)) & refined.isfinite().all(-1)
             refined = torch.where(better[:, None], refined, start)
@@ -111,7 +118,7 @@ class SVIRefiner(Refiner):
     def _loop(
         self, model: nn.Module, family: Family, x: Tensor, start: Tensor, beta: float | Tensor, record: bool
     ) -> tuple[Tensor, Tensor | None]:
-        elbo = ELBO(self.num_particles, beta)
+        elbo = ELBO(self.num_particles, beta, path_gradient=self.path_gradient)
         guide = _LocalGuide(family, start.clone())
         leaf = guide.params_unconstrained
 

@@ -69,7 +69,7 @@ def fit(
         CheckpointError: `resume` cannot be read.
     """
     start = perf_counter()
-    module = LitVAE(model, guide, seed=seed, **options)
+    module = LitVAE(model, guide, x_shape=data.x_shape, seed=seed, **options)
     run_dir = None if run_dir is None else Path(run_dir)
     callbacks: list[Callback] = [ProgressBar(refresh_rate=10)] if progress else []
     if early_stopping:
@@ -99,9 +99,8 @@ def fit(
     )
     train, val, test = _loaders(trainer, data, batch_size, seed)
     trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
-    best = None if run_dir is None else run_dir / "checkpoints" / "best.ckpt"
-    trainer.strategy.barrier()
-    if best is not None and best.is_file():
+    if run_dir is not None:  # rank 0 knows where
+        best = trainer.strategy.broadcast(run_dir / "checkpoints" / "best.ckpt")
         module.load_state_dict(read_checkpoint(best)["state_dict"])
     trainer.loggers = []  # the curves end with training; what follows goes to the caller
     metrics: dict[str, float] = {}

@@ -1,6 +1,7 @@
 """The LightningModule: one `SVI.step` a batch."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any, Literal
@@ -46,6 +47,7 @@ class LitVAE(pl.LightningModule):
         eval_particles: Draws of z a datapoint for validation and test.
         seed: Of the noise.
         log_every: Steps between logged training metrics.
+        x_shape: Of a datapoint, for those who load a checkpoint.
 
     Raises:
         NumericsError: From the third non-finite step in a row, or at a checkpoint of non-finite parameters.
@@ -67,6 +69,7 @@ class LitVAE(pl.LightningModule):
         eval_particles: int = 1,
         seed: int = 0,
         log_every: int = 25,
+        x_shape: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -82,6 +85,7 @@ class LitVAE(pl.LightningModule):
         self.eval_particles = eval_particles
         self.seed = seed
         self.log_every = log_every
+        self.x_shape = x_shape
         self.num_bad_steps = 0
         self._svi: SVI | None = None
         self._inferred: Inferred | None = None  # of the current step, for its log line
@@ -246,5 +250,6 @@ class LitVAE(pl.LightningModule):
         bad = [name for name, value in self.state_dict().items() if not value.isfinite().all()]
         if bad:
             raise NumericsError(f"not saved: {bad[0]} is not finite at step {self.global_step}; lower model.lr ({self.lr})")
+        checkpoint["x_shape"] = list(self.x_shape)
         for logger in self.trainer.loggers:
             logger.save()  # a resume keeps metrics up to here, so they must be on disk

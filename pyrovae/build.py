@@ -1,0 +1,132 @@
+"""Configuration to objects: the only place where names become classes."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from .config import COMPONENTS, Config, ConfigError, load_config
+from .data import DataError, ImageData
+from .guides import Guide
+from .inference import Inferred
+from .models import VAE
+from .training import CheckpointError, read_checkpoint
+
+
+def _make(kind: str, block: BaseModel, *wiring: Any, tag: str = "type", **more: Any) -> Any:
+    """Calls the class that `block` names with `wiring` and the block's own arguments."""
+    make = COMPONENTS[kind][getattr(block, tag)]
+    target = make.__init__ if inspect.isclass(make) else make
+    keywords = {p.name for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    arguments = {name: getattr(block, name) for name in type(block).model_fields if name in keywords}
+    try:
+        return make(*wiring, **arguments, **more)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{kind}: {error}") from error
+
+
+def build_data(config: Config) -> ImageData:
+    """Reads the data set, and checks that the likelihood has a density for it.
+
+    Raises:
+        DataError: Missing, damaged, or outside the likelihood's support.
+    """
+    data = _make("dataset", config.dataset, tag="name")
+    likelihood = COMPONENTS["likelihood"][config.model.likelihood.type]
+    sample = next(iter(data.batches("train", 256)))
+    if not likelihood.support.check(sample).all():
+        bad = sample[~likelihood.support.check(sample)][0].item()
+        raise DataError(
+            f"dataset {data.name}: value {bad:.4g} is outside the support of model.likelihood {config.model.likelihood.type}; "
+            "set dataset.binarize: dynamic, or model.likelihood: continuous_bernoulli or normal"
+        )
+    return data
+
+
+def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[VAE, Guide]:
+    """Model and guide, with weights drawn from `train.seed`."""
+    torch.manual_seed(config.train.seed)
+    section, z_dim = config.model, config.model.z_dim
+    prior = _make("prior", section.prior, z_dim)
+    decoder = _make("decoder", section.decoder, (z_dim,), x_shape)
+    likelihood = _make("likelihood", section.likelihood, len(x_shape))
+    model = VAE(prior, decoder, likelihood)
+    family = _make("family", config.guide.family, z_dim)
+    make_parts = {
+        "model": lambda: model,
+        "family": lambda: family,
+        "encoder": lambda: _make("encoder", section.encoder, x_shape, (family.num_params,)),
+        "refiner": lambda: _make("refiner", config.guide.refiner),
+    }
+    signature = inspect.signature(COMPONENTS["guide"][config.guide.type].__init__)
+    wiring = [make_parts[name]() for name in signature.parameters if name in make_parts]
+    return model, _make("guide", config.guide, *wiring)
+
+
+def fit_arguments(config: Config) -> dict[str, Any]:
+    """The keyword arguments of `pyrovae.fit` that the file sets."""
+    train = {name: getattr(config.train, name) for name in type(config.train).model_fields}
+    for name in ("name", "save_dir"):
+        del train[name]
+    if isinstance(train["early_stopping"], BaseModel):
+        train["early_stopping"] = train["early_stopping"].model_dump()
+    if train["beta_warmup"] is not None:
+        train["beta_warmup"] = _make("warmup", train["beta_warmup"])
+    return {**train, "lr": config.model.lr, "beta": config.model.beta, "batch_size": config.dataset.batch_size}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and its guide.
+
+    Attributes:
+        model: p(x, z).
+        guide: q(z | x).
+        config: What they were built and trained with.
+    """
+
+    model: VAE
+    guide: Guide
+    config: Config
+
+    def infer(self, x: Tensor) -> Inferred:
+        """λ₀ and λ_K for images (B, C, H, W), coded as in training."""
+        return self.guide.infer(x)
+
+    def posterior(self, x: Tensor) -> Any:
+        """q(z | x), batch shape (B,), event shape (D,)."""
+        return self.guide.family(self.infer(x).params)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """E[x | z] at the posterior mean, the shape of `x`."""
+        return self.model.decode(self.posterior(x).mean).mean
+
+    @torch.no_grad()
+    def sample(self, num_samples: int) -> Tensor:
+        """E[x | z] at `num_samples` draws from the prior, shape (num_samples, C, H, W)."""
+        return self.model.decode(self.model.prior().sample((num_samples,))).mean
+
+
+def load(run_dir: str | Path, checkpoint: str = "best") -> Trained:
+    """Loads a run: `best` by validation ELBO, or `last`.
+
+    Raises:
+        CheckpointError: No run there, or a damaged or foreign checkpoint.
+    """
+    run_dir = Path(run_dir)
+    path = run_dir / "checkpoints" / f"{checkpoint}.ckpt"
+    state = read_checkpoint(path)
+    config = load_config(run_dir / "config.yaml")
+    model, guide = build_model(config, tuple(state["x_shape"]))
+    modules = nn.ModuleDict({"model": model, "guide": guide})
+    weights = {name.removeprefix("elbo."): value for name, value in state["state_dict"].items()}
+    try:
+        modules.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit {run_dir / 'config.yaml'}: {' '.join(str(error).split())}") from error
+    return Trained(model.eval(), guide.eval(), config)

@@ -1,0 +1,332 @@
+"""The typed YAML schema.
+
+A component block names a class and its arguments: `refiner: {type: svi, num_steps: 20}`. Its schema is the class's own
+signature: keyword-only arguments are what YAML may set, positional ones are wired up in `build.py`.
+"""
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal, Union, get_type_hints
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+
+from . import data, families, guides, inference, nets, training
+from .models import likelihoods, priors
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the message has a line for each thing wrong."""
+
+
+# Components: name -> class, and name -> schema.
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def members(package: ModuleType, role: str, other_roles: Iterable[str] = ()) -> dict[str, Any]:
+    """The exported classes and factories of a package by YAML name: `SVIRefiner` in role `Refiner` is `svi`."""
+    found = {}
+    for name in package.__all__:
+        thing = getattr(package, name)
+        usable = callable(thing) and not _is_abstract(thing)
+        if usable and not name.endswith(tuple(other_roles)):
+            found[_snake(name.removesuffix(role))] = thing
+    return found
+
+
+def _is_abstract(thing: Any) -> bool:
+    # Not inspect.isabstract, which only knows classes whose metaclass is ABCMeta; a PyroModule's is another.
+    return any(getattr(getattr(thing, name, None), "__isabstractmethod__", False) for name in dir(thing))
+
+
+def _concrete(package: ModuleType, role: str, base: type) -> dict[str, Any]:
+    return {
+        name: cls
+        for name, cls in members(package, role).items()
+        if inspect.isclass(cls) and issubclass(cls, base) and cls is not base
+    }
+
+
+def _returns(make: Any) -> Any:
+    return get_type_hints(make).get("return") if inspect.isfunction(make) else None
+
+
+COMPONENTS: dict[str, dict[str, Any]] = {
+    "dataset": {n: make for n, make in members(data, "").items() if _returns(make) is data.ImageData},
+    "encoder": members(nets, "Encoder", ["Decoder"]),
+    "decoder": members(nets, "Decoder", ["Encoder"]),
+    "prior": members(priors, ""),
+    "likelihood": members(likelihoods, ""),
+    "family": _concrete(families, "", families.Family),
+    "guide": _concrete(guides, "Guide", guides.Guide),
+    "refiner": _concrete(inference, "Refiner", inference.Refiner),
+    "warmup": _concrete(training, "Warmup", training.Warmup),
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+def _schema(tag: str, name: str, make: Callable, parts: Mapping[str, Any], common: Mapping[str, Any]) -> type[BaseModel]:
+    """A pydantic model of the keyword-only arguments of `make`, and of those `parts` that it takes by position."""
+    target = make.__init__ if inspect.isclass(make) else make
+    hints = get_type_hints(target, include_extras=True)
+    fields: dict[str, Any] = {tag: (Literal[name], name), **common}
+    for p in inspect.signature(target).parameters.values():
+        if p.kind is p.KEYWORD_ONLY:
+            fields[p.name] = (hints[p.name], p.default if p.default is not p.empty else ...)
+        elif p.name in parts:
+            fields[p.name] = parts[p.name]
+    return create_model(f"{tag}={name}", __base__=_Strict, **fields)
+
+
+def _block(
+    kind: str, default: str, tag: str = "type", parts: Mapping[str, Any] = {}, common: Mapping[str, Any] = {}
+) -> Any:
+    """The annotation of a component block; a bare name stands for a block, a block without name for the default."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, str):
+            return {tag: value}
+        return {tag: default, **value} if isinstance(value, Mapping) else value
+
+    schemas = [_schema(tag, name, make, parts, common) for name, make in COMPONENTS[kind].items()]
+    if len(schemas) == 1:
+        return Annotated[schemas[0], BeforeValidator(named)]
+    union = Union[tuple(schemas)]  # noqa: UP007 - built at run time
+    return Annotated[union, Field(discriminator=tag), BeforeValidator(named)]
+
+
+# Sections.
+
+_MODEL_DEFAULTS: dict[str, tuple[str, str]] = {  # model.type -> network, guide
+    "vae_mlp": ("mlp", "amortized"),
+    "vae_conv": ("conv", "amortized"),
+    "ivae_iterative": ("mlp", "semi_amortized"),
+}
+
+
+class ModelConfig(_Strict):
+    """`model:`; what `type` leaves open is filled in from `_MODEL_DEFAULTS`."""
+
+    type: Literal["vae_mlp", "vae_conv", "ivae_iterative"] = "vae_mlp"
+    z_dim: PositiveInt = 50
+    lr: PositiveFloat = 1e-3
+    beta: NonNegativeFloat = 1.0
+    prior: _block("prior", "standard_normal") = "standard_normal"  # type: ignore[valid-type]
+    likelihood: _block("likelihood", "bernoulli") = "bernoulli"  # type: ignore[valid-type]
+    encoder: _block("encoder", "mlp") = "mlp"  # type: ignore[valid-type]
+    decoder: _block("decoder", "mlp") = "mlp"  # type: ignore[valid-type]
+
+
+class EarlyStoppingConfig(_Strict):
+    """`train.early_stopping:` as a block."""
+
+    monitor: str = "val/elbo"
+    patience: PositiveInt = 10
+    min_delta: NonNegativeFloat = 0.0
+    start_epoch: NonNegativeInt = 0
+
+
+class TrainConfig(_Strict):
+    """`train:`."""
+
+    epochs: PositiveInt = 20
+    save_dir: str = "runs"
+    name: str = "run"
+    seed: NonNegativeInt = 0
+    use_amp: bool = False
+    early_stopping: bool | EarlyStoppingConfig = False
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: NonNegativeFloat = 0.01
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    gradient_clip: PositiveFloat | None = None
+    beta_warmup: _block("warmup", "linear") | None = None  # type: ignore[valid-type]
+    num_particles: PositiveInt = 1
+    eval_particles: PositiveInt = 1
+    checkpoint_every: PositiveInt | None = None
+    log_every: PositiveInt = 25
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: PositiveInt | Literal["auto"] = 1
+    strategy: str = "auto"
+
+
+_DATASET_COMMON: dict[str, Any] = {"batch_size": (PositiveInt, 128), "num_workers": (NonNegativeInt, 0)}
+
+_GUIDE_PARTS: dict[str, Any] = {
+    "family": (_block("family", "diagonal_normal"), "diagonal_normal"),
+    "refiner": (_block("refiner", "svi"), "svi"),
+}
+
+
+class Config(_Strict):
+    """The whole file."""
+
+    dataset: _block("dataset", "mnist", tag="name", common=_DATASET_COMMON) = "mnist"  # type: ignore[valid-type]
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    guide: _block("guide", "amortized", parts=_GUIDE_PARTS) = "amortized"  # type: ignore[valid-type]
+    train: TrainConfig = Field(default_factory=TrainConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            raise ValueError("the file must hold sections: dataset, model, guide, train")
+        model = values.get("model") or {}
+        network, guide = _MODEL_DEFAULTS.get(model.get("type", "vae_mlp"), ("mlp", "amortized"))
+        given = values.get("guide") or {}
+        given = {"type": given} if isinstance(given, str) else given
+        return {
+            **{key: value for key, value in values.items() if value is not None},
+            "model": {"encoder": network, "decoder": network, **model},
+            "guide": {"type": guide, **given},
+        }
+
+
+# Loading.
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which by itself lets the last of two equal keys win in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ConfigError(f"{key}: given twice, again in line {key_node.start_mark.line + 1}; remove one")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Reads a YAML file, applies overrides such as `model.z_dim=16`, and checks everything.
+
+    Raises:
+        ConfigError: One line for each problem: dotted key, value, remedy.
+    """
+    path = Path(path)
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name a YAML file, configs/ivae.yaml say") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds {type(values).__name__}, not sections; it needs dataset, model, train")
+    values.setdefault("train", None)
+    values["train"] = {"name": path.stem, **(values["train"] or {})}
+    for override in overrides:
+        _override(values, override)
+    return check(values)
+
+
+def check(values: Mapping[str, Any]) -> Config:
+    """Validates plain values.
+
+    Raises:
+        ConfigError: One line for each problem.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        # A block where true or false may stand too is reported once, as the block it is.
+        items = [e for e in error.errors() if not (e["type"].startswith("bool") and isinstance(e["input"], Mapping))]
+        lines = [_explain(dict(item), values) for item in items if item["type"] != "model_type"] or [
+            _explain(dict(item), values) for item in items
+        ]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+
+
+def _override(values: dict, text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{text}: an override is written section.key=value")
+    *sections, last = key.split(".")
+    for name in sections:
+        inner = values.get(name)
+        if isinstance(inner, str):  # a bare name, about to get arguments
+            inner = {"name" if name == "dataset" else "type": inner}
+        values[name] = values = dict(inner) if isinstance(inner, dict) else {}
+    try:
+        values[last] = yaml.load(value, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}: {value!r} is not a YAML value") from error
+
+
+def _explain(error: dict[str, Any], values: Mapping[str, Any]) -> str:
+    """One line for one of pydantic's errors."""
+    loc = _strip_tags(error["loc"], values)
+    key, value = ".".join(map(str, loc)), error["input"]
+    if error["type"] == "extra_forbidden":
+        valid = _valid_keys(error["loc"][:-1])
+        return f"{key}: unknown key (value {value!r}); {_nearest(str(loc[-1]), valid)}"
+    if error["type"] == "union_tag_invalid":
+        tag = error["ctx"]["discriminator"].strip("'")
+        return f"{key}.{tag}: {error['ctx']['tag']!r} is unknown; {_nearest(error['ctx']['tag'], _quoted(error['ctx']['expected_tags']))}"
+    if error["type"] == "literal_error":
+        return f"{key}: {value!r} is not valid; {_nearest(str(value), _quoted(error['ctx']['expected']))}"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{key}: {message}" if error["type"] == "missing" else f"{key}: {message}, got {value!r}"
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1)
+    return (f"did you mean {close[0]}? " if close else "") + f"valid: {', '.join(valid)}"
+
+
+def _strip_tags(loc: tuple, values: Any) -> list:
+    """A dotted path without the component names that pydantic weaves into it."""
+    path = []
+    for i, part in enumerate(loc):
+        inside = isinstance(values, Mapping) and part in values
+        is_tag = isinstance(part, str) and any(part in names for names in COMPONENTS.values()) and not inside
+        if "=" in str(part) or part in ("bool", "EarlyStoppingConfig") or (is_tag and i > 0):
+            continue
+        path.append(part)
+        values = values[part] if inside else None
+    return path
+
+
+def _valid_keys(loc: tuple) -> list[str]:
+    """The fields at a location, found by walking the schema as pydantic does."""
+    here: Any = Config
+    for part in loc:
+        here = _step(here, part)
+    return list(here.model_fields) if inspect.isclass(here) and issubclass(here, BaseModel) else []
+
+
+def _step(here: Any, part: Any) -> Any:
+    if inspect.isclass(here) and issubclass(here, BaseModel):
+        return here.model_fields[part].annotation
+    for option in getattr(here, "__args__", ()):
+        name = getattr(option, "__name__", "")
+        if name == part or name.endswith(f"={part}"):
+            return option
+        if getattr(option, "__args__", None):
+            return _step(option, part)
+    return here
