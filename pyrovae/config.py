@@ -163,6 +163,7 @@ class TrainConfig(_Strict):
     gradient_clip: PositiveFloat | None = None
     beta_warmup: _block("warmup", "linear") | None = None  # type: ignore[valid-type]
     num_particles: PositiveInt = 1
+    path_gradient: bool = True
     eval_particles: PositiveInt = 1
     checkpoint_every: PositiveInt | None = None
     log_every: PositiveInt = 25

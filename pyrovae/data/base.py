@@ -1,10 +1,10 @@
 """Images held as one uint8 tensor, indexed by batch."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,10 +15,13 @@ class DataError(Exception):
     """Data that is missing, damaged, or not what the model can score."""
 
 
-def derive_seed(*parts: object) -> int:
-    """A seed that is a function of `parts` alone; neighbours are unrelated in their low 32 bits, which CPU seeds use."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "big")
+def _generator(seed: int, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that is a function of (seed, key) alone; SeedSequence makes neighbouring keys unrelated."""
+    value = int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
+    return torch.Generator(device).manual_seed(value)
+
+
+_STATIC, _ORDER, _DYNAMIC = range(3)  # streams of draws
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,11 @@ class ImageData:
         train = split == "train"
         images, dynamic = getattr(self, split), train and self.binarize == "dynamic"
         if self.binarize != "none" and not dynamic:
-            images = _binarize_once(images, derive_seed(self.seed, self.name, split))
+            images = _binarize_once(images, _generator(self.seed, _STATIC, ("train", "val", "test").index(split)))
         return Batches(images, batch_size, shuffle=train, dynamic=dynamic, **options)
 
 
-def _binarize_once(images: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+def _binarize_once(images: Tensor, generator: torch.Generator) -> Tensor:
     drawn = [
         torch.rand(chunk.shape, generator=generator) < chunk.float() / 255  # in chunks: floats are four times the bytes
         for chunk in images.split(4096)
@@ -142,16 +144,15 @@ class Batches:
     def _order(self, epoch: int) -> Tensor | None:
         if not self.shuffle:
             return None
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-        return torch.randperm(len(self.images), generator=generator).to(self.images.device)
+        order = torch.randperm(len(self.images), generator=_generator(self.seed, _ORDER, epoch))
+        return order.to(self.images.device)
 
     def _batch(self, order: Tensor | None, epoch: int, index: int) -> Tensor:
         span = self.batch_size * self.world_size
         rows = slice(index * span + self.rank, min((index + 1) * span, self.num_images), self.world_size)
         x = self.images[rows if order is None else order[rows]].float().div_(255)
         if self.dynamic:
-            seed = derive_seed(self.seed, "binarize", epoch, index, self.rank)
-            generator = torch.Generator(x.device).manual_seed(seed)
+            generator = _generator(self.seed, _DYNAMIC, epoch, index, self.rank, device=x.device)
             x = (torch.rand(x.shape, generator=generator, device=x.device) < x).float()
         return x
 

@@ -84,7 +84,7 @@ class ELBO(Trace_ELBO):
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         if self.path_gradient:
             for name, site in guide_trace.nodes.items():
-                if _scored(name, site):
+                if _scored(name, site) and not site["is_observed"]:
                     site["fn"] = detach(site["fn"])
         with full_precision(args[0]):
             model_trace.compute_log_prob(_scored)

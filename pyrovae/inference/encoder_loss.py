@@ -29,7 +29,8 @@ def encoder_loss(
     if kind == "hybrid":
         # Blocked: these sites are a calculation within a guide, not part of its trace.
         with frozen(model), poutine.block():
-            return ELBO(beta=beta).differentiable_loss(model, lambda x: family.sample(inferred.init), x)
+            elbo = ELBO(beta=beta, path_gradient=True)
+            return elbo.differentiable_loss(model, lambda x: family.sample(inferred.init), x)
     init, refined = family(inferred.init), family(inferred.params.detach())
     try:
         return torch.distributions.kl_divergence(init, refined).sum()

@@ -4,16 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from ..data.base import derive_seed
 from ..inference import common_noise_terms
 from . import figures
 from .module import LitVAE
+from .noise import seed_noise
 
 
 class PatientEarlyStopping(EarlyStopping):
@@ -64,7 +63,7 @@ class Pictures(Callback):
             return
         assert isinstance(pl_module, LitVAE)
         x = self.x.to(pl_module.device)
-        torch.manual_seed(derive_seed(pl_module.seed, "pictures"))
+        seed_noise(pl_module.device, pl_module.seed, "pictures", 0, 0)
         for name, figure in self._draw(pl_module, x, trainer).items():
             self.folder.mkdir(parents=True, exist_ok=True)
             figure.savefig(self.folder / f"{name}.png", dpi=150)

@@ -3,10 +3,10 @@
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +14,6 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from ..data import Batches, ImageData
 from ..guides import Guide
 from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, checkpoints
 from .checkpoint import AtomicCheckpointIO, read_checkpoint
@@ -22,10 +21,23 @@ from .loggers import loggers
 from .module import LitVAE
 
 
+class Data(Protocol):
+    """What training asks of a data set; `pyrovae.data.ImageData` is one."""
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Of a datapoint."""
+        ...
+
+    def batches(self, split: Literal["train", "val", "test"], batch_size: int, **options: Any) -> Iterable[Any]:
+        """Batches x (B, *x_shape) as a function of the options seed, rank, world_size, device and position."""
+        ...
+
+
 def fit(
     model: nn.Module,
     guide: Guide,
-    data: ImageData,
+    data: Data,
     *,
     epochs: int = 10,
     batch_size: int = 128,
@@ -109,7 +121,7 @@ def fit(
     return {**metrics, "seconds": perf_counter() - start}
 
 
-def _loaders(trainer: pl.Trainer, data: ImageData, batch_size: int, seed: int) -> list[Batches]:
+def _loaders(trainer: pl.Trainer, data: Data, batch_size: int, seed: int) -> list[Iterable[Any]]:
     def position() -> tuple[int, int]:
         return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
 

@@ -13,9 +13,9 @@ from pyro import poutine
 from pyro.infer import SVI
 from torch import Tensor, nn
 
-from ..data.base import derive_seed
 from ..guides import Guide
 from ..inference import ELBO, Inferred, common_noise_terms
+from .noise import seed_noise
 from .optim import LightningOptim
 from .statistics import SplitStatistics
 from .warmup import Warmup
@@ -44,6 +44,7 @@ class LitVAE(pl.LightningModule):
         beta: Weight of the KL term.
         beta_warmup: Factor on `beta` over time.
         num_particles: Draws of z a datapoint for the loss.
+        path_gradient: As in `ELBO`; without it the loss is that of `pyro.infer.Trace_ELBO`, gradient and all.
         eval_particles: Draws of z a datapoint for validation and test.
         seed: Of the noise.
         log_every: Steps between logged training metrics.
@@ -66,6 +67,7 @@ class LitVAE(pl.LightningModule):
         beta: float = 1.0,
         beta_warmup: Warmup | None = None,
         num_particles: int = 1,
+        path_gradient: bool = True,
         eval_particles: int = 1,
         seed: int = 0,
         log_every: int = 25,
@@ -73,7 +75,8 @@ class LitVAE(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.elbo = ELBO(num_particles)(model, guide)  # registers model and guide, once
+        # An ELBOModule: registers model and guide, once.
+        self.elbo = ELBO(num_particles, path_gradient=path_gradient)(model, guide)
         self.lr = lr
         self.optimizer = optimizer
         self.weight_decay = weight_decay
@@ -81,7 +84,6 @@ class LitVAE(pl.LightningModule):
         self.gradient_clip = gradient_clip
         self.target_beta = beta
         self.beta_warmup = beta_warmup
-        self.num_particles = num_particles
         self.eval_particles = eval_particles
         self.seed = seed
         self.log_every = log_every
@@ -123,21 +125,22 @@ class LitVAE(pl.LightningModule):
         return self.target_beta * (1.0 if self.beta_warmup is None else self.beta_warmup(self.epoch_time))
 
     def _evaluate(self, model: Any, guide: Any, x: Tensor) -> Tensor:
-        return ELBO(self.num_particles).loss(model, guide, x) / len(x)
+        return self.elbo.elbo.loss(model, guide, x) / len(x)
 
     def _loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
-        beta = self.beta
+        beta, elbo = self.beta, self.elbo.elbo
+        elbo.beta = beta
         with poutine.block(hide_types=["param"]):  # λ of an inner loop is not this SVI's to step
             self._inferred = self.guide.infer(x, beta)
         proposal = partial(guide, inferred=self._inferred, beta=beta)
-        loss = ELBO(self.num_particles, beta).differentiable_loss(model, proposal, x) / len(x)
+        loss = elbo.differentiable_loss(model, proposal, x) / len(x)
         self.manual_backward(loss)
         self._loss = loss.detach()
         return 0.0  # a number, because SVI.step would call .item() on a tensor
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = batch[0] if isinstance(batch, tuple | list) else batch
-        self._seed_noise("train", self.global_step)
+        seed_noise(self.device, self.seed, "train", self.global_step, self.global_rank)
         self._schedule_lr()
         with pyro.validation_enabled(False):
             self.svi.step(x)
@@ -178,9 +181,6 @@ class LitVAE(pl.LightningModule):
             fraction = self.epoch_time / max(self.trainer.max_epochs or 1, 1)
             for group in self.optimizers().param_groups:  # type: ignore[union-attr]
                 group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * fraction))
-
-    def _seed_noise(self, *what: object) -> None:
-        torch.manual_seed(derive_seed(self.seed, *what, self.global_rank))
 
     # Logging: tags are the same for every guide, so that runs overlay.
 
@@ -227,7 +227,7 @@ class LitVAE(pl.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         x = batch[0] if isinstance(batch, tuple | list) else batch
-        self._seed_noise("eval", batch_idx)  # the same noise at every epoch
+        seed_noise(self.device, self.seed, "eval", batch_idx, self.global_rank)  # the same at every epoch
         inferred = self.guide.infer(x)
         terms_init, terms = self._score(x, inferred, self.eval_particles)
         mean = self.guide.family(inferred.params).mean  # (B, D)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 
 from pydantic import Field, PositiveFloat, PositiveInt
-from typing_extensions import Annotated
+from typing import Annotated
 
 
 class Warmup(ABC):
