@@ -2,12 +2,11 @@
 
 from abc import abstractmethod
 
-from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from ..families import Family
-from ..inference import Inferred
+from ..inference import Inferred, isolated
 
 
 class Guide(PyroModule):
@@ -33,7 +32,7 @@ class Guide(PyroModule):
     def forward(self, x: Tensor, inferred: Inferred | None = None, beta: float | Tensor = 1.0) -> Tensor:
         """Samples z ~ q(z | x), shape (..., B, D); `inferred`, if at hand, saves inferring again."""
         if inferred is None:
-            with poutine.block():  # an inner loop's sites are no part of this guide's trace
+            with isolated():  # an inner loop's sites and plates are no part of this guide's trace
                 inferred = self.infer(x, beta)
         self.teach(x, inferred, beta)
         return self.family.sample(inferred.params)

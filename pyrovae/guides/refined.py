@@ -5,6 +5,7 @@ from typing import get_args
 
 import pyro
 import torch
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from ..families import Family
@@ -46,6 +47,6 @@ class RefinedGuide(Guide):
         return self.refiner(self._model[0], self.family, x, self.initial(x), beta, record)
 
     def teach(self, x: Tensor, inferred: Inferred, beta: float | Tensor) -> None:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and am_i_wrapped():  # within inference, that is
             loss = encoder_loss(self.encoder_loss, self._model[0], self.family, x, inferred, beta)
             pyro.factor("encoder_loss", loss - loss.detach(), has_rsample=True)

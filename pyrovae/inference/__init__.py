@@ -3,6 +3,7 @@
 from .elbo import ELBO, Terms, common_noise_terms, elbo_terms
 from .encoder_loss import EncoderLoss, encoder_loss
 from .frozen import frozen
+from .isolated import isolated
 from .refiner import Inferred, Refiner
 from .svi_refiner import SVIRefiner
 
@@ -17,4 +18,5 @@ __all__ = [
     "elbo_terms",
     "encoder_loss",
     "frozen",
+    "isolated",
 ]

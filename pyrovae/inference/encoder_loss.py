@@ -1,15 +1,14 @@
 """What teaches the proposal of λ₀ when no gradient comes back through refinement."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from ..families import Family
 from .elbo import ELBO
 from .frozen import frozen
+from .isolated import isolated
 from .refiner import Inferred
 
 EncoderLoss = Literal["hybrid", "kl"]
@@ -27,8 +26,7 @@ def encoder_loss(
         Semi-Amortized Variational Autoencoders (Kim et al., 2018), section 5 (VAE+SVI+KL), arXiv:1802.02550
     """
     if kind == "hybrid":
-        # Blocked: these sites are a calculation within a guide, not part of its trace.
-        with frozen(model), poutine.block():
+        with frozen(model), isolated():  # a calculation within a guide, not part of its trace
             elbo = ELBO(beta=beta, path_gradient=True)
             return elbo.differentiable_loss(model, lambda x: family.sample(inferred.init), x)
     init, refined = family(inferred.init), family(inferred.params.detach())

@@ -74,6 +74,9 @@ class SVIRefiner(Refiner):
     ) -> None:
         if num_steps < 1:
             raise ValueError(f"num_steps must be >= 1, got {num_steps}; use AmortizedGuide for no refinement")
+        for name, value in (("num_particles", num_particles), ("score_particles", score_particles)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
         if not lr > 0:
             raise ValueError(f"lr must be > 0, got {lr}")
         if optimizer not in ("adam", "sgd"):

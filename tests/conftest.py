@@ -1,0 +1,44 @@
+"""One thread, fixed seeds, and the small things that many tests need."""
+
+import pytest
+import torch
+
+import pyrovae as pv
+from pyrovae.config import COMPONENTS
+
+torch.set_num_threads(1)
+
+X_SHAPE, Z_DIM = (1, 6, 5), 3
+GUIDES, FAMILIES = sorted(COMPONENTS["guide"]), sorted(COMPONENTS["family"])
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def make_guide(name: str, family: str, model: torch.nn.Module, **refiner: object) -> pv.Guide:
+    """Any guide by its YAML name, over a small dense encoder."""
+    q = COMPONENTS["family"][family](Z_DIM)
+    encoder = pv.nets.MLP(X_SHAPE, (q.num_params,), widths=(8,))
+    loop = pv.SVIRefiner(**{"num_steps": 3, **refiner})
+    make = COMPONENTS["guide"][name]
+    parts = {"amortized": (q, encoder), "semi_amortized": (model, q, encoder, loop), "svi": (model, q, loop)}
+    return make(*parts[name])
+
+
+@pytest.fixture
+def model() -> pv.VAE:
+    return pv.models.mlp(X_SHAPE, Z_DIM, widths=(8,))
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return (torch.rand(7, *X_SHAPE) < 0.4).float()
+
+
+@pytest.fixture
+def images() -> pv.data.ImageData:
+    """A tiny data set: 40 training images."""
+    pixels = torch.randint(0, 256, (60, *X_SHAPE), dtype=torch.uint8)
+    return pv.data.ImageData("tiny", "random pixels", pixels[:40], pixels[40:50], pixels[50:], "dynamic")

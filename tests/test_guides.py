@@ -1,0 +1,71 @@
+import pytest
+import torch
+from conftest import COMPONENTS, FAMILIES, GUIDES, Z_DIM, make_guide
+from contracts import check_guide
+
+import pyrovae as pv
+from pyrovae.inference import encoder_loss
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", GUIDES)
+def test_contract(name, family, model, x):
+    check_guide(model, make_guide(name, family, model), x)
+
+
+@pytest.mark.parametrize("loss", ["hybrid", "kl"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_encoder_loss_teaches_the_encoder_and_nothing_else(loss, family, model, x):
+    guide = make_guide("semi_amortized", family, model, lr=0.1, safeguard=False)
+    inferred = guide.infer(x)
+    encoder_loss(loss, model, guide.family, x, inferred, 1.0).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in guide.encoder.parameters())
+    assert all(p.grad is None for p in model.parameters())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_encoder_loss_kl_is_the_closed_form(model, x):
+    guide = make_guide("semi_amortized", "diagonal_normal", model, lr=0.1, safeguard=False)
+    inferred = guide.infer(x)
+    q, p = guide.family(inferred.init).base_dist, guide.family(inferred.params).base_dist
+    ratio = (q.scale / p.scale) ** 2
+    expected = 0.5 * (ratio + ((q.loc - p.loc) / p.scale) ** 2 - 1 - ratio.log()).sum()
+    torch.testing.assert_close(encoder_loss("kl", model, guide.family, x, inferred, 1.0), expected)
+
+
+def test_encoder_factor_leaves_the_value_of_the_elbo_alone(model, x):
+    guide = make_guide("semi_amortized", "diagonal_normal", model)
+    torch.manual_seed(2)
+    with_factor = pv.ELBO()(model, guide)(x).item()
+    guide.teach = lambda x, inferred, beta: torch.randn(7, 3)  # takes the factor's draw from the generator, adds nothing
+    torch.manual_seed(2)
+    assert pv.ELBO()(model, guide)(x).item() == pytest.approx(with_factor, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_zero_params_are_the_standard_normal(family):
+    q = COMPONENTS["family"][family](Z_DIM)
+    made = q(q.init_params()[None])
+    torch.testing.assert_close(made.mean, torch.zeros(1, Z_DIM))
+    torch.testing.assert_close(made.variance, torch.ones(1, Z_DIM), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("extreme", [-200.0, 200.0])
+def test_extreme_params_stay_finite(family, extreme):
+    q = COMPONENTS["family"][family](Z_DIM)
+    params = torch.zeros(2, q.num_params)
+    params[:, Z_DIM : 2 * Z_DIM] = extreme  # the log-scales of both families
+    params.requires_grad_()
+    made = q(params)
+    log_prob = made.log_prob(made.rsample())
+    (gradient,) = torch.autograd.grad(log_prob.sum(), params)
+    assert log_prob.isfinite().all()
+    assert gradient.isfinite().all()
+
+
+def test_errors_name_value_and_remedy(model):
+    with pytest.raises(ValueError, match="encoder_loss must be hybrid or kl, got 'both'"):
+        pv.SVIGuide(model, pv.DiagonalNormal(3), pv.SVIRefiner(), encoder_loss="both")
+    with pytest.raises(ValueError, match="z_dim must be >= 1, got 0"):
+        pv.FullNormal(0)
