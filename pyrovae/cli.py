@@ -60,19 +60,19 @@ def _train(args: argparse.Namespace) -> None:
     from .run_folder import RunFolder  # noqa: PLC0415
     from .training import fit  # noqa: PLC0415
 
-    resume = Path(args.resume) if args.resume else None
+    old = RunFolder.reopen(Path(args.resume)) if args.resume else None
     default = Path(__file__).parent.parent / "configs" / "default.yaml"
-    config = load_config(resume / "config.yaml" if resume else args.config or default, args.overrides)
+    config = load_config(old.path / "config.yaml" if old else args.config or default, args.overrides)
     data = build_data(config)
     model, guide = build_model(config, data.x_shape)
-    folder = RunFolder.reopen(resume) if resume else RunFolder.create(config)
+    folder = old or RunFolder.create(config)
     folder.announce(data)
     metrics = fit(
         model,
         guide,
         data,
         run_dir=folder.path,
-        resume=folder.last_checkpoint if resume else None,
+        resume=folder.last_checkpoint if old else None,
         progress=not args.quiet,
         hparams={"data": data.source, **config.model_dump(mode="json")},
         **fit_arguments(config),

@@ -193,15 +193,14 @@ class Config(_Strict):
     def _fill_in(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             raise ValueError("the file must hold sections: dataset, model, guide, train")
-        model = values.get("model") or {}
+        values = {key: value for key, value in values.items() if value is not None}  # `train:` and nothing below it
+        model, given = values.get("model", {}), values.get("guide", {})
+        if not isinstance(model, dict):
+            return values
         network, guide = _MODEL_DEFAULTS.get(model.get("type", "vae_mlp"), ("mlp", "amortized"))
-        given = values.get("guide") or {}
-        given = {"type": given} if isinstance(given, str) else given
-        return {
-            **{key: value for key, value in values.items() if value is not None},
-            "model": {"encoder": network, "decoder": network, **model},
-            "guide": {"type": guide, **given},
-        }
+        values["model"] = {"encoder": network, "decoder": network, **model}
+        values["guide"] = {"type": guide, **given} if isinstance(given, dict) else given
+        return values
 
 
 # Loading.

@@ -68,7 +68,7 @@ def _decode(files: list[Path], size: int, color: str, num_workers: int) -> Tenso
                 small = ImageOps.fit(image.convert("L" if color == "grey" else "RGB"), (size, size), Image.Resampling.BOX)
         except (OSError, SyntaxError) as error:  # PIL reports some damage as SyntaxError
             raise DataError(f"SUN397: cannot read {file} ({error}); mend or remove it") from error
-        return np.atleast_3d(np.asarray(small)).transpose(2, 0, 1)
+        return np.atleast_3d(np.array(small)).transpose(2, 0, 1)
 
     images = torch.empty(len(files), 1 if color == "grey" else 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor(max(1, num_workers)) as pool:  # PIL releases the interpreter lock while it decodes

@@ -19,7 +19,7 @@ class PatientEarlyStopping(EarlyStopping):
     """`EarlyStopping` that looks away until `start_epoch`: while β warms up, a worse ELBO at β = 1 means nothing."""
 
     def __init__(self, start_epoch: int, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(check_on_train_epoch_end=False, **options)  # at validation's, before checkpoints
         self.start_epoch = start_epoch
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

