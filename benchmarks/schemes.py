@@ -55,7 +55,8 @@ def main() -> None:
             print(f"{scheme} seed {seed}: {result['test/elbo_init']:.2f} -> {result['test/elbo']:.2f} "
                   f"± {result['test/elbo_se']:.2f}, {result['seconds']:.0f} s", flush=True)  # fmt: skip
             args.out.write_text(json.dumps({"epochs": args.epochs, "data": data.source, **rows}, indent=2) + "\n")
-    print(f"\n| {args.epochs} epochs, seeds {args.seeds} | ELBO at λ₀ | ELBO at λ_K | gain | seconds |\n|---|---|---|---|---|")
+    print(f"\n| {args.epochs} epochs, seeds {args.seeds} | ELBO at λ₀ | ELBO at λ_K | gain | seconds |")
+    print("|---|---|---|---|---|")
     for scheme, results in rows.items():
         cells = [_cell(results, key) for key in ("test/elbo_init", "test/elbo", "test/refinement_gain")]
         print(f"| {scheme} | {' | '.join(cells)} | {mean(r['seconds'] for r in results):.0f} |")

@@ -9,11 +9,12 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from .config import COMPONENTS, Config, ConfigError, load_config
+from .config import Config, ConfigError, load_config
 from .data import DataError, ImageData
 from .guides import Guide
 from .inference import Inferred
 from .models import VAE
+from .schema import COMPONENTS
 from .training import CheckpointError, read_checkpoint
 
 
@@ -41,8 +42,9 @@ def build_data(config: Config) -> ImageData:
     if not likelihood.support.check(sample).all():
         bad = sample[~likelihood.support.check(sample)][0].item()
         raise DataError(
-            f"dataset {data.name}: value {bad:.4g} is outside the support of model.likelihood {config.model.likelihood.type}; "
-            "set dataset.binarize: dynamic, or model.likelihood: continuous_bernoulli or normal"
+            f"dataset {data.name}: value {bad:.4g} is outside the support of model.likelihood "
+            f"{config.model.likelihood.type}; set dataset.binarize: dynamic, or model.likelihood: continuous_bernoulli "
+            "or normal"
         )
     return data
 
@@ -128,5 +130,7 @@ def load(run_dir: str | Path, checkpoint: str = "best") -> Trained:
     try:
         modules.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit {run_dir / 'config.yaml'}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(
+            f"{path} does not fit {run_dir / 'config.yaml'}: {' '.join(str(error).split())}"
+        ) from error
     return Trained(model.eval(), guide.eval(), config)

@@ -6,7 +6,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-EXIT_CODES = {"ConfigError": 2, "DataError": 3, "CheckpointError": 4, "NumericsError": 5, "OSError": 6}
+EXIT_CODES = {
+    "ConfigError": 2,
+    "DataError": 3,
+    "CheckpointError": 4,
+    "NumericsError": 5,
+    "OSError": 6,
+    "TerminatedError": 143,
+}
 
 _EPILOG = """exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 6 input/output, 143 terminated
 
@@ -78,4 +85,3 @@ def _train(args: argparse.Namespace) -> None:
         **fit_arguments(config),
     )
     folder.summarize(config, data, metrics)
-

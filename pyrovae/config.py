@@ -1,120 +1,29 @@
-"""The typed YAML schema.
-
-A component block names a class and its arguments: `refiner: {type: svi, num_steps: 20}`. Its schema is the class's own
-signature: keyword-only arguments are what YAML may set, positional ones are wired up in `build.py`.
-"""
+"""The typed YAML file: sections, overrides, and errors that say what to do."""
 
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, Literal, Union, get_type_hints
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
-    create_model,
     model_validator,
 )
 
-from . import data, families, guides, inference, nets, training
-from .models import likelihoods, priors
+from .schema import COMPONENTS, Strict, block
 
 
 class ConfigError(Exception):
     """A configuration that cannot be used; the message has a line for each thing wrong."""
-
-
-# Components: name -> class, and name -> schema.
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def members(package: ModuleType, role: str, other_roles: Iterable[str] = ()) -> dict[str, Any]:
-    """The exported classes and factories of a package by YAML name: `SVIRefiner` in role `Refiner` is `svi`."""
-    found = {}
-    for name in package.__all__:
-        thing = getattr(package, name)
-        usable = callable(thing) and not _is_abstract(thing)
-        if usable and not name.endswith(tuple(other_roles)):
-            found[_snake(name.removesuffix(role))] = thing
-    return found
-
-
-def _is_abstract(thing: Any) -> bool:
-    # Not inspect.isabstract, which only knows classes whose metaclass is ABCMeta; a PyroModule's is another.
-    return any(getattr(getattr(thing, name, None), "__isabstractmethod__", False) for name in dir(thing))
-
-
-def _concrete(package: ModuleType, role: str, base: type) -> dict[str, Any]:
-    return {
-        name: cls
-        for name, cls in members(package, role).items()
-        if inspect.isclass(cls) and issubclass(cls, base) and cls is not base
-    }
-
-
-def _returns(make: Any) -> Any:
-    return get_type_hints(make).get("return") if inspect.isfunction(make) else None
-
-
-COMPONENTS: dict[str, dict[str, Any]] = {
-    "dataset": {n: make for n, make in members(data, "").items() if _returns(make) is data.ImageData},
-    "encoder": members(nets, "Encoder", ["Decoder"]),
-    "decoder": members(nets, "Decoder", ["Encoder"]),
-    "prior": members(priors, ""),
-    "likelihood": members(likelihoods, ""),
-    "family": _concrete(families, "", families.Family),
-    "guide": _concrete(guides, "Guide", guides.Guide),
-    "refiner": _concrete(inference, "Refiner", inference.Refiner),
-    "warmup": _concrete(training, "Warmup", training.Warmup),
-}
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-
-def _schema(tag: str, name: str, make: Callable, parts: Mapping[str, Any], common: Mapping[str, Any]) -> type[BaseModel]:
-    """A pydantic model of the keyword-only arguments of `make`, and of those `parts` that it takes by position."""
-    target = make.__init__ if inspect.isclass(make) else make
-    hints = get_type_hints(target, include_extras=True)
-    fields: dict[str, Any] = {tag: (Literal[name], name), **common}
-    for p in inspect.signature(target).parameters.values():
-        if p.kind is p.KEYWORD_ONLY:
-            fields[p.name] = (hints[p.name], p.default if p.default is not p.empty else ...)
-        elif p.name in parts:
-            fields[p.name] = parts[p.name]
-    return create_model(f"{tag}={name}", __base__=_Strict, **fields)
-
-
-def _block(
-    kind: str, default: str, tag: str = "type", parts: Mapping[str, Any] = {}, common: Mapping[str, Any] = {}
-) -> Any:
-    """The annotation of a component block; a bare name stands for a block, a block without name for the default."""
-
-    def named(value: Any) -> Any:
-        if isinstance(value, str):
-            return {tag: value}
-        return {tag: default, **value} if isinstance(value, Mapping) else value
-
-    schemas = [_schema(tag, name, make, parts, common) for name, make in COMPONENTS[kind].items()]
-    if len(schemas) == 1:
-        return Annotated[schemas[0], BeforeValidator(named)]
-    union = Union[tuple(schemas)]  # noqa: UP007 - built at run time
-    return Annotated[union, Field(discriminator=tag), BeforeValidator(named)]
 
 
 # Sections.
@@ -126,20 +35,20 @@ _MODEL_DEFAULTS: dict[str, tuple[str, str]] = {  # model.type -> network, guide
 }
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """`model:`; what `type` leaves open is filled in from `_MODEL_DEFAULTS`."""
 
     type: Literal["vae_mlp", "vae_conv", "ivae_iterative"] = "vae_mlp"
     z_dim: PositiveInt = 50
     lr: PositiveFloat = 1e-3
     beta: NonNegativeFloat = 1.0
-    prior: _block("prior", "standard_normal") = "standard_normal"  # type: ignore[valid-type]
-    likelihood: _block("likelihood", "bernoulli") = "bernoulli"  # type: ignore[valid-type]
-    encoder: _block("encoder", "mlp") = "mlp"  # type: ignore[valid-type]
-    decoder: _block("decoder", "mlp") = "mlp"  # type: ignore[valid-type]
+    prior: block("prior", "standard_normal") = "standard_normal"  # type: ignore[valid-type]
+    likelihood: block("likelihood", "bernoulli") = "bernoulli"  # type: ignore[valid-type]
+    encoder: block("encoder", "mlp") = "mlp"  # type: ignore[valid-type]
+    decoder: block("decoder", "mlp") = "mlp"  # type: ignore[valid-type]
 
 
-class EarlyStoppingConfig(_Strict):
+class EarlyStoppingConfig(Strict):
     """`train.early_stopping:` as a block."""
 
     monitor: str = "val/elbo"
@@ -148,7 +57,7 @@ class EarlyStoppingConfig(_Strict):
     start_epoch: NonNegativeInt = 0
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Strict):
     """`train:`."""
 
     epochs: PositiveInt = 20
@@ -161,7 +70,7 @@ class TrainConfig(_Strict):
     weight_decay: NonNegativeFloat = 0.01
     lr_schedule: Literal["constant", "cosine"] = "constant"
     gradient_clip: PositiveFloat | None = None
-    beta_warmup: _block("warmup", "linear") | None = None  # type: ignore[valid-type]
+    beta_warmup: block("warmup", "linear") | None = None  # type: ignore[valid-type]
     num_particles: PositiveInt = 1
     path_gradient: bool = True
     eval_particles: PositiveInt = 1
@@ -175,17 +84,17 @@ class TrainConfig(_Strict):
 _DATASET_COMMON: dict[str, Any] = {"batch_size": (PositiveInt, 128), "num_workers": (NonNegativeInt, 0)}
 
 _GUIDE_PARTS: dict[str, Any] = {
-    "family": (_block("family", "diagonal_normal"), "diagonal_normal"),
-    "refiner": (_block("refiner", "svi"), "svi"),
+    "family": (block("family", "diagonal_normal"), "diagonal_normal"),
+    "refiner": (block("refiner", "svi"), "svi"),
 }
 
 
-class Config(_Strict):
+class Config(Strict):
     """The whole file."""
 
-    dataset: _block("dataset", "mnist", tag="name", common=_DATASET_COMMON) = "mnist"  # type: ignore[valid-type]
+    dataset: block("dataset", "mnist", tag="name", common=_DATASET_COMMON) = "mnist"  # type: ignore[valid-type]
     model: ModelConfig = Field(default_factory=ModelConfig)
-    guide: _block("guide", "amortized", parts=_GUIDE_PARTS) = "amortized"  # type: ignore[valid-type]
+    guide: block("guide", "amortized", parts=_GUIDE_PARTS) = "amortized"  # type: ignore[valid-type]
     train: TrainConfig = Field(default_factory=TrainConfig)
 
     @model_validator(mode="before")
@@ -227,7 +136,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a YAML file, configs/ivae.yaml say") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -269,7 +178,7 @@ def _override(values: dict, text: str) -> None:
             inner = {"name" if name == "dataset" else "type": inner}
         values[name] = values = dict(inner) if isinstance(inner, dict) else {}
     try:
-        values[last] = yaml.load(value, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        values[last] = yaml.load(value, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{key}: {value!r} is not a YAML value") from error
 
@@ -282,8 +191,8 @@ def _explain(error: dict[str, Any], values: Mapping[str, Any]) -> str:
         valid = _valid_keys(error["loc"][:-1])
         return f"{key}: unknown key (value {value!r}); {_nearest(str(loc[-1]), valid)}"
     if error["type"] == "union_tag_invalid":
-        tag = error["ctx"]["discriminator"].strip("'")
-        return f"{key}.{tag}: {error['ctx']['tag']!r} is unknown; {_nearest(error['ctx']['tag'], _quoted(error['ctx']['expected_tags']))}"
+        tag, name = error["ctx"]["discriminator"].strip("'"), error["ctx"]["tag"]
+        return f"{key}.{tag}: {name!r} is unknown; {_nearest(name, _quoted(error['ctx']['expected_tags']))}"
     if error["type"] == "literal_error":
         return f"{key}: {value!r} is not valid; {_nearest(str(value), _quoted(error['ctx']['expected']))}"
     message = error["msg"][0].lower() + error["msg"][1:]

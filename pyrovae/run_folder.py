@@ -21,7 +21,7 @@ from .training import CheckpointError
 
 
 def _is_rank_zero() -> bool:
-    return not rank_zero_only.rank
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,13 @@ def _commit() -> str | None:
 
 
 def _report(path: Path, summary: dict[str, Any]) -> str:
+    elbo = f"{summary['val/elbo']:.2f} ± {summary['val/elbo_se']:.2f}"
+    gain = f"{summary['val/refinement_gain']:+.2f} ± {summary['val/refinement_gain_se']:.2f}"
     return f"""
 run       {path}
 data      {summary["dataset"]}, {summary["num_train"]} training images
-ELBO      {summary["val/elbo_init"]:.2f} at λ₀, {summary["val/elbo"]:.2f} ± {summary["val/elbo_se"]:.2f} at λ_K (validation, nats an image)
-gain      {summary["val/refinement_gain"]:+.2f} ± {summary["val/refinement_gain_se"]:.2f} nats by refinement
+ELBO      {summary["val/elbo_init"]:.2f} at λ₀, {elbo} at λ_K (validation, nats an image)
+gain      {gain} nats by refinement
 time      {summary["seconds"]:.0f} s
 pictures  {path / "figures"}
 watch     tensorboard --logdir {path.parent}"""

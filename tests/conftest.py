@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.config import COMPONENTS
+from pyrovae.schema import COMPONENTS
 
 torch.set_num_threads(1)
 
@@ -37,8 +37,13 @@ def x() -> torch.Tensor:
     return (torch.rand(7, *X_SHAPE) < 0.4).float()
 
 
+def tiny_images() -> pv.data.ImageData:
+    """A tiny data set: 40 training images."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, *X_SHAPE), dtype=torch.uint8, generator=generator)
+    return pv.data.ImageData("tiny", "random pixels", pixels[:40], pixels[40:50], pixels[50:], "dynamic")
+
+
 @pytest.fixture
 def images() -> pv.data.ImageData:
-    """A tiny data set: 40 training images."""
-    pixels = torch.randint(0, 256, (60, *X_SHAPE), dtype=torch.uint8)
-    return pv.data.ImageData("tiny", "random pixels", pixels[:40], pixels[40:50], pixels[50:], "dynamic")
+    return tiny_images()

@@ -8,8 +8,9 @@ import torch
 
 import pyrovae as pv
 from pyrovae.build import build_data, build_model, fit_arguments
-from pyrovae.config import COMPONENTS, ConfigError, check, load_config
+from pyrovae.config import ConfigError, check, load_config
 from pyrovae.data import DataError, ImageData
+from pyrovae.schema import COMPONENTS
 from pyrovae.training import CheckpointError
 
 ROOT = Path(__file__).parent.parent
@@ -80,12 +81,16 @@ def test_densities_are_normalised():
 
 def test_constructor_errors_become_config_errors():
     config = check({"model": {"encoder": "conv", "z_dim": 4}})
-    with pytest.raises(ConfigError, match=r"encoder: in_shape must be \(channels, height, width\), got \(7,\); use MLP"):
+    with pytest.raises(
+        ConfigError, match=r"encoder: in_shape must be \(channels, height, width\), got \(7,\); use MLP"
+    ):
         build_model(config, (7,))
 
 
 def test_data_outside_the_support_is_refused():
-    with pytest.raises(DataError, match="outside the support of model.likelihood bernoulli; set dataset.binarize: dynamic"):
+    with pytest.raises(
+        DataError, match="outside the support of model.likelihood bernoulli; set dataset.binarize: dynamic"
+    ):
         build_data(check({"dataset": {"source": "embedded", "binarize": "none"}}))
 
 

@@ -15,7 +15,13 @@ import torch
 import yaml
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["dataset.source=embedded", "dataset.batch_size=250", "train.accelerator=cpu", "train.log_every=1", "model.z_dim=4"]
+SMALL = [
+    "dataset.source=embedded",
+    "dataset.batch_size=250",
+    "train.accelerator=cpu",
+    "train.log_every=1",
+    "model.z_dim=4",
+]
 LOOPBACK = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
 
 
@@ -56,13 +62,21 @@ def test_main_job(tmp_path):
         ([*config("ivae"), "model.z_dmi=3"], 2, "error: model.z_dmi: unknown key (value 3); did you mean z_dim?"),
         (["--config", "nowhere.yaml"], 2, "error: nowhere.yaml: No such file"),
         ([*config("sun397"), "dataset.root=/nowhere"], 3, "error: SUN397: /nowhere (dataset.root) does not exist"),
-        ([*config("ivae"), "dataset.source=embedded", "train.save_dir=/proc/no"], 6, "error: train.save_dir: cannot write to"),
+        (
+            [*config("ivae"), "dataset.source=embedded", "train.save_dir=/proc/no"],
+            6,
+            "error: train.save_dir: cannot write to",
+        ),
         (["--resume", "nowhere"], 4, "error: nowhere holds no checkpoints/last.ckpt to resume from"),
-        ([*config("ivae"), *SMALL, "model.lr=1e30", "train.save_dir=TMP", "--quiet"], 5, "non-finite step in a row; lower model.lr"),
+        (
+            [*config("ivae"), *SMALL, "model.lr=1e30", "train.save_dir=TMP", "--quiet"],
+            5,
+            "non-finite step in a row; lower model.lr",
+        ),
     ],
 )
 def test_failures_are_one_line_and_a_code(args, code, message, tmp_path):
-    got, out, err = train(*(str(a).replace("TMP", str(tmp_path)) for a in args))
+    got, _, err = train(*(str(a).replace("TMP", str(tmp_path)) for a in args))
     assert got == code, err
     lines = [line for line in err.splitlines() if line.startswith("error")]
     assert len(lines) == 1
@@ -91,7 +105,14 @@ def rows(run: Path) -> list[dict]:
 
 
 def test_resume_after_kill_is_bit_exact(tmp_path):
-    args = [*config("ivae"), "--quiet", *SMALL, "train.epochs=3", "train.checkpoint_every=5", "guide.refiner.num_steps=2"]
+    args = [
+        *config("ivae"),
+        "--quiet",
+        *SMALL,
+        "train.epochs=3",
+        "train.checkpoint_every=5",
+        "guide.refiner.num_steps=2",
+    ]
     code, _, err = train(*args, f"train.save_dir={tmp_path / 'whole'}")
     assert code == 0, err
     cut, whole = (tmp_path / name / "ivae" / "version_0" for name in ("cut", "whole"))

@@ -3,7 +3,8 @@ import inspect
 import pytest
 import yaml
 
-from pyrovae.config import COMPONENTS, ConfigError, check, load_config
+from pyrovae.config import ConfigError, check, load_config
+from pyrovae.schema import COMPONENTS
 
 
 def problem(values: dict) -> str:
@@ -57,9 +58,15 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
         ({"model": {"z_dim": 0}}, "model.z_dim: input should be greater than 0, got 0"),
         ({"guide": {"type": "amortised"}}, "guide.type: 'amortised' is unknown; did you mean amortized? valid: "),
         ({"guide": {"refiner": {}}}, "guide.refiner: unknown key (value {}); valid: type, family"),
-        ({"train": {"early_stopping": {"patienc": 2}}}, "train.early_stopping.patienc: unknown key (value 2); did you mean pat"),
+        (
+            {"train": {"early_stopping": {"patienc": 2}}},
+            "train.early_stopping.patienc: unknown key (value 2); did you mean pat",
+        ),
         ({"train": {"early_stopping": "maybe"}}, "train.early_stopping: input should be a valid boolean"),
-        ({"train": {"beta_warmup": {"type": "linaer"}}}, "train.beta_warmup.type: 'linaer' is unknown; did you mean linear?"),
+        (
+            {"train": {"beta_warmup": {"type": "linaer"}}},
+            "train.beta_warmup.type: 'linaer' is unknown; did you mean linear?",
+        ),
         ({"dataset": {"name": "mnits"}}, "dataset.name: 'mnits' is unknown; did you mean mnist? valid: mnist, sun397"),
         ({"model": []}, "model: "),
     ],
@@ -94,7 +101,9 @@ def file(tmp_path):
 
 
 def test_load(file):
-    config = load_config(file, ["model.z_dim=16", "guide.refiner.lr=1e-2", "train.save_dir=x y", "dataset.source=embedded"])
+    config = load_config(
+        file, ["model.z_dim=16", "guide.refiner.lr=1e-2", "train.save_dir=x y", "dataset.source=embedded"]
+    )
     assert (config.model.z_dim, config.model.lr, config.guide.refiner.lr) == (16, 1e-3, 1e-2)
     assert (config.guide.type, config.train.save_dir, config.train.name) == ("svi", "x y", "mine")
 

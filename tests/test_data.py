@@ -89,7 +89,9 @@ def test_mnist_on_disk_is_read_without_network(tmp_path, monkeypatch):
     raw.mkdir(parents=True)
     for name, count in (("train", 100), ("t10k", 20)):
         images, labels = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8), bytes(count)
-        (raw / f"{name}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + np.array([count, 28, 28], ">i4").tobytes() + images.tobytes())
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(
+            b"\0\0\x08\x03" + np.array([count, 28, 28], ">i4").tobytes() + images.tobytes()
+        )
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + np.array([count], ">i4").tobytes() + labels)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("went to the network"))
     data = MNIST(root=str(tmp_path), num_val=30)

@@ -9,10 +9,10 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 ORDER = [
-    "distributions", "nets", "models", "families", "inference", "guides", "training", "config", "build", "run_folder",
+    "distributions", "nets", "models", "families", "inference", "guides", "training", "schema", "config", "build", "run_folder",
     "cli", "scripts",
 ]  # fmt: skip
-ABOVE_DATA = {"config", "build", "run_folder", "cli"}
+ABOVE_DATA = {"schema", "build", "run_folder", "cli"}
 
 
 def imported(file: Path) -> set[str]:

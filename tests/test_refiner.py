@@ -34,7 +34,7 @@ def test_the_model_neither_moves_nor_collects_gradient(family, model, x):
     before = {name: p.clone() for name, p in model.named_parameters()}
     asked = []
     for p in model.parameters():
-        p.register_hook(lambda grad: asked.append(grad))
+        p.register_hook(asked.append)
     guide = make_guide("svi", family, model, num_steps=3)
     guide.infer(x)
     assert asked == []
@@ -110,9 +110,8 @@ def test_dropout_is_off_within_the_loop(x):
 
 def test_frozen_is_undone_by_an_error(model):
     model.decoder.layers[0].weight.requires_grad_(False)
-    with pytest.raises(RuntimeError), frozen(model):
-        assert not any(p.requires_grad for p in model.parameters())
-        raise RuntimeError
+    with pytest.raises(ZeroDivisionError), frozen(model):
+        1 / any(p.requires_grad for p in model.parameters())
     kept = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert kept == ["decoder.layers.0.weight"]
 

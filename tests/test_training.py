@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import GUIDES, X_SHAPE, Z_DIM, make_guide
+from conftest import GUIDES, X_SHAPE, Z_DIM, make_guide, tiny_images
 from pyro.infer import SVI, Trace_ELBO
 from torch.utils.data import DataLoader
 
 import pyrovae as pv
-from pyrovae.training import CyclicalWarmup, LinearWarmup, LitVAE, NumericsError
+from pyrovae.training import CyclicalWarmup, LinearWarmup, LitVAE, NumericsError, TerminatedError
 from pyrovae.training.callbacks import PatientEarlyStopping
 from pyrovae.training.noise import seed_noise
 
@@ -90,7 +90,9 @@ def test_second_model_in_one_process_is_trained_too(images):
         model, guide = fresh(name)
         before = [p.clone() for p in (*model.parameters(), *guide.parameters())]
         pv.fit(model, guide, images, epochs=1, batch_size=20, progress=False)
-        assert not any(torch.equal(a, b) for a, b in zip(before, (*model.parameters(), *guide.parameters()), strict=True))
+        assert not any(
+            torch.equal(a, b) for a, b in zip(before, (*model.parameters(), *guide.parameters()), strict=True)
+        )
 
 
 class Poison(LitVAE):
@@ -111,7 +113,10 @@ def test_a_nan_step_is_skipped():
     lit = Poison(*fresh(), bad=[2, 4])
     pl.Trainer(max_epochs=1, **QUIET).fit(lit, BATCHES)
     assert all(p.isfinite().all() for p in lit.parameters())
-    same = [all(torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in zip(lit.snapshots, lit.snapshots[1:], strict=False)]
+    same = [
+        all(torch.equal(a, b) for a, b in zip(*pair, strict=True))
+        for pair in zip(lit.snapshots, lit.snapshots[1:], strict=False)
+    ]
     assert same == [False, True, False, True, False]
 
 
@@ -144,7 +149,9 @@ def test_beta_follows_the_warmup_step_by_step(monkeypatch):
     lit, seen = LitVAE(*fresh(), beta=2.0, beta_warmup=LinearWarmup(epochs=2)), []
     original = type(lit.guide).infer
     monkeypatch.setattr(
-        type(lit.guide), "infer", lambda self, x, beta=1.0, record=False: (seen.append(beta), original(self, x, beta))[1]
+        type(lit.guide),
+        "infer",
+        lambda self, x, beta=1.0, record=False: (seen.append(beta), original(self, x, beta))[1],
     )
     pl.Trainer(max_epochs=3, **QUIET).fit(lit, BATCHES)
     assert seen == pytest.approx([min(2.0, 2.0 * k / 12) for k in range(18)])
@@ -228,27 +235,43 @@ class PulledPlugError(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop", [3, 5, 8, 10, 14])  # of 16 steps; checkpoints at 3, 6, 9, ... and at 4, 8, 12
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Runs each guide once without a break."""
+    done = {}
+
+    def get(name):
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name)
+            done[name] = folder, run(folder, name, tiny_images())
+        return done[name]
+
+    return get
+
+
+# Of 16 steps, with checkpoints at 3, 6, 9, ... and at the epochs' ends 4, 8, 12.
+@pytest.mark.parametrize(("how", "stop"), [("killed", 5), ("killed", 8), ("killed", 14), ("terminated", 6)])
 @pytest.mark.parametrize("name", GUIDES)
-def test_resume_is_bit_exact(name, stop, images, tmp_path, monkeypatch):
-    result = run(tmp_path / "whole", name, images)
+def test_resume_is_bit_exact(name, how, stop, images, uninterrupted, tmp_path, monkeypatch):
+    whole, result = uninterrupted(name)
     original = LitVAE.training_step
 
     def pulled(self, batch, batch_idx):
-        if self.global_step == stop:
+        if self.global_step == stop and how == "killed":
             raise PulledPlugError
+        if self.global_step == stop:
+            self.trainer._signal_connector.received_sigterm = True  # what the handler of SIGTERM does
         return original(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
         patch.setattr(LitVAE, "training_step", pulled)
-        with pytest.raises(PulledPlugError):
+        with pytest.raises((PulledPlugError, TerminatedError)):
             run(tmp_path / "cut", name, images)
     torch.manual_seed(99)  # what the generator was doing must not matter
     resumed = run(tmp_path / "cut", name, images, resume=tmp_path / "cut" / "checkpoints" / "last.ckpt")
-    assert_same(state_of(tmp_path / "cut")[0], state_of(tmp_path / "whole")[0])
-    assert_same(state_of(tmp_path / "cut")[1], state_of(tmp_path / "whole")[1])
-    del result["seconds"], resumed["seconds"]
-    assert resumed == result
+    assert_same(state_of(tmp_path / "cut")[0], state_of(whole)[0])
+    assert_same(state_of(tmp_path / "cut")[1], state_of(whole)[1])
+    assert {**resumed, "seconds": 0} == {**result, "seconds": 0}
 
 
 def test_a_torn_save_leaves_the_old_checkpoint(images, tmp_path, monkeypatch):
@@ -270,14 +293,21 @@ def test_what_a_run_leaves(images, tmp_path):
     run(tmp_path, "semi_amortized", images)
     names = {p.name.split(".out.")[0] for p in tmp_path.iterdir()}
     assert names == {"metrics.csv", "events", "hparams.yaml", "checkpoints", "figures"}
-    assert {p.stem for p in (tmp_path / "figures").iterdir()} == {"reconstructions", "samples", "trajectory", "kl_per_dim"}
+    assert {p.stem for p in (tmp_path / "figures").iterdir()} == {
+        "reconstructions",
+        "samples",
+        "trajectory",
+        "kl_per_dim",
+    }
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     tags = events.Tags()
     for split in ("train", "val"):
         for tag in ("elbo", "elbo_init", "refinement_gain", "recon", "kl"):
             assert f"{split}/{tag}" in tags["scalars"]
-    assert {"val/active_units", "train/loss", "train/grad_norm", "train/beta", "train/images_per_second"} <= set(tags["scalars"])
+    assert {"val/active_units", "train/loss", "train/grad_norm", "train/beta", "train/images_per_second"} <= set(
+        tags["scalars"]
+    )
     assert {f"infer/elbo_step_{k}" for k in range(4)} <= set(tags["scalars"])
     assert {"val/reconstructions", "val/samples", "val/trajectory", "val/kl_per_dim"} <= set(tags["images"])
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)

@@ -1,5 +1,6 @@
 """Images held as one uint8 tensor, indexed by batch."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -49,7 +50,9 @@ class ImageData:
         for split in ("train", "val", "test"):
             images = getattr(self, split)
             if images.dtype != torch.uint8 or images.dim() != 4:
-                raise DataError(f"{self.name}: {split} must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+                raise DataError(
+                    f"{self.name}: {split} must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
+                )
             if len(images) == 0:
                 raise DataError(f"{self.name}: the {split} split is empty; use more images or smaller hold-outs")
 
@@ -128,7 +131,7 @@ class Batches:
         self._next_epoch = 0
 
     def __len__(self) -> int:
-        return -(-self.num_images // (self.batch_size * self.world_size))
+        return math.ceil(self.num_images / (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Tensor]:
         # A generator's body starts at the first `next`, by when a resumed trainer knows where it is.
@@ -159,7 +162,12 @@ class Batches:
     # Lightning asks a loader that can resume in mid-epoch for its state. Position comes from the trainer; what must not
     # have changed is everything else that an order depends on.
     def state_dict(self) -> dict[str, int]:
-        return {"seed": self.seed, "num_images": self.num_images, "batch_size": self.batch_size, "world_size": self.world_size}
+        return {
+            "seed": self.seed,
+            "num_images": self.num_images,
+            "batch_size": self.batch_size,
+            "world_size": self.world_size,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         for key, here in self.state_dict().items():

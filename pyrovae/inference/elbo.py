@@ -145,7 +145,9 @@ def elbo_terms(model: Callable, family: Family, x: Tensor, params: Tensor, num_p
     """
     recon, kl = x.new_zeros(len(x)), x.new_zeros(len(x))
     with torch.no_grad(), pyro.validation_enabled(False):
-        ((model_trace, guide_trace),) = ELBO(num_particles)._get_traces(model, lambda x: family.sample(params), (x,), {})
+        ((model_trace, guide_trace),) = ELBO(num_particles)._get_traces(
+            model, lambda x: family.sample(params), (x,), {}
+        )
         with full_precision(x):
             for name, site in model_trace.nodes.items():
                 if _scored(name, site) and site["is_observed"]:

@@ -36,8 +36,8 @@ class SVIRefiner(Refiner):
     .. math:: \lambda_{k+1} = \lambda_k + \eta \, \nabla_\lambda \sum_i L_\beta(x_i, \lambda_{k,i})
 
     A genuine `pyro.infer.SVI` over a local guide. The objective is the sum over the batch and clipping is row by row,
-    so a datapoint ends at the same λ alone and in any batch, given the same noise. Gradients are taken with respect to λ
-    alone: the model's parameters neither move nor collect gradient.
+    so a datapoint ends at the same λ alone and in any batch, given the same noise. Gradients are taken with respect to
+    λ alone: the model's parameters neither move nor collect gradient.
 
     Args:
         num_steps: K.
@@ -45,7 +45,8 @@ class SVIRefiner(Refiner):
         optimizer: `adam`, or `sgd` with `momentum`.
         momentum: For `sgd`.
         num_particles: Draws of z a datapoint and step.
-        path_gradient: Leave out the gradient's score term, whose mean is zero: less noise, and none at the exact posterior.
+        path_gradient: Leave out the gradient's score term, whose mean is zero: less noise, and none at the exact
+            posterior.
         clip: Largest Euclidean norm of one datapoint's gradient, in nats per unit of λ; none by default.
         safeguard: Score λ₀ and λ_K under common noise, and keep λ₀ where λ_K is worse or not finite.
         score_particles: Draws of z a datapoint for those scores. With few, noise sends many a good λ_K back.
@@ -113,9 +114,7 @@ class SVIRefiner(Refiner):
             # Written so that NaN, which compares false with everything, counts as worse.
             better = (terms.elbo(beta) >= terms_init.elbo(beta)) & refined.isfinite().all(-1)
             refined = torch.where(better[:, None], refined, start)
-            terms = type(terms)(
-                *(torch.where(better, new, old) for new, old in zip(terms, terms_init, strict=True))
-            )
+            terms = type(terms)(*(torch.where(better, new, old) for new, old in zip(terms, terms_init, strict=True)))
         return Inferred(params, refined, terms_init, terms, ~better, path)
 
     def _loop(
@@ -152,4 +151,3 @@ def _clip_rows(grad: Tensor, clip: float) -> Tensor:
     """Rescales each row of `grad` to a norm of at most `clip`."""
     norm = grad.norm(dim=-1, keepdim=True)
     return grad * (clip / norm.clamp_min(clip))
-

@@ -84,9 +84,7 @@ class ConvDecoder(nn.Module):
         path = (num_channels, *channels)[::-1]  # widest first
         heights = _halvings(height, len(channels))[::-1]
         breadths = _halvings(width, len(channels))[::-1]
-        self.head = MLP(
-            in_shape, (path[0], heights[0], breadths[0]), widths=widths[::-1], activation=activation
-        )
+        self.head = MLP(in_shape, (path[0], heights[0], breadths[0]), widths=widths[::-1], activation=activation)
         layers: list[nn.Module] = []
         for i in range(len(channels)):
             # A stride-2 transposed convolution makes 2n - 1 pixels; padding adds the one an even size needs.

@@ -1,6 +1,7 @@
 """Fully connected network between two event shapes."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 from pydantic import PositiveInt
@@ -31,7 +32,7 @@ class MLP(nn.Module):
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         sizes = [prod(self.in_shape), *widths, prod(self.out_shape)]
         layers: list[nn.Module] = []
-        for size, next_size in zip(sizes[:-1], sizes[1:], strict=True):
+        for size, next_size in pairwise(sizes):
             layers += [nn.Linear(size, next_size), activation_layer(activation)]
         self.layers = nn.Sequential(*layers[:-1])
 

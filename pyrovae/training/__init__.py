@@ -1,8 +1,18 @@
 """Training under PyTorch Lightning."""
 
 from .checkpoint import CheckpointError, read_checkpoint
-from .fit import fit
+from .fit import TerminatedError, fit
 from .module import LitVAE, NumericsError
 from .warmup import CyclicalWarmup, LinearWarmup, Warmup
 
-__all__ = ["CheckpointError", "CyclicalWarmup", "LinearWarmup", "LitVAE", "NumericsError", "Warmup", "fit", "read_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "CyclicalWarmup",
+    "LinearWarmup",
+    "LitVAE",
+    "NumericsError",
+    "TerminatedError",
+    "Warmup",
+    "fit",
+    "read_checkpoint",
+]

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from ..inference import common_noise_terms
@@ -43,7 +44,18 @@ def checkpoints(folder: Path, every: int | None) -> list[Callback]:
     if every is not None:
         last.append(ModelCheckpoint(filename="last", every_n_train_steps=every, **common))
     best = ModelCheckpoint(filename="best", monitor="val/elbo", mode="max", save_on_train_epoch_end=True, **common)
-    return [best, *last]  # best first, so that what `last` remembers of it is up to date
+    return [SaveWhenTerminated(folder), best, *last]  # best first, so that what `last` remembers of it is up to date
+
+
+class SaveWhenTerminated(Callback):
+    """Saves `last.ckpt` when SIGTERM, a scheduler's notice, ends training; Lightning raises it between two steps."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException):
+            trainer.save_checkpoint(self.folder / "last.ckpt")
 
 
 class Pictures(Callback):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -39,7 +40,7 @@ def trajectory(elbo: Sequence[float]) -> Figure:
     axes = figure.subplots()
     axes.plot(range(len(elbo)), elbo, marker="o", markersize=3)
     axes.set(xlabel="inner step k", ylabel="ELBO at λ_k (nats)", title=f"refinement: {elbo[-1] - elbo[0]:+.2f} nats")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     return figure
 

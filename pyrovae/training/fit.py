@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from ..guides import Guide
@@ -19,6 +20,10 @@ from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, checkpoints
 from .checkpoint import AtomicCheckpointIO, read_checkpoint
 from .loggers import loggers
 from .module import LitVAE
+
+
+class TerminatedError(Exception):
+    """SIGTERM ended training; what it had reached is saved."""
 
 
 class Data(Protocol):
@@ -79,6 +84,7 @@ def fit(
     Raises:
         NumericsError: Three non-finite steps in a row.
         CheckpointError: `resume` cannot be read.
+        TerminatedError: SIGTERM arrived; the step was finished and `last.ckpt` saved.
     """
     start = perf_counter()
     module = LitVAE(model, guide, x_shape=data.x_shape, seed=seed, **options)
@@ -110,7 +116,10 @@ def fit(
         use_distributed_sampler=False,
     )
     train, val, test = _loaders(trainer, data, batch_size, seed)
-    trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
+    try:
+        trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
+    except SIGTERMException as error:
+        raise TerminatedError(f"terminated after {trainer.global_step} steps; --resume {run_dir} goes on") from error
     if run_dir is not None:  # rank 0 knows where
         best = trainer.strategy.broadcast(run_dir / "checkpoints" / "best.ckpt")
         module.load_state_dict(read_checkpoint(best)["state_dict"])

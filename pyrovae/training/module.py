@@ -94,7 +94,7 @@ class LitVAE(pl.LightningModule):
         self._loss, self._grad_norm = torch.tensor(0.0), torch.tensor(0.0)
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         """The generative model."""
         return self.elbo.model
 
@@ -163,15 +163,15 @@ class LitVAE(pl.LightningModule):
         self.num_bad_steps += 1
         if self.num_bad_steps >= MAX_BAD_STEPS:
             raise NumericsError(
-                f"loss {float(self._loss):.4g}, gradient norm {float(self._grad_norm):.4g} at step {self.global_step}, the "
-                f"third non-finite step in a row; lower model.lr ({self.lr}) or set train.gradient_clip"
+                f"loss {float(self._loss):.4g}, gradient norm {float(self._grad_norm):.4g} at step {self.global_step}, "
+                f"the third non-finite step in a row; lower model.lr ({self.lr}) or set train.gradient_clip"
             )
         for param in params:
             param.grad = None  # an optimizer leaves a parameter without gradient, and its moments, alone
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # float16's scaler unscales between backward and step, which fused kernels would do themselves.
-        options = {"lr": self.lr, "fused": self.trainer.precision != "16-mixed"}
+        options: dict[str, Any] = {"lr": self.lr, "fused": self.trainer.precision != "16-mixed"}
         if self.optimizer == "adamw":
             return torch.optim.AdamW(self.parameters(), weight_decay=self.weight_decay, **options)
         return torch.optim.Adam(self.parameters(), **options)
@@ -249,7 +249,9 @@ class LitVAE(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         bad = [name for name, value in self.state_dict().items() if not value.isfinite().all()]
         if bad:
-            raise NumericsError(f"not saved: {bad[0]} is not finite at step {self.global_step}; lower model.lr ({self.lr})")
+            raise NumericsError(
+                f"not saved: {bad[0]} is not finite at step {self.global_step}; lower model.lr ({self.lr})"
+            )
         checkpoint["x_shape"] = list(self.x_shape)
         for logger in self.trainer.loggers:
             logger.save()  # a resume keeps metrics up to here, so they must be on disk

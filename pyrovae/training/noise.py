@@ -8,7 +8,9 @@ import torch
 _STREAMS = ("train", "eval", "pictures")
 
 
-def seed_noise(device: torch.device, seed: int, stream: Literal["train", "eval", "pictures"], step: int, rank: int) -> None:
+def seed_noise(
+    device: torch.device, seed: int, stream: Literal["train", "eval", "pictures"], step: int, rank: int
+) -> None:
     """Seeds the generators of the CPU and of `device` from (seed, stream, step, rank), and from nothing before.
 
     That makes a resumed run repeat the uninterrupted one, and ranks draw different noise.

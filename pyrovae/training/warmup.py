@@ -1,9 +1,9 @@
 """How β grows."""
 
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
-from typing import Annotated
 
 
 class Warmup(ABC):

@@ -27,9 +27,7 @@ class Normal(Likelihood):
     link = "identity"
     log_scale: Tensor
 
-    def __init__(
-        self, event_dim: int = 3, *, scale: PositiveFloat = 1.0, learn_scale: bool = False
-    ) -> None:
+    def __init__(self, event_dim: int = 3, *, scale: PositiveFloat = 1.0, learn_scale: bool = False) -> None:
         super().__init__(event_dim)
         if not scale > 0:
             raise ValueError(f"scale must be > 0, got {scale}")

@@ -1,0 +1,74 @@
+"""What the documents say is run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from contracts import check_guide
+
+import pyrovae as pv
+from pyrovae.schema import COMPONENTS
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(name: str, language: str = "python") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+def test_readme_swaps_a_guide_in_python(monkeypatch, capsys):
+    (code,) = blocks("README.md")
+    assert len(code.split("for scheme")[1].splitlines()) <= 10
+    small = pv.data.MNIST(source="embedded")
+    few = pv.data.ImageData(small.name, small.source, small.train[:256], small.val[:64], small.test[:64], "dynamic")
+    monkeypatch.setattr(pv.data, "MNIST", lambda: few)
+    exec(code.replace("epochs=5", "epochs=1, progress=False"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("amortized -")
+    assert lines[1].startswith("semi-amortized -")
+
+
+def test_readme_swaps_a_guide_in_yaml(tmp_path):
+    from pyrovae.config import load_config
+
+    (text,) = blocks("README.md", "yaml")
+    path = tmp_path / "readme.yaml"
+    path.write_text(text)
+    assert load_config(path).guide.type == "semi_amortized"
+    assert load_config(path, ["guide=amortized"]).guide.type == "amortized"
+
+
+def test_readme_tells_of_every_component():
+    text = (ROOT / "README.md").read_text()
+    for kind, names in COMPONENTS.items():
+        for name, make in names.items():
+            assert make.__name__ in text, f"{kind} {name}"
+            assert name in text, f"{kind} {name}"
+
+
+def test_readme_starts_with_two_commands():
+    block = (ROOT / "README.md").read_text().split("```")[1].strip().splitlines()
+    assert len(block) == 2
+    assert block[0] == "pip install -e . && python scripts/train.py --config configs/ivae.yaml"
+    assert block[1] == "pip install -e '.[test]' && pytest"
+
+
+def test_extending_a_guide_in_30_lines():
+    definition, use = blocks("docs/extending.md")
+    assert len(definition.split("class ")[1].splitlines()) <= 30
+    namespace: dict = {}
+    exec(definition, namespace)
+    small = pv.data.MNIST(source="embedded")
+    few = pv.data.ImageData(small.name, small.source, small.train[:256], small.val[:64], small.test[:64], "dynamic")
+    exec(use.replace('pv.data.MNIST(source="embedded")', "few"), {**namespace, "pv": pv, "few": few})
+    model = pv.models.mlp((1, 6, 5), 3, widths=(8,))
+    family = pv.DiagonalNormal(3)
+    guide = namespace["BestOfGuide"](model, family, pv.nets.MLP((1, 6, 5), (6,), widths=(8,)))
+    check_guide(model, guide, (torch.rand(7, 1, 6, 5) < 0.4).float())
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert target.startswith("http") or (path.parent / target).exists(), target
