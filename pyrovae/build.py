@@ -71,13 +71,9 @@ def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[VAE, Guide]:
 
 def fit_arguments(config: Config) -> dict[str, Any]:
     """The keyword arguments of `pyrovae.fit` that the file sets."""
-    train = {name: getattr(config.train, name) for name in type(config.train).model_fields}
-    for name in ("name", "save_dir"):
-        del train[name]
-    if isinstance(train["early_stopping"], BaseModel):
-        train["early_stopping"] = train["early_stopping"].model_dump()
-    if train["beta_warmup"] is not None:
-        train["beta_warmup"] = _make("warmup", train["beta_warmup"])
+    train = config.train.model_dump(exclude={"name", "save_dir", "num_threads"})
+    if config.train.beta_warmup is not None:
+        train["beta_warmup"] = _make("warmup", config.train.beta_warmup)
     return {**train, "lr": config.model.lr, "beta": config.model.beta, "batch_size": config.dataset.batch_size}
 
 

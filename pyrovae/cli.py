@@ -55,13 +55,16 @@ def _guarded(job: Callable[[], None], debug: bool) -> int:
             traceback.print_exc()
         if code is None:
             return 1
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         return code
     return 0
 
 
 def _train(args: argparse.Namespace) -> None:
     # Imported late: torch and Lightning take seconds, and --help should not.
+    import torch  # noqa: PLC0415
+
     from .build import build_data, build_model, fit_arguments  # noqa: PLC0415
     from .config import load_config  # noqa: PLC0415
     from .run_folder import RunFolder  # noqa: PLC0415
@@ -70,6 +73,8 @@ def _train(args: argparse.Namespace) -> None:
     old = RunFolder.reopen(Path(args.resume)) if args.resume else None
     default = Path(__file__).parent.parent / "configs" / "default.yaml"
     config = load_config(old.path / "config.yaml" if old else args.config or default, args.overrides)
+    if config.train.num_threads is not None:
+        torch.set_num_threads(config.train.num_threads)
     data = build_data(config)
     model, guide = build_model(config, data.x_shape)
     folder = old or RunFolder.create(config)

@@ -76,6 +76,7 @@ class TrainConfig(Strict):
     eval_particles: PositiveInt = 1
     checkpoint_every: PositiveInt | None = None
     log_every: PositiveInt = 25
+    num_threads: PositiveInt | None = None
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: PositiveInt | Literal["auto"] = 1
     strategy: str = "auto"

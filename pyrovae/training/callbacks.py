@@ -1,7 +1,7 @@
 """What Lightning does beside the steps."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 from matplotlib.figure import Figure
@@ -29,12 +29,18 @@ class PatientEarlyStopping(EarlyStopping):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar without its version number."""
+    """Lightning's bar with short names."""
+
+    SHOWN: ClassVar = {
+        "train/elbo": ("ELBO", ".1f"),
+        "train/refinement_gain": ("gain", "+.2f"),
+        "train/images_per_second": ("images/s", ".0f"),
+        "val/elbo": ("val ELBO", ".1f"),
+    }
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        items = super().get_metrics(trainer, pl_module)
-        items.pop("v_num", None)
-        return items
+        items: Any = super().get_metrics(trainer, pl_module)
+        return {name: format(items[tag], form) for tag, (name, form) in self.SHOWN.items() if tag in items}
 
 
 def checkpoints(folder: Path, every: int | None) -> list[Callback]:

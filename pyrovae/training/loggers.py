@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 
 def loggers(run_dir: Path, hparams: Mapping[str, Any], resume_step: int | None) -> list[Logger]:
@@ -20,5 +22,8 @@ def loggers(run_dir: Path, hparams: Mapping[str, Any], resume_step: int | None) 
         values: Any = {key: value for key, value in row.items() if value and key != "step"}
         csv_logger.log_metrics(values, int(row["step"]))
     board = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False, purge_step=resume_step)
-    board.log_hyperparams(dict(hparams), {"val/elbo": float("nan")} if resume_step is None else None)
+    board.log_hyperparams(dict(hparams))
+    if resume_step is None and getattr(rank_zero_only, "rank", 0) == 0:
+        text = yaml.safe_dump(dict(hparams), sort_keys=False, allow_unicode=True)
+        board.experiment.add_text("settings", f"```yaml\n{text}```")
     return [csv_logger, board]
