@@ -37,15 +37,13 @@ def build_data(config: Config) -> ImageData:
         DataError: Missing, damaged, or outside the likelihood's support.
     """
     data = _make("dataset", config.dataset, tag="name")
-    likelihood = COMPONENTS["likelihood"][config.model.likelihood.type]
-    sample = next(iter(data.batches("train", 256)))
-    if not likelihood.support.check(sample).all():
-        bad = sample[~likelihood.support.check(sample)][0].item()
+    try:
+        COMPONENTS["likelihood"][config.model.likelihood.type].check(next(iter(data.batches("train", 256))))
+    except ValueError as error:
         raise DataError(
-            f"dataset {data.name}: value {bad:.4g} is outside the support of model.likelihood "
-            f"{config.model.likelihood.type}; set dataset.binarize: dynamic, or model.likelihood: continuous_bernoulli "
+            f"dataset {data.name}: {error}; set dataset.binarize: dynamic, or model.likelihood: continuous_bernoulli "
             "or normal"
-        )
+        ) from error
     return data
 
 
@@ -91,10 +89,12 @@ class Trained:
     guide: Guide
     config: Config
 
+    @torch.no_grad()
     def infer(self, x: Tensor) -> Inferred:
-        """λ₀ and λ_K for images (B, C, H, W), coded as in training."""
+        """λ₀ and λ_K for images (B, C, H, W), coded as in training; refinement draws from torch's generator."""
         return self.guide.infer(x)
 
+    @torch.no_grad()
     def posterior(self, x: Tensor) -> Any:
         """q(z | x), batch shape (B,), event shape (D,)."""
         return self.guide.family(self.infer(x).params)
@@ -117,6 +117,10 @@ def load(run_dir: str | Path, checkpoint: str = "best") -> Trained:
         CheckpointError: No run there, or a damaged or foreign checkpoint.
     """
     run_dir = Path(run_dir)
+    if not (run_dir / "config.yaml").is_file():
+        versions = sorted(run_dir.glob("version_*"))
+        hint = f"name a run, {versions[-1]} say" if versions else "name a folder that scripts/train.py wrote"
+        raise CheckpointError(f"{run_dir} holds no config.yaml; {hint}")
     path = run_dir / "checkpoints" / f"{checkpoint}.ckpt"
     state = read_checkpoint(path)
     config = load_config(run_dir / "config.yaml")

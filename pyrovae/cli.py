@@ -8,6 +8,7 @@ from pathlib import Path
 
 EXIT_CODES = {
     "ConfigError": 2,
+    "SettingsError": 2,
     "DataError": 3,
     "CheckpointError": 4,
     "NumericsError": 5,
@@ -21,7 +22,9 @@ examples:
   python scripts/train.py --config configs/ivae.yaml
   python scripts/train.py --config configs/ivae.yaml guide.refiner.num_steps=20 train.epochs=5
   python scripts/train.py --config configs/vae_conv.yaml guide=svi
-  python scripts/train.py --resume runs/ivae/version_0"""
+  python scripts/train.py --config configs/ivae.yaml --print
+  python scripts/train.py --resume runs/ivae/version_0
+  python scripts/train.py --resume runs/ivae/version_0 train.epochs=60"""
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +36,10 @@ def train(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file (default: configs/default.yaml)")
-    parser.add_argument("--resume", metavar="RUN_DIR", help="go on with an interrupted run, with its own configuration")
+    parser.add_argument("--resume", metavar="RUN_DIR", help="go on with a run, with its own configuration")
+    parser.add_argument(
+        "--print", action="store_true", help="print the whole configuration, defaults included, and stop"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="override one value of the file")
@@ -66,13 +72,18 @@ def _train(args: argparse.Namespace) -> None:
     import torch  # noqa: PLC0415
 
     from .build import build_data, build_model, fit_arguments  # noqa: PLC0415
-    from .config import load_config  # noqa: PLC0415
+    from .config import load_config, to_yaml  # noqa: PLC0415
     from .run_folder import RunFolder  # noqa: PLC0415
     from .training import fit  # noqa: PLC0415
 
     old = RunFolder.reopen(Path(args.resume)) if args.resume else None
     default = Path(__file__).parent.parent / "configs" / "default.yaml"
     config = load_config(old.path / "config.yaml" if old else args.config or default, args.overrides)
+    if args.print:
+        print(to_yaml(config), end="")
+        return
+    if old is not None:
+        old.change(config)
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     data = build_data(config)

@@ -168,6 +168,11 @@ def check(values: Mapping[str, Any]) -> Config:
         raise ConfigError("\n".join(dict.fromkeys(lines))) from error
 
 
+def to_yaml(config: Config) -> str:
+    """The resolved configuration, every default filled in."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
 def _override(values: dict, text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -189,8 +194,9 @@ def _explain(error: dict[str, Any], values: Mapping[str, Any]) -> str:
     loc = _strip_tags(error["loc"], values)
     key, value = ".".join(map(str, loc)), error["input"]
     if error["type"] == "extra_forbidden":
-        valid = _valid_keys(error["loc"][:-1])
-        return f"{key}: unknown key (value {value!r}); {_nearest(str(loc[-1]), valid)}"
+        kind = [part for part in error["loc"][-2:-1] if part not in loc]  # a component's name
+        owner = f" for {kind[0]}" if kind else ""
+        return f"{key}: unknown key{owner} (value {value!r}); {_nearest_key(loc, _valid_keys(error['loc'][:-1]))}"
     if error["type"] == "union_tag_invalid":
         tag, name = error["ctx"]["discriminator"].strip("'"), error["ctx"]["tag"]
         return f"{key}.{tag}: {name!r} is unknown; {_nearest(name, _quoted(error['ctx']['expected_tags']))}"
@@ -207,6 +213,13 @@ def _quoted(text: str) -> list[str]:
 def _nearest(name: str, valid: list[str]) -> str:
     close = difflib.get_close_matches(name, valid, n=1)
     return (f"did you mean {close[0]}? " if close else "") + f"valid: {', '.join(valid)}"
+
+
+def _nearest_key(loc: list, valid: list[str]) -> str:
+    for section, field in Config.model_fields.items():  # the right key in the wrong section
+        if section != loc[0] and loc[-1] in getattr(field.annotation, "model_fields", ()):
+            return f"did you mean {section}.{loc[-1]}? valid: {', '.join(valid)}"
+    return _nearest(str(loc[-1]), valid)
 
 
 def _strip_tags(loc: tuple, values: Any) -> list:

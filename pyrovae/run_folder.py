@@ -11,11 +11,10 @@ from typing import Any
 import pyro
 import pytorch_lightning as pl
 import torch
-import yaml
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from . import __version__
-from .config import Config
+from .config import Config, ConfigError, load_config, to_yaml
 from .data import ImageData
 from .training import CheckpointError
 
@@ -49,8 +48,7 @@ class RunFolder:
                 except FileExistsError:
                     if not path.is_dir():
                         raise
-            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            (path / "config.yaml").write_text(f"# python scripts/train.py --config {path}/config.yaml\n{text}")
+            cls(path)._write(config)
         except OSError as error:
             raise OSError(
                 f"train.save_dir: cannot write to {parent} ({error.strerror}); set it to a folder that you may write to"
@@ -68,6 +66,29 @@ class RunFolder:
         if not folder.last_checkpoint.is_file():
             raise CheckpointError(f"{path} holds no checkpoints/last.ckpt to resume from; start the run again")
         return folder
+
+    def _write(self, config: Config) -> None:
+        text = f"# python scripts/train.py --config {self.path}/config.yaml\n{to_yaml(config)}"
+        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+
+    def change(self, config: Config) -> None:
+        """Writes the configuration that a resumed run goes on with: in `train:` it may differ from before.
+
+        Raises:
+            ConfigError: Something else differs, so that the checkpoint would not fit.
+        """
+        before, after = (c.model_dump(mode="json") for c in (load_config(self.path / "config.yaml"), config))
+        lines = [
+            f"{section}.{key}: cannot change on resume, from {before[section].get(key)} to {after[section].get(key)}; "
+            "start a new run for that"
+            for section in ("dataset", "model", "guide")
+            for key in {**before[section], **after[section]}
+            if before[section].get(key) != after[section].get(key)
+        ]
+        if lines:
+            raise ConfigError("\n".join(lines))
+        if _is_rank_zero():
+            self._write(config)
 
     @property
     def last_checkpoint(self) -> Path:
@@ -117,13 +138,19 @@ def _commit() -> str | None:
 
 
 def _report(path: Path, summary: dict[str, Any]) -> str:
-    elbo = f"{summary['val/elbo']:.2f} ± {summary['val/elbo_se']:.2f}"
-    gain = f"{summary['val/refinement_gain']:+.2f} ± {summary['val/refinement_gain_se']:.2f}"
-    return f"""
-run       {path}
-data      {summary["dataset"]}, {summary["num_train"]} training images
-ELBO      {summary["val/elbo_init"]:.2f} at λ₀, {elbo} at λ_K (validation, nats an image)
-gain      {gain} nats by refinement
-time      {summary["seconds"]:.0f} s
-pictures  {path / "figures"}
-watch     tensorboard --logdir {path.parent}"""
+    def value(key: str, sign: str = "") -> str:
+        return f"{summary[key]:{sign}.2f} ± {summary[key + '_se']:.2f}"
+
+    lines = {
+        "run": path,
+        "data": f"{summary['dataset']}, {summary['num_train']} training images",
+        "ELBO": f"{value('val/elbo')} on validation, {value('test/elbo')} on test (nats an image)",
+    }
+    if summary["val/refinement_gain_se"] > 0:  # a guide that refines
+        lines["ELBO"] = f"{summary['val/elbo_init']:.2f} at λ₀, {value('val/elbo')} at λ_K (validation, nats an image)"
+        lines["gain"] = f"{value('val/refinement_gain', '+')} nats by refinement"
+        lines["test"] = f"{summary['test/elbo_init']:.2f} at λ₀, {value('test/elbo')} at λ_K"
+    lines["time"] = f"{summary['seconds']:.0f} s"
+    lines["pictures"] = path / "figures"
+    lines["watch"] = f"tensorboard --logdir {path.parent}"
+    return "\n" + "\n".join(f"{name:<9} {text}" for name, text in lines.items())

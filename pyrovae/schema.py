@@ -23,10 +23,9 @@ def _snake(name: str) -> str:
 def members(package: ModuleType, role: str, other_roles: Iterable[str] = ()) -> dict[str, Any]:
     """The exported classes and factories of a package by YAML name: `SVIRefiner` in role `Refiner` is `svi`."""
     found = {}
-    for name in package.__all__:
-        thing = getattr(package, name)
-        usable = callable(thing) and not _is_abstract(thing)
-        if usable and not name.endswith(tuple(other_roles)):
+    for name, thing in sorted(vars(package).items()):
+        ours = inspect.isclass(thing) or inspect.isfunction(thing)
+        if ours and not _is_abstract(thing) and not name.endswith(tuple(other_roles)):
             found[_snake(name.removesuffix(role))] = thing
     return found
 

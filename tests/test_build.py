@@ -88,9 +88,7 @@ def test_constructor_errors_become_config_errors():
 
 
 def test_data_outside_the_support_is_refused():
-    with pytest.raises(
-        DataError, match="outside the support of model.likelihood bernoulli; set dataset.binarize: dynamic"
-    ):
+    with pytest.raises(DataError, match="outside the support of Bernoulli, Boolean.*; set dataset.binarize: dynamic"):
         build_data(check({"dataset": {"source": "embedded", "binarize": "none"}}))
 
 
@@ -119,6 +117,15 @@ def test_load(run, images):
     assert torch.equal(reconstruction, model.decode(guide.family(guide.infer(x).params).mean).mean)
     assert trained.sample(4).shape == (4, *images.x_shape)
     assert trained.posterior(x).event_shape == (3,)
+
+
+def test_load_says_what_it_wanted(run):
+    (run[0] / "config.yaml").unlink()
+    with pytest.raises(CheckpointError, match="holds no config.yaml; name a folder that scripts/train.py wrote"):
+        pv.load(run[0])
+    (run[0] / "version_0").mkdir()
+    with pytest.raises(CheckpointError, match="name a run, .*version_0 say"):
+        pv.load(run[0])
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "malicious", "foreign", "other"])

@@ -67,6 +67,8 @@ def test_main_job(tmp_path):
             6,
             "error: train.save_dir: cannot write to",
         ),
+        ([*config("ivae"), *SMALL, "train.accelerator=gpu", "train.save_dir=TMP"], 2, "error: train.accelerator 'gpu'"),
+        ([*config("ivae"), *SMALL, "train.strategy=dpp", "train.save_dir=TMP"], 2, "train.strategy 'dpp'"),
         (["--resume", "nowhere"], 4, "error: nowhere holds no checkpoints/last.ckpt to resume from"),
         (
             [*config("ivae"), *SMALL, "model.lr=1e30", "train.save_dir=TMP", "--quiet"],
@@ -89,6 +91,14 @@ def test_debug_shows_the_traceback():
     assert code == 2
     assert "Traceback" in err
     assert err.splitlines()[-1].startswith("error: model.z_dim")
+
+
+def test_print_is_a_configuration_that_prints_itself(tmp_path):
+    code, out, err = train(*config("svi"), "model.z_dim=7", "--print")
+    assert code == 0, err
+    (tmp_path / "again.yaml").write_text(out)
+    assert yaml.safe_load(out)["model"]["z_dim"] == 7
+    assert train("--config", tmp_path / "again.yaml", "--print")[1] == out
 
 
 def test_help():
@@ -126,8 +136,12 @@ def test_resume_after_kill_is_bit_exact(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (cut / "summary.json").exists(), "it had finished before it was killed"
+    code, _, err = train("--resume", cut, "--quiet", "model.z_dim=5")
+    assert code == 2
+    assert "error: model.z_dim: cannot change on resume, from 4 to 5; start a new run for that" in err
     code, _, err = train("--resume", cut, "--quiet")
     assert code == 0, err
+    assert "deleted" not in err
     one, other = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (cut, whole))
     assert one["global_step"] == other["global_step"] == 48
     assert one["state_dict"].keys() == other["state_dict"].keys()

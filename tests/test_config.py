@@ -40,7 +40,7 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
         }
     )
     assert text.splitlines() == [
-        "dataset.binarise: unknown key (value 'static'); did you mean binarize? valid: name, batch_size, num_workers, root, "
+        "dataset.binarise: unknown key for mnist (value 'static'); did you mean binarize? valid: name, batch_size, num_workers, root, "
         "source, binarize, num_val, seed",
         "model.lr: input should be a valid number, unable to parse string as a number, got 'fast'",
         "model.encoder.type: 'cnov' is unknown; did you mean conv? valid: mlp, conv",
@@ -57,7 +57,8 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
     [
         ({"model": {"z_dim": 0}}, "model.z_dim: input should be greater than 0, got 0"),
         ({"guide": {"type": "amortised"}}, "guide.type: 'amortised' is unknown; did you mean amortized? valid: "),
-        ({"guide": {"refiner": {}}}, "guide.refiner: unknown key (value {}); valid: type, family"),
+        ({"guide": {"refiner": {}}}, "guide.refiner: unknown key for amortized (value {}); valid: type, family"),
+        ({"train": {"lr": 0.1}}, "train.lr: unknown key (value 0.1); did you mean model.lr? valid: epochs"),
         (
             {"train": {"early_stopping": {"patienc": 2}}},
             "train.early_stopping.patienc: unknown key (value 2); did you mean pat",

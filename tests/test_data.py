@@ -167,6 +167,13 @@ def test_sun397_errors(tmp_path, scenes):
         SUN397(root=str(scenes))
 
 
+def test_numpy_is_refused_and_repr_is_short():
+    with pytest.raises(DataError, match=r"train is ndarray; use torch.from_numpy"):
+        ImageData("tiny", "random", pixels(5).numpy(), pixels(5), pixels(5))
+    data = ImageData("tiny", "random", pixels(5), pixels(2), pixels(3))
+    assert repr(data) == "ImageData(random: 5 train, 2 val, 3 test, (1, 2, 2), binarize='none')"
+
+
 def test_empty_split_is_refused():
     with pytest.raises(DataError, match="the val split is empty"):
         ImageData("tiny", "random", pixels(5), pixels(0), pixels(5))

@@ -138,6 +138,24 @@ def test_nan_is_never_checkpointed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_settings_that_cannot_be_followed(images):
+    for options, message in (
+        (
+            {"early_stopping": {"monitor": "val/elbow"}},
+            "early_stopping.monitor must be one of val/elbo, .* got 'val/elbow'",
+        ),
+        ({"beta_warmup": "linear"}, "beta_warmup must be a Warmup, LinearWarmup\\(epochs=5\\) say, got 'linear'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pv.fit(*fresh(), images, progress=False, **options)
+
+
+def test_data_outside_the_support_is_refused(images):
+    grey = pv.data.ImageData("grey", "random pixels", images.train, images.val, images.test, "none")
+    with pytest.raises(ValueError, match="outside the support of Bernoulli"):
+        pv.fit(*fresh(), grey, progress=False)
+
+
 def test_warmups():
     linear, cyclical = LinearWarmup(epochs=4), CyclicalWarmup(epochs=4, cycles=2, ratio=0.5)
     assert [linear(t) for t in (0, 1, 3, 4, 9)] == [0, 0.25, 0.75, 1, 1]

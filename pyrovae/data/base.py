@@ -25,7 +25,7 @@ def _generator(seed: int, *key: int, device: torch.device | str = "cpu") -> torc
 _STATIC, _ORDER, _DYNAMIC = range(3)  # streams of draws
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageData:
     """Three disjoint splits of one data set.
 
@@ -49,12 +49,18 @@ class ImageData:
     def __post_init__(self) -> None:
         for split in ("train", "val", "test"):
             images = getattr(self, split)
+            if not isinstance(images, Tensor):
+                raise DataError(f"{self.name}: {split} is {type(images).__name__}; use torch.from_numpy(...)")
             if images.dtype != torch.uint8 or images.dim() != 4:
                 raise DataError(
                     f"{self.name}: {split} must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
                 )
             if len(images) == 0:
                 raise DataError(f"{self.name}: the {split} split is empty; use more images or smaller hold-outs")
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, split))} {split}" for split in ("train", "val", "test"))
+        return f"ImageData({self.source}: {sizes}, {self.x_shape}, binarize={self.binarize!r})"
 
     @property
     def x_shape(self) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Training under PyTorch Lightning."""
 
 from .checkpoint import CheckpointError, read_checkpoint
-from .fit import TerminatedError, fit
+from .fit import SettingsError, TerminatedError, fit
 from .module import LitVAE, NumericsError
 from .warmup import CyclicalWarmup, LinearWarmup, Warmup
 
@@ -11,6 +11,7 @@ __all__ = [
     "LinearWarmup",
     "LitVAE",
     "NumericsError",
+    "SettingsError",
     "TerminatedError",
     "Warmup",
     "fit",

@@ -6,20 +6,26 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import nn
 
 from ..guides import Guide
+from ..models import VAE
 from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, checkpoints
 from .checkpoint import AtomicCheckpointIO, read_checkpoint
 from .loggers import loggers
 from .module import LitVAE
+from .statistics import SplitStatistics
+
+
+class SettingsError(ValueError):
+    """Settings that this machine or Lightning cannot follow."""
 
 
 class TerminatedError(Exception):
@@ -82,11 +88,15 @@ def fit(
         `val/...` and `test/...` of the best epoch by `val/elbo` if there is a `run_dir`, else of the last; `seconds`.
 
     Raises:
+        ValueError: Data that the likelihood has no density for, or settings that cannot be followed.
         NumericsError: Three non-finite steps in a row.
         CheckpointError: `resume` cannot be read.
         TerminatedError: SIGTERM arrived; the step was finished and `last.ckpt` saved.
     """
     start = perf_counter()
+    _quiet()
+    if isinstance(model, VAE):
+        cast(Any, model.likelihood).check(next(iter(data.batches("train", batch_size, seed=seed))))
     module = LitVAE(model, guide, x_shape=data.x_shape, seed=seed, **options)
     run_dir = None if run_dir is None else Path(run_dir)
     callbacks: list[Callback] = [ProgressBar(refresh_rate=10)] if progress else []
@@ -98,8 +108,7 @@ def fit(
         callbacks += [Pictures(x, run_dir / "figures"), *checkpoints(run_dir / "checkpoints", checkpoint_every)]
         step = None if resume is None else read_checkpoint(Path(resume))["global_step"]
         run_loggers = loggers(run_dir, hparams or {}, step)
-    _quiet()
-    trainer = pl.Trainer(
+    trainer = _trainer(
         max_epochs=epochs,
         accelerator=accelerator,
         devices=devices,
@@ -130,6 +139,15 @@ def fit(
     return {**metrics, "seconds": perf_counter() - start}
 
 
+def _trainer(**options: Any) -> pl.Trainer:
+    try:
+        return pl.Trainer(**options)
+    except (MisconfigurationException, ValueError) as error:
+        names = ("accelerator", "devices", "strategy")
+        given = ", ".join(f"train.{name} {options[name]!r}" for name in names)
+        raise SettingsError(f"{given}: {str(error).splitlines()[0]}") from error
+
+
 def _loaders(trainer: pl.Trainer, data: Data, batch_size: int, seed: int) -> list[Iterable[Any]]:
     def position() -> tuple[int, int]:
         return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
@@ -154,7 +172,10 @@ def _early_stopping(choice: bool | Mapping[str, Any], module: LitVAE) -> Callbac
     warm = math.ceil(module.beta_warmup.end) if module.beta_warmup is not None else 0
     start_epoch = max(given.pop("start_epoch", None) or 0, warm)
     options = {"monitor": "val/elbo", "mode": "max", "patience": 10, "min_delta": 0.0, **given}
-    if options["monitor"].rsplit("/")[-1] in ("loss", "kl"):
+    known = [f"val/{name}" for name in SplitStatistics.NAMES]
+    if options["monitor"] not in known:
+        raise SettingsError(f"early_stopping.monitor must be one of {', '.join(known)}, got {options['monitor']!r}")
+    if options["monitor"] == "val/kl":
         options["mode"] = "min"
     return PatientEarlyStopping(start_epoch, check_finite=False, **options)
 

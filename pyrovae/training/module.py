@@ -74,6 +74,8 @@ class LitVAE(pl.LightningModule):
         x_shape: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        if not (beta_warmup is None or isinstance(beta_warmup, Warmup)):
+            raise ValueError(f"beta_warmup must be a Warmup, LinearWarmup(epochs=5) say, got {beta_warmup!r}")
         self.automatic_optimization = False
         # An ELBOModule: registers model and guide, once.
         self.elbo = ELBO(num_particles, path_gradient=path_gradient)(model, guide)

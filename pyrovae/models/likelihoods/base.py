@@ -25,6 +25,13 @@ class Likelihood(nn.Module, ABC):
         super().__init__()
         self.event_dim = event_dim
 
+    @classmethod
+    def check(cls, x: Tensor) -> None:
+        """Raises `ValueError` where `x` has an entry without density."""
+        bad = ~cls.support.check(x)
+        if bad.any():
+            raise ValueError(f"value {x[bad][0].item():.4g} is outside the support of {cls.__name__}, {cls.support}")
+
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         return self.elementwise(h).to_event(self.event_dim)
 
