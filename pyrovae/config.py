@@ -194,7 +194,7 @@ def _explain(error: dict[str, Any], values: Mapping[str, Any]) -> str:
     loc = _strip_tags(error["loc"], values)
     key, value = ".".join(map(str, loc)), error["input"]
     if error["type"] == "extra_forbidden":
-        kind = [part for part in error["loc"][-2:-1] if part not in loc]  # a component's name
+        kind = [part for part in error["loc"][-2:-1] if part not in loc and _is_component(part)]
         owner = f" for {kind[0]}" if kind else ""
         return f"{key}: unknown key{owner} (value {value!r}); {_nearest_key(loc, _valid_keys(error['loc'][:-1]))}"
     if error["type"] == "union_tag_invalid":
@@ -215,6 +215,10 @@ def _nearest(name: str, valid: list[str]) -> str:
     return (f"did you mean {close[0]}? " if close else "") + f"valid: {', '.join(valid)}"
 
 
+def _is_component(name: Any) -> bool:
+    return any(name in names for names in COMPONENTS.values())
+
+
 def _nearest_key(loc: list, valid: list[str]) -> str:
     for section, field in Config.model_fields.items():  # the right key in the wrong section
         if section != loc[0] and loc[-1] in getattr(field.annotation, "model_fields", ()):
@@ -227,7 +231,7 @@ def _strip_tags(loc: tuple, values: Any) -> list:
     path = []
     for i, part in enumerate(loc):
         inside = isinstance(values, Mapping) and part in values
-        is_tag = isinstance(part, str) and any(part in names for names in COMPONENTS.values()) and not inside
+        is_tag = _is_component(part) and not inside
         if "=" in str(part) or part in ("bool", "EarlyStoppingConfig") or (is_tag and i > 0):
             continue
         path.append(part)
