@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder that holds MNIST/raw")
     parser.add_argument("--source", default="full", help="full, or embedded for a quick look")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/refinement.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/refinement.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -75,6 +75,7 @@ def main() -> None:
         text = ", ".join(f"{k}={v}" for k, v in setting.items())
         claimed = f"{row['claimed']:+.2f}" if "claimed" in row else ""
         print(f"| {text} | {fresh:+.2f} ± {error:.2f} | {claimed} | {row.get('reverted', '')} |")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -40,9 +40,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--schemes", nargs="+", default=["vae_mlp", "ivae_iterative", "svi"])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/schemes.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/schemes.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
 
     data = pv.data.MNIST(root=args.root, source=args.source, num_val=1000)
     rows: dict[str, list[dict[str, Any]]] = {scheme: [] for scheme in args.schemes}

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder that holds MNIST/raw")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/train.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/train.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -104,6 +104,7 @@ def main() -> None:
             f"| {name} | {row['images_per_second']:.0f} | {row['speed_ratio']:.2f} "
             f"| {row['test_elbo']:.2f} ± {row['test_elbo_se']:.2f} |"
         )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"epochs": args.epochs, "torch": torch.__version__, **rows}, indent=2) + "\n")
 
 
