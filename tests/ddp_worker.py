@@ -21,8 +21,8 @@ if __name__ == "__main__":
     noise, batches, original = [], [], pv.Family.sample
 
     def sample(self, params):
-        z = original(self, params)
-        noise.append(z.detach())
+        z, q = original(self, params), self(params)
+        noise.append(((z - q.mean) / q.stddev).detach())  # ε itself: z would differ by its λ
         return z
 
     pv.Family.sample = sample

@@ -98,6 +98,18 @@ def test_autocast_runs_networks_in_bfloat16_and_densities_in_float32(cache_enabl
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
+def test_autocast_changes_no_draw_and_no_density():
+    identity = torch.nn.Identity()  # a network without products, so that nothing may change at all
+    model = pv.VAE(pv.models.priors.StandardNormal(3), identity, pv.models.likelihoods.Normal(1))
+    family, x, params = pv.FullNormal(3), torch.randn(7, 3), torch.randn(7, 9)
+    losses = []
+    for enabled in (True, False):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(pv.ELBO().loss(model, lambda _: family.sample(params), x))
+    assert torch.equal(*losses)
+
+
 def test_dropout_is_off_within_the_loop(x):
     decoder = torch.nn.Sequential(pv.nets.MLP((Z_DIM,), X_SHAPE, widths=(8,)), torch.nn.Dropout(0.5))
     model = pv.VAE(pv.models.priors.StandardNormal(Z_DIM), decoder, pv.models.likelihoods.Bernoulli())
