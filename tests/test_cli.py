@@ -166,7 +166,7 @@ def test_two_gloo_processes(tmp_path):
         assert torch.equal(value, second["weights"][name]), name
     for name, value in first["start"].items():
         assert not torch.equal(value, first["weights"][name]), f"{name} was not trained"
-    assert not torch.equal(first["noise"], second["noise"])
+    assert not torch.allclose(first["noise"], second["noise"], atol=1e-3)
     assert not torch.equal(first["batch"], second["batch"])
     del first["metrics"]["seconds"], second["metrics"]["seconds"]
     assert first["metrics"] == second["metrics"]
