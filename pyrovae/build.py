@@ -1,4 +1,4 @@
-"""Configuration to objects: the only place where names become classes."""
+"""Configuration to objects."""
 
 import inspect
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from .schema import COMPONENTS
 from .training import CheckpointError, read_checkpoint
 
 
-def _make(kind: str, block: BaseModel, *wiring: Any, tag: str = "type", **more: Any) -> Any:
+def _make(kind: str, block: BaseModel, *wiring: Any, tag: str = "type") -> Any:
     """Calls the class that `block` names with `wiring` and the block's own arguments."""
     make = COMPONENTS[kind][getattr(block, tag)]
     target = make.__init__ if inspect.isclass(make) else make
     keywords = {p.name for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY}
     arguments = {name: getattr(block, name) for name in type(block).model_fields if name in keywords}
     try:
-        return make(*wiring, **arguments, **more)
+        return make(*wiring, **arguments)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{kind}: {error}") from error
 
@@ -118,7 +118,7 @@ def load(run_dir: str | Path, checkpoint: str = "best") -> Trained:
     """
     run_dir = Path(run_dir)
     if not (run_dir / "config.yaml").is_file():
-        versions = sorted(run_dir.glob("version_*"))
+        versions = sorted(run_dir.glob("version_*"), key=lambda path: (len(path.name), path.name))
         hint = f"name a run, {versions[-1]} say" if versions else "name a folder that scripts/train.py wrote"
         raise CheckpointError(f"{run_dir} holds no config.yaml; {hint}")
     path = run_dir / "checkpoints" / f"{checkpoint}.ckpt"

@@ -72,19 +72,19 @@ class RunFolder:
         (self.path / "config.yaml").write_text(text, encoding="utf-8")
 
     def change(self, config: Config) -> None:
-        """Writes the configuration that a resumed run goes on with: in `train:` it may differ from before.
+        """Writes the configuration that a resumed run goes on with; `train:` and where data lies may differ.
 
         Raises:
             ConfigError: Something else differs, so that the checkpoint would not fit.
         """
         before, after = (c.model_dump(mode="json") for c in (load_config(self.path / "config.yaml"), config))
-        lines = [
+        lines = sorted(
             f"{section}.{key}: cannot change on resume, from {before[section].get(key)} to {after[section].get(key)}; "
             "start a new run for that"
             for section in ("dataset", "model", "guide")
-            for key in {**before[section], **after[section]}
+            for key in {**before[section], **after[section]}.keys() - {"root", "num_workers"}
             if before[section].get(key) != after[section].get(key)
-        ]
+        )
         if lines:
             raise ConfigError("\n".join(lines))
         if _is_rank_zero():

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 import pyrovae as pv
 from pyrovae.training import CyclicalWarmup, LinearWarmup, LitVAE, NumericsError, TerminatedError
 from pyrovae.training.callbacks import PatientEarlyStopping
+from pyrovae.training.loggers import loggers
 from pyrovae.training.noise import seed_noise
 
 QUIET = {
@@ -290,6 +291,15 @@ def test_resume_is_bit_exact(name, how, stop, images, uninterrupted, tmp_path, m
     assert_same(state_of(tmp_path / "cut")[0], state_of(whole)[0])
     assert_same(state_of(tmp_path / "cut")[1], state_of(whole)[1])
     assert {**resumed, "seconds": 0} == {**result, "seconds": 0}
+
+
+def test_metrics_survive_a_second_kill_right_after_resume(images, tmp_path):
+    run(tmp_path, "amortized", images)
+    _, before = state_of(tmp_path)
+    loggers(tmp_path, {}, resume_step=8)  # and the plug is pulled again, before a step is taken
+    _, after = state_of(tmp_path)
+    assert after == [row for row in before if int(row["step"]) < 8]
+    assert after
 
 
 def test_a_torn_save_leaves_the_old_checkpoint(images, tmp_path, monkeypatch):

@@ -48,7 +48,6 @@ class ELBO(Trace_ELBO):
     Args:
         num_particles: Draws of z a datapoint.
         beta: Weight of the latent sites' log-densities, on both sides.
-        max_plate_nesting: Plates around a site; 1 for the plate `"data"`.
         path_gradient: Score z under q with q held fixed. The value is the same, the gradient loses the term
             :math:`E_q \nabla \log q = 0` and its noise.
 
@@ -65,7 +64,6 @@ class ELBO(Trace_ELBO):
         num_particles: int = 1,
         beta: float | Tensor = 1.0,
         *,
-        max_plate_nesting: int = 1,
         path_gradient: bool = False,
     ) -> None:
         if num_particles < 1:
@@ -73,7 +71,7 @@ class ELBO(Trace_ELBO):
         super().__init__(
             num_particles=num_particles,
             vectorize_particles=num_particles > 1,
-            max_plate_nesting=max_plate_nesting,
+            max_plate_nesting=1,  # the plate "data"; particles lie left of it
         )
         self.beta = beta
         self.path_gradient = path_gradient

@@ -21,6 +21,7 @@ def loggers(run_dir: Path, hparams: Mapping[str, Any], resume_step: int | None) 
     for row in kept:
         values: Any = {key: value for key, value in row.items() if value and key != "step"}
         csv_logger.log_metrics(values, int(row["step"]))
+    csv_logger.save()  # back on disk before anything can go wrong again
     board = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False, purge_step=resume_step)
     board.log_hyperparams(dict(hparams))
     if resume_step is None and getattr(rank_zero_only, "rank", 0) == 0:

@@ -112,7 +112,7 @@ class LitVAE(pl.LightningModule):
             # Blocked: the optimizer knows the parameters, and Pyro is not to collect them again each step.
             model, guide = (poutine.block(part, hide_types=["param"]) for part in (self.model, self.guide))
             optim = LightningOptim(self)
-            self._svi = SVI(model, guide, optim, loss=self._evaluate, loss_and_grads=self._loss_and_grads)
+            self._svi = SVI(model, guide, optim, loss=self.elbo.elbo.loss, loss_and_grads=self._loss_and_grads)
         return self._svi
 
     @property
@@ -125,9 +125,6 @@ class LitVAE(pl.LightningModule):
     def beta(self) -> float:
         """β now."""
         return self.target_beta * (1.0 if self.beta_warmup is None else self.beta_warmup(self.epoch_time))
-
-    def _evaluate(self, model: Any, guide: Any, x: Tensor) -> Tensor:
-        return self.elbo.elbo.loss(model, guide, x) / len(x)
 
     def _loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
         beta, elbo = self.beta, self.elbo.elbo

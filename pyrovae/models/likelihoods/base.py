@@ -15,11 +15,9 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         support: Constraint on a datapoint's entries.
-        link: How h becomes the mean, for people to read.
     """
 
     support: ClassVar[Any]
-    link: ClassVar[str]
 
     def __init__(self, event_dim: int = 3) -> None:
         super().__init__()

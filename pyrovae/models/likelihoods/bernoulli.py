@@ -11,7 +11,6 @@ class Bernoulli(Likelihood):
     r"""x ∈ {0, 1}, P(x = 1 | h) = sigmoid(h)."""
 
     support = constraints.boolean
-    link = "sigmoid"
 
     def elementwise(self, h: Tensor) -> dist.TorchDistribution:
         return dist.Bernoulli(logits=h)

@@ -15,7 +15,6 @@ class ContinuousBernoulli(Likelihood):
     """
 
     support = constraints.unit_interval
-    link = "sigmoid"
 
     def elementwise(self, h: Tensor) -> dist.TorchDistribution:
         return dist.ContinuousBernoulli(logits=h)

@@ -24,7 +24,6 @@ class Normal(Likelihood):
     """
 
     support = constraints.real
-    link = "identity"
     log_scale: Tensor
 
     def __init__(self, event_dim: int = 3, *, scale: PositiveFloat = 1.0, learn_scale: bool = False) -> None:

@@ -11,7 +11,6 @@ class Poisson(Likelihood):
     r"""x ∈ {0, 1, 2, ...}, rate exp(h) counts an entry; h is capped at 15 (3 million counts)."""
 
     support = constraints.nonnegative_integer
-    link = "exp"
 
     def elementwise(self, h: Tensor) -> dist.TorchDistribution:
         return dist.Poisson(h.clamp(max=15.0).exp())
