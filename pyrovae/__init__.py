@@ -9,9 +9,10 @@ import pyro
 pyro.settings.set(module_local_params=True)
 
 from . import data, models, nets  # noqa: E402
+from .capture import engine  # noqa: E402
 from .families import DiagonalNormal, Family, FullNormal  # noqa: E402
 from .guides import AmortizedGuide, Guide, SemiAmortizedGuide, SVIGuide  # noqa: E402
-from .inference import ELBO, Inferred, Refiner, SVIRefiner, elbo_terms  # noqa: E402
+from .inference import ELBO, CompiledRefiner, Inferred, Refiner, SVIRefiner, elbo_terms  # noqa: E402
 from .models import VAE  # noqa: E402
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "ELBO",
     "VAE",
     "AmortizedGuide",
+    "CompiledRefiner",
     "DiagonalNormal",
     "Family",
     "FullNormal",
@@ -32,6 +34,7 @@ __all__ = [
     "SemiAmortizedGuide",
     "data",
     "elbo_terms",
+    "engine",
     "fit",
     "load",
     "models",

@@ -55,7 +55,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "likelihood": members(likelihoods, ""),
     "family": _concrete(families, "", families.Family),
     "guide": _concrete(guides, "Guide", guides.Guide),
-    "refiner": _concrete(inference, "Refiner", inference.Refiner),
+    "refiner": {n: cls for n, cls in _concrete(inference, "Refiner", inference.Refiner).items() if n != "compiled"},
     "warmup": _concrete(training, "Warmup", training.Warmup),
 }
 

@@ -9,7 +9,7 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 ORDER = [
-    "distributions", "nets", "models", "families", "inference", "guides", "training", "schema", "config", "build", "run_folder",
+    "capture", "distributions", "nets", "models", "families", "inference", "guides", "training", "schema", "config", "build", "run_folder",
     "cli", "scripts",
 ]  # fmt: skip
 ABOVE_DATA = {"schema", "build", "run_folder", "cli"}

@@ -44,5 +44,5 @@ class Family(nn.Module, ABC):
 
         A family over several latent sites overrides this.
         """
-        with pyro.plate("data", len(params)), full_precision(params):
+        with pyro.plate("data", params.shape[0]), full_precision(params):
             return pyro.sample("z", self(params))

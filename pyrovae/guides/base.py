@@ -5,8 +5,9 @@ from abc import abstractmethod
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from ..capture import isolated
 from ..families import Family
-from ..inference import Inferred, isolated
+from ..inference import Inferred
 
 
 class Guide(PyroModule):

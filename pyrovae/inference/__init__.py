@@ -1,22 +1,23 @@
 """Bounds, and loops that improve λ. Sees (model, family, params), never a guide."""
 
-from .elbo import ELBO, Terms, common_noise_terms, elbo_terms
+from .compiled_refiner import CompiledRefiner
+from .elbo import ELBO, Terms, common_noise, common_noise_terms, elbo_terms
 from .encoder_loss import EncoderLoss, encoder_loss
 from .frozen import frozen
-from .isolated import isolated
 from .refiner import Inferred, Refiner
 from .svi_refiner import SVIRefiner
 
 __all__ = [
+    "CompiledRefiner",
     "ELBO",
     "EncoderLoss",
     "Inferred",
     "Refiner",
     "SVIRefiner",
     "Terms",
+    "common_noise",
     "common_noise_terms",
     "elbo_terms",
     "encoder_loss",
     "frozen",
-    "isolated",
 ]

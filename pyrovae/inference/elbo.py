@@ -1,7 +1,7 @@
 """The evidence lower bound, without host synchronisation."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyro
 import torch
@@ -15,6 +15,8 @@ from torch.distributions import kl_divergence
 
 from ..distributions import full_precision
 from ..families import Family
+
+Result = TypeVar("Result")
 
 
 class _ScaleLatents(Messenger):
@@ -141,7 +143,7 @@ def elbo_terms(model: Callable, family: Family, x: Tensor, params: Tensor, num_p
         params: λ (B, P).
         num_particles: Draws of z a datapoint.
     """
-    recon, kl = x.new_zeros(len(x)), x.new_zeros(len(x))
+    recon, kl = x.new_zeros(x.shape[0]), x.new_zeros(x.shape[0])
     with torch.no_grad(), pyro.validation_enabled(False):
         ((model_trace, guide_trace),) = ELBO(num_particles)._get_traces(
             model, lambda x: family.sample(params), (x,), {}
@@ -149,9 +151,9 @@ def elbo_terms(model: Callable, family: Family, x: Tensor, params: Tensor, num_p
         with full_precision(x):
             for name, site in model_trace.nodes.items():
                 if _scored(name, site) and site["is_observed"]:
-                    recon = recon + site["log_prob"].reshape(-1, len(x)).mean(0)
+                    recon = recon + site["log_prob"].reshape(-1, x.shape[0]).mean(0)
                 elif _scored(name, site):
-                    kl = kl + _kl(guide_trace.nodes[name], site).reshape(-1, len(x)).mean(0)
+                    kl = kl + _kl(guide_trace.nodes[name], site).reshape(-1, x.shape[0]).mean(0)
     return Terms(recon, kl)
 
 
@@ -163,14 +165,19 @@ def _kl(guide_site: Any, model_site: Any) -> Tensor:
         return guide_site["log_prob"] - model_site["log_prob"]
 
 
+def common_noise(function: Callable[[Tensor], Result], *params: Tensor) -> list[Result]:
+    """`function` of several λ, each from the same random draws, so that differences are precise."""
+    cuda = params[0].device if params[0].is_cuda else None
+    state = torch.cuda.get_rng_state(cuda) if cuda else torch.get_rng_state()
+    results = []
+    for row in params:
+        torch.cuda.set_rng_state(state, cuda) if cuda else torch.set_rng_state(state)
+        results.append(function(row))
+    return results
+
+
 def common_noise_terms(
     model: Callable, family: Family, x: Tensor, *params: Tensor, num_particles: int = 1
 ) -> list[Terms]:
-    """`elbo_terms` at several λ, each from the same random draws, so that differences are precise."""
-    cuda = x.device if x.is_cuda else None
-    state = torch.cuda.get_rng_state(cuda) if cuda else torch.get_rng_state()
-    terms = []
-    for row in params:
-        torch.cuda.set_rng_state(state, cuda) if cuda else torch.set_rng_state(state)
-        terms.append(elbo_terms(model, family, x, row, num_particles))
-    return terms
+    """`elbo_terms` at several λ under common noise."""
+    return common_noise(lambda row: elbo_terms(model, family, x, row, num_particles), *params)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..families import Family
 from .elbo import ELBO
 from .frozen import frozen
-from .isolated import isolated
+from ..capture import isolated
 from .refiner import Inferred
 
 EncoderLoss = Literal["hybrid", "kl"]

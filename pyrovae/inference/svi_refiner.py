@@ -1,33 +1,22 @@
 """Refinement by an inner `pyro.infer.SVI`."""
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
-import pyro
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from pyro import poutine
-from pyro.infer import SVI
-from pyro.nn import PyroModule, PyroParam
-from pyro.optim import SGD, Adam, PyroOptim
 from torch import Tensor, nn
 
+from ..capture import Capture
 from ..families import Family
-from .elbo import ELBO, common_noise_terms
+from .elbo import Terms, common_noise, elbo_terms
 from .frozen import frozen
+from .pace import Pace
 from .refiner import Inferred, Refiner
+from .row_optimizers import SGD, Adam
+from .svi_step import SVIStep
 
-
-class _LocalGuide(PyroModule):
-    """A throw-away guide whose one parameter is λ."""
-
-    def __init__(self, family: Family, params: Tensor) -> None:
-        super().__init__()
-        self._family = (family,)  # in a tuple: a family's own parameters are not the loop's to move
-        self.params = PyroParam(params)
-
-    def forward(self, x: Tensor) -> None:
-        self._family[0].sample(self.params)
+MAX_PROGRAMS = 8  # pairs of model and family whose graphs one refiner keeps
+CHECK_EVERY = 4  # steps between looks at which datapoints have stopped
 
 
 class SVIRefiner(Refiner):
@@ -48,6 +37,9 @@ class SVIRefiner(Refiner):
         path_gradient: Leave out the gradient's score term, whose mean is zero: less noise, and none at the exact
             posterior.
         clip: Largest Euclidean norm of one datapoint's gradient, in nats per unit of λ; none by default.
+        lr_decay: `linear` lowers η to zero over the K steps; then `lr` can be larger.
+        adapt: Largest change of a datapoint's log step size in a step; see `Pace`.
+        stop_below: A datapoint stops once a step is worth fewer nats; see `Pace`. By default all take all K steps.
         safeguard: Score λ₀ and λ_K under common noise, and keep λ₀ where λ_K is worse or not finite.
         score_particles: Draws of z a datapoint for those scores. With few, noise sends many a good λ_K back.
 
@@ -70,6 +62,9 @@ class SVIRefiner(Refiner):
         num_particles: PositiveInt = 1,
         path_gradient: bool = True,
         clip: PositiveFloat | None = None,
+        lr_decay: Literal["none", "linear"] = "none",
+        adapt: NonNegativeFloat = 0.0,
+        stop_below: float | None = None,
         safeguard: bool = True,
         score_particles: PositiveInt = 4,
     ) -> None:
@@ -84,6 +79,10 @@ class SVIRefiner(Refiner):
             raise ValueError(f"optimizer must be adam or sgd, got {optimizer!r}")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be > 0, got {clip}; leave it out for no clipping")
+        if lr_decay not in ("none", "linear"):
+            raise ValueError(f"lr_decay must be none or linear, got {lr_decay!r}")
+        if not adapt >= 0:
+            raise ValueError(f"adapt must be >= 0, got {adapt}; 0 leaves step sizes alone")
         self.num_steps = num_steps
         self.lr = lr
         self.optimizer = optimizer
@@ -91,8 +90,12 @@ class SVIRefiner(Refiner):
         self.num_particles = num_particles
         self.path_gradient = path_gradient
         self.clip = clip
+        self.lr_decay = lr_decay
+        self.adapt = adapt
+        self.stop_below = stop_below
         self.safeguard = safeguard
         self.score_particles = score_particles
+        self._programs: dict[tuple[int, int], tuple[SVIStep, Capture, Capture]] = {}
 
     def __call__(
         self,
@@ -104,50 +107,71 @@ class SVIRefiner(Refiner):
         record: bool = False,
     ) -> Inferred:
         # Lightning validates under inference mode, where autograd is off and SVI moves λ by zero.
-        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model), frozen(family):
             x = x.clone() if x.is_inference() else x
             start = params.detach().clone()
-            refined, path = self._loop(model, family, x, start, beta, record)
+            step, capture, score = self._programs_of(model, family)
+            scalars = [_scalar(value, start) for value in (beta, self.lr, self.num_steps)]
+            refined, path = self._loop(step, capture, x, start, scalars, record)
             if not self.safeguard:
                 return Inferred(params, refined, path=path)
-            terms_init, terms = common_noise_terms(model, family, x, start, refined, num_particles=self.score_particles)
+            score = score.bind(x, start, calls=2)
+            terms_init, terms = (Terms(*pair) for pair in common_noise(lambda row: score(x, row), start, refined))
             # Written so that NaN, which compares false with everything, counts as worse.
             better = (terms.elbo(beta) >= terms_init.elbo(beta)) & refined.isfinite().all(-1)
             refined = torch.where(better[:, None], refined, start)
-            terms = type(terms)(*(torch.where(better, new, old) for new, old in zip(terms, terms_init, strict=True)))
+            terms = Terms(*(torch.where(better, new, old) for new, old in zip(terms, terms_init, strict=True)))
         return Inferred(params, refined, terms_init, terms, ~better, path)
 
     def _loop(
-        self, model: nn.Module, family: Family, x: Tensor, start: Tensor, beta: float | Tensor, record: bool
+        self, step: SVIStep, capture: Capture, x: Tensor, start: Tensor, scalars: list[Tensor], record: bool
     ) -> tuple[Tensor, Tensor | None]:
-        elbo = ELBO(self.num_particles, beta, path_gradient=self.path_gradient)
-        guide = _LocalGuide(family, start.clone())
-        leaf = guide.params_unconstrained
+        state = step.init(start)
+        advance = capture.bind(x, *scalars, *state, calls=self.num_steps)
+        rows: Tensor | None = None  # of `start` that are still at work; None for all
+        params, path = start, [start]
+        for k in range(self.num_steps):
+            state = advance(x, *scalars, *state)
+            params = state[1] if rows is None else params.index_copy(0, rows, state[1])
+            if record:
+                path.append(params)
+            if self.stop_below is not None and (k + 1) % CHECK_EVERY == 0:
+                active = step.pace.active(state).nonzero()[:, 0]  # waits for a GPU; only where datapoints may stop
+                if len(active) == 0:
+                    path += [params] * (self.num_steps - 1 - k) if record else []
+                    break
+                if len(active) < len(state[1]):
+                    rows = active if rows is None else rows[active]
+                    x, state = x[active], tuple(part if part.dim() == 0 else part[active] for part in state)
+        return params.detach(), torch.stack(path) if record else None
 
-        def loss_and_grads(model: Callable, guide: Callable, x: Tensor) -> float:
-            loss = elbo.differentiable_loss(model, guide, x)
-            (grad,) = torch.autograd.grad(loss, leaf)
-            leaf.grad = grad if self.clip is None else _clip_rows(grad, self.clip)
-            return 0.0  # a number, because SVI.step would call .item() on a tensor
+    def _programs_of(self, model: nn.Module, family: Family) -> tuple[SVIStep, Capture, Capture]:
+        """The step and the scores for a model and family, with their captures."""
+        key = id(model), id(family)
+        if key not in self._programs:
+            step = SVIStep(
+                model,
+                family,
+                optimizer=Adam() if self.optimizer == "adam" else SGD(self.momentum),
+                pace=Pace(self.adapt, self.stop_below),
+                num_particles=self.num_particles,
+                path_gradient=self.path_gradient,
+                clip=self.clip,
+                decay=self.lr_decay == "linear",
+            )
 
-        # Blocked, so that SVI sees λ and nothing else to step.
-        local_model = poutine.block(model, hide_types=["param"])
-        svi = SVI(local_model, guide, self._optim(), loss=elbo.loss, loss_and_grads=loss_and_grads)
-        path = [start]
-        with pyro.validation_enabled(False):
-            for _ in range(self.num_steps):
-                svi.step(x)
-                if record:
-                    path.append(leaf.detach().clone())
-        return leaf.detach(), torch.stack(path) if record else None
+            def score(x: Tensor, params: Tensor) -> Terms:
+                return elbo_terms(model, family, x, params, self.score_particles)
 
-    def _optim(self) -> PyroOptim:
-        if self.optimizer == "adam":
-            return Adam({"lr": self.lr})
-        return SGD({"lr": self.lr, "momentum": self.momentum})
+            if len(self._programs) == MAX_PROGRAMS:
+                del self._programs[next(iter(self._programs))]  # the oldest
+            self._programs[key] = step, Capture(step, model, family), Capture(score, model, family)
+        return self._programs[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_programs": {}}  # copies and pickles capture anew
 
 
-def _clip_rows(grad: Tensor, clip: float) -> Tensor:
-    """Rescales each row of `grad` to a norm of at most `clip`."""
-    norm = grad.norm(dim=-1, keepdim=True)
-    return grad * (clip / norm.clamp_min(clip))
+def _scalar(value: float | Tensor, like: Tensor) -> Tensor:
+    """A tensor of shape (); made on the device, for a copy from the host would wait."""
+    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)

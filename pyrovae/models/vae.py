@@ -30,7 +30,7 @@ class VAE(PyroModule):
 
     def forward(self, x: Tensor) -> None:
         """Scores `x`, shape (B, *x_shape)."""
-        with pyro.plate("data", len(x)):
+        with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior())  # (..., B, D)
             pyro.sample("x", self.decode(z), obs=x)
 

@@ -13,8 +13,10 @@ from pyro import poutine
 from pyro.infer import SVI
 from torch import Tensor, nn
 
+from ..capture import Engine, engine, isolated
 from ..guides import Guide
 from ..inference import ELBO, Inferred, common_noise_terms
+from .loss import BatchLoss
 from .noise import seed_noise
 from .optim import LightningOptim
 from .statistics import SplitStatistics
@@ -48,6 +50,7 @@ class LitVAE(pl.LightningModule):
         eval_particles: Draws of z a datapoint for validation and test.
         seed: Of the noise.
         log_every: Steps between logged training metrics.
+        engine: `eager`, `compiled`, or `auto` for compiling where it pays; see `pyrovae.engine`.
         x_shape: Of a datapoint, for those who load a checkpoint.
 
     Raises:
@@ -71,6 +74,7 @@ class LitVAE(pl.LightningModule):
         eval_particles: int = 1,
         seed: int = 0,
         log_every: int = 25,
+        engine: Engine = "auto",
         x_shape: Sequence[int] = (),
     ) -> None:
         super().__init__()
@@ -89,9 +93,12 @@ class LitVAE(pl.LightningModule):
         self.eval_particles = eval_particles
         self.seed = seed
         self.log_every = log_every
+        self.engine: Engine = engine
         self.x_shape = x_shape
         self.num_bad_steps = 0
         self._svi: SVI | None = None
+        self._batch_loss = BatchLoss(self.elbo)
+        self._num_batches: int | None = None
         self._inferred: Inferred | None = None  # of the current step, for its log line
         self._loss, self._grad_norm = torch.tensor(0.0), torch.tensor(0.0)
 
@@ -127,21 +134,26 @@ class LitVAE(pl.LightningModule):
         return self.target_beta * (1.0 if self.beta_warmup is None else self.beta_warmup(self.epoch_time))
 
     def _loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
-        beta, elbo = self.beta, self.elbo.elbo
-        elbo.beta = beta
-        with poutine.block(hide_types=["param"]):  # λ of an inner loop is not this SVI's to step
-            self._inferred = self.guide.infer(x, beta)
-        proposal = partial(guide, inferred=self._inferred, beta=beta)
-        loss = elbo.differentiable_loss(model, proposal, x) / len(x)
+        with isolated():  # λ of an inner loop is not this SVI's to step
+            loss, self._inferred = self._batch_loss(x, self.beta)
         self.manual_backward(loss)
         self._loss = loss.detach()
         return 0.0  # a number, because SVI.step would call .item() on a tensor
+
+    def on_train_start(self) -> None:
+        # Of the whole training, also after a resume: whether to compile may not depend on where one is.
+        self._num_batches = (self.trainer.max_epochs or 1) * int(self.trainer.num_training_batches)
+
+    def _engine(self) -> Any:
+        # A float16 scaler acts between forward and backward, which a graph has behind it.
+        choice: Engine = "eager" if self.trainer.precision == "16-mixed" else self.engine
+        return engine(choice, self._num_batches)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = batch[0] if isinstance(batch, tuple | list) else batch
         seed_noise(self.device, self.seed, "train", self.global_step, self.global_rank)
         self._schedule_lr()
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), self._engine():
             self.svi.step(x)
         self._num_images += len(x) * self.trainer.world_size
         if self.global_step % self.log_every == 0:  # when Lightning hands on what was logged
@@ -183,10 +195,8 @@ class LitVAE(pl.LightningModule):
 
     # Logging: tags are the same for every guide, so that runs overlay.
 
-    def on_train_start(self) -> None:
+    def on_train_epoch_start(self) -> None:  # here, so that validation does not count
         self._num_images, self._since = 0, perf_counter()
-
-    on_train_epoch_start = on_train_start  # so that validation does not count
 
     def _log_step(self, x: Tensor) -> None:
         rate = self._num_images / (perf_counter() - self._since)
@@ -209,7 +219,7 @@ class LitVAE(pl.LightningModule):
         log("train/images_per_second", rate, prog_bar=True)
         if inferred.reverted is not None:
             log("train/num_reverted", inferred.reverted.float().sum())
-        self.on_train_start()
+        self.on_train_epoch_start()
 
     def _score(self, x: Tensor, inferred: Inferred, num_particles: int) -> Any:
         """The terms at λ₀ and λ_K under fresh common noise."""
@@ -227,7 +237,8 @@ class LitVAE(pl.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         x = batch[0] if isinstance(batch, tuple | list) else batch
         seed_noise(self.device, self.seed, "eval", batch_idx, self.global_rank)  # the same at every epoch
-        inferred = self.guide.infer(x)
+        with self._engine():
+            inferred = self.guide.infer(x)
         terms_init, terms = self._score(x, inferred, self.eval_particles)
         mean = self.guide.family(inferred.params).mean  # (B, D)
         self._statistics.add(terms_init, terms, mean, inferred.reverted)

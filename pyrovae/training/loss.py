@@ -1,0 +1,71 @@
+"""The loss of a batch, eager or with its backward pass in one graph."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.infer.elbo import ELBOModule
+from torch import Tensor
+
+from ..capture import Capture
+from ..guides import RefinedGuide
+from ..inference import Inferred
+
+
+class BatchLoss:
+    """The negative β-ELBO of a batch, in nats a datapoint, as something to call `backward` on.
+
+    Compiled, guide, model, ELBO and backward pass are one graph, and the gradients wait for `backward`, which scales
+    them and hands them on: precision plugins, DDP and optimizers see what they always see. Refinement runs before, in
+    its own graphs; λ_K is an input.
+
+    Args:
+        elbo: An `ELBO` applied to model and guide.
+    """
+
+    def __init__(self, elbo: ELBOModule) -> None:
+        self.elbo = elbo
+        self._gradients = Capture(self.gradients, elbo.model, elbo.guide)
+
+    def __call__(self, x: Tensor, beta: float) -> tuple[Tensor, Inferred]:
+        """The loss, and what was inferred."""
+        model, guide = self.elbo.model, self.elbo.guide
+        scale = x.new_full((), beta)
+        inferred = guide.infer(x, beta) if isinstance(guide, RefinedGuide) else None
+        args = (x, scale) if inferred is None else (x, scale, inferred.params.detach())
+        gradients = self._gradients.bind(*args)
+        if gradients is self._gradients.function:
+            inferred = guide.infer(x, beta) if inferred is None else inferred
+            return self.loss(x, beta, inferred), inferred
+        loss, params, *grads = gradients(*args)
+        parameters = [p for p in self.elbo.parameters() if p.requires_grad]
+        return _Known.apply(loss, grads, *parameters), inferred or Inferred(params, params)
+
+    def loss(self, x: Tensor, beta: float | Tensor, inferred: Inferred) -> Tensor:
+        """The loss, given λ."""
+        elbo = self.elbo.elbo
+        elbo.beta = beta
+        guide = partial(self.elbo.guide, inferred=inferred, beta=beta)
+        return elbo.differentiable_loss(self.elbo.model, guide, x) / x.shape[0]
+
+    def gradients(self, x: Tensor, beta: Tensor, *refined: Tensor) -> tuple[Tensor, ...]:
+        """The loss, λ, and the gradient of each parameter; `refined`, if given, is λ_K."""
+        guide: Any = self.elbo.guide
+        inferred = Inferred(guide.initial(x), *refined) if refined else guide.infer(x, beta)
+        loss = self.loss(x, beta, inferred)
+        parameters = [p for p in self.elbo.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        return loss.detach(), inferred.params.detach(), *grads
+
+
+class _Known(torch.autograd.Function):
+    """A loss whose gradients are known before its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, grads: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.grads = grads
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> Any:  # type: ignore[override]
+        return None, None, *torch._foreach_mul(ctx.grads, scale)
