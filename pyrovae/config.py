@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from .capture import Engine
 from .schema import COMPONENTS, Strict, block
 
 
@@ -76,6 +77,9 @@ class TrainConfig(Strict):
     eval_particles: PositiveInt = 1
     checkpoint_every: PositiveInt | None = None
     log_every: PositiveInt = 25
+    refine_from: NonNegativeInt = 0
+    warm_start: bool = False
+    engine: Engine = "auto"
     num_threads: PositiveInt | None = None
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: PositiveInt | Literal["auto"] = 1

@@ -23,11 +23,11 @@ class CaptureWarning(UserWarning):
 class Capture:
     r"""A function of tensors that runs Pyro programs, and its compiled twin.
 
-    `make_fx` records every operation of a call, autograd's and the optimizer's included, as one flat graph, which Inductor
-    compiles. Parameters and buffers of `modules` are inputs of the graph, so it sees every update. The leading dimension
-    is a symbol, so one graph serves every batch size; a function that makes a number of it, by `len(x)` say, is captured
-    for each size. Data type, device, shapes, autocast, training mode, and every plain attribute of the modules are part
-    of the key: where one changes, the function is captured anew.
+    `make_fx` records every operation of a call, autograd's and the optimizer's included, as one flat graph, which
+    Inductor compiles. Parameters and buffers of `modules` are inputs of the graph, so it sees every update. The leading
+    dimension is a symbol, so one graph serves every batch size; a function that makes a number of it, by `len(x)` say,
+    is captured for each size. Data type, device, shapes, autocast, training mode, and every plain attribute of the
+    modules are part of the key: where one changes, the function is captured anew.
 
     Whether a call is eager is up to `engine`. It also is where a Pyro handler is at work, which a graph would not see;
     and where capturing or compiling fails, or a graph's first result is not the eager one: one warning says so.
@@ -40,7 +40,7 @@ class Capture:
     def __init__(self, function: Function, *modules: nn.Module) -> None:
         self.function = function
         self._program = Program(function, modules)
-        self._graphs: dict[tuple, "Graph | None"] = {}  # None: to be run eagerly
+        self._graphs: dict[tuple, Graph | None] = {}  # None: to be run eagerly
         self._num_calls = 0
 
     def __call__(self, *args: Tensor) -> Tensors:

@@ -16,7 +16,8 @@ class _Choice(NamedTuple):
     num_batches: int | None
 
 
-_choice: ContextVar[_Choice] = ContextVar("engine", default=_Choice("auto", None))
+_AUTO = _Choice("auto", None)
+_choice: ContextVar[_Choice] = ContextVar("engine", default=_AUTO)
 
 
 @contextmanager

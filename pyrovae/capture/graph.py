@@ -41,10 +41,10 @@ class Graph:
         fake_weights = {name: _stand_in(mode, weight) for name, weight in weights.items()}
         fake_args = []
         for arg in args:
-            if arg.dim() > 0:
-                arg = arg.new_empty(batch or TRACED_BATCH, *arg.shape[1:])
-            fake_args.append(_stand_in(mode, arg, dynamic=batch is None))
-            self._symbols += [size.node.expr for size in fake_args[-1].shape if not isinstance(size, int)]
+            example = arg.new_empty(batch or TRACED_BATCH, *arg.shape[1:]) if arg.dim() > 0 else arg
+            fake_args.append(_stand_in(mode, example, dynamic=batch is None))
+            sizes: Any = fake_args[-1].shape
+            self._symbols += [size.node.expr for size in sizes if not isinstance(size, int)]
 
         def run(fake_weights: dict[str, Tensor], fake_args: list[Tensor]) -> list[Tensor]:
             for name, weight in fake_weights.items():
@@ -55,7 +55,8 @@ class Graph:
             traced = make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True)(fake_weights, fake_args)
         self._constants = lift_constants(traced, len(weights))
         self._prologue = hoist(traced, len(weights) + len(self._constants))
-        self._traced, self._compiled = traced, None
+        self._traced = traced
+        self._compiled: Any = None
         self._replays = CUDAGraphs()
         self.verified: set[bool] = set()
         self.wrong = False
@@ -85,7 +86,7 @@ def _stand_in(mode: FakeTensorMode, tensor: Tensor, dynamic: bool = False) -> Te
     dims = [DimDynamic.STATIC] * tensor.dim()
     if dynamic and dims:
         dims[0] = DimDynamic.DYNAMIC
-    context = StatelessSymbolicContext(dynamic_sizes=dims)  # type: ignore[call-arg]
+    context: Any = StatelessSymbolicContext(dynamic_sizes=dims)
     return mode.from_tensor(tensor.detach(), symbolic_context=context)
 
 

@@ -35,7 +35,7 @@ class Program(nn.Module):
         """
         params: dict[int, Tensor] = {}
         buffers: dict[int, Tensor] = {}
-        key: list[Hashable] = []
+        key: list[Any] = []
         todo: list[Any] = [self._parts]
         seen = set()
         while todo:

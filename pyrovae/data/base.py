@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -94,6 +94,13 @@ def check_holdouts(name: str, num_images: int, **holdouts: int) -> None:
         raise DataError(f"{name}: {text} leaves nothing of {num_images} images to train on; lower them")
 
 
+class Numbered(NamedTuple):
+    """A batch whose images are numbered."""
+
+    x: Tensor  # (B, C, H, W)
+    rows: Tensor  # (B,) the number of each image in its split
+
+
 class Batches:
     """Iterates over float images (B, C, H, W) in [0, 1]; each batch is a function of (seed, epoch, index, rank) alone.
 
@@ -106,6 +113,7 @@ class Batches:
         device: Where images are kept and batches are made.
         rank, world_size: This process's share: every `world_size`-th image of a batch of all ranks. In training up to
             `world_size` - 1 images of an epoch are left out, so that ranks take equally many steps.
+        numbered: Give `Numbered` batches.
         position: Gives (epoch, first batch) when iteration starts; by default each iteration is the next epoch.
     """
 
@@ -120,6 +128,7 @@ class Batches:
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        numbered: bool = False,
         position: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         if batch_size < 1:
@@ -133,13 +142,14 @@ class Batches:
         self.num_images = len(images) - (len(images) % world_size if shuffle else 0)
         if self.num_images == 0:
             raise DataError(f"{len(images)} images are too few for {world_size} processes")
+        self.numbered = numbered
         self._position = position
         self._next_epoch = 0
 
     def __len__(self) -> int:
         return math.ceil(self.num_images / (self.batch_size * self.world_size))
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         # A generator's body starts at the first `next`, by when a resumed trainer knows where it is.
         if self._position is not None:
             epoch, first = self._position()
@@ -156,14 +166,15 @@ class Batches:
         order = torch.randperm(len(self.images), generator=_generator(self.seed, _ORDER, epoch))
         return order.to(self.images.device)
 
-    def _batch(self, order: Tensor | None, epoch: int, index: int) -> Tensor:
+    def _batch(self, order: Tensor | None, epoch: int, index: int) -> Any:
         span = self.batch_size * self.world_size
         rows = slice(index * span + self.rank, min((index + 1) * span, self.num_images), self.world_size)
-        x = self.images[rows if order is None else order[rows]].float().div_(255)
+        numbers = torch.arange(rows.start, rows.stop, rows.step) if order is None else order[rows]
+        x = self.images[rows if order is None else numbers].float().div_(255)
         if self.dynamic:
             generator = _generator(self.seed, _DYNAMIC, epoch, index, self.rank, device=x.device)
             x = (torch.rand(x.shape, generator=generator, device=x.device) < x).float()
-        return x
+        return Numbered(x, numbers) if self.numbered else x
 
     # Lightning asks a loader that can resume in mid-epoch for its state. Position comes from the trainer; what must not
     # have changed is everything else that an order depends on.

@@ -43,10 +43,18 @@ class RefinedGuide(Guide):
     def initial(self, x: Tensor) -> Tensor:
         """λ₀ (B, P)."""
 
-    def infer(self, x: Tensor, beta: float | Tensor = 1.0, record: bool = False) -> Inferred:
-        return self.refiner(self._model[0], self.family, x, self.initial(x), beta, record)
+    def infer(
+        self, x: Tensor, beta: float | Tensor = 1.0, record: bool = False, start: Tensor | None = None
+    ) -> Inferred:
+        """As `Guide.infer`; the loop starts at `start` (B, P), if given, and at the proposal where that is NaN."""
+        init = self.initial(x)
+        first = init if start is None else torch.where(start.isnan(), init, start)
+        inferred = self.refiner(self._model[0], self.family, x, first, beta, record)
+        return inferred._replace(init=init)
 
     def teach(self, x: Tensor, inferred: Inferred, beta: float | Tensor) -> None:
+        if inferred.params is inferred.init:
+            return  # nothing was refined: the ELBO itself teaches the proposal
         if torch.is_grad_enabled() and am_i_wrapped():  # within inference, that is
             loss = encoder_loss(self.encoder_loss, self._model[0], self.family, x, inferred, beta)
             pyro.factor("encoder_loss", loss - loss.detach(), has_rsample=True)

@@ -4,12 +4,13 @@ from .compiled_refiner import CompiledRefiner
 from .elbo import ELBO, Terms, common_noise, common_noise_terms, elbo_terms
 from .encoder_loss import EncoderLoss, encoder_loss
 from .frozen import frozen
+from .iwae import iwae
 from .refiner import Inferred, Refiner
 from .svi_refiner import SVIRefiner
 
 __all__ = [
-    "CompiledRefiner",
     "ELBO",
+    "CompiledRefiner",
     "EncoderLoss",
     "Inferred",
     "Refiner",
@@ -20,4 +21,5 @@ __all__ = [
     "elbo_terms",
     "encoder_loss",
     "frozen",
+    "iwae",
 ]

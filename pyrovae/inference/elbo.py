@@ -157,6 +157,18 @@ def elbo_terms(model: Callable, family: Family, x: Tensor, params: Tensor, num_p
     return Terms(recon, kl)
 
 
+def log_weights(model: Callable, family: Family, x: Tensor, params: Tensor, num_particles: int) -> Tensor:
+    """log p(x, z) - log q(z | x) of draws z ~ q, per draw and datapoint: (num_particles, B), in nats."""
+    elbo = ELBO(num_particles)
+    ((model_trace, guide_trace),) = elbo._get_traces(model, lambda x: family.sample(params), (x,), {})
+    total = x.new_zeros(num_particles, x.shape[0])
+    for sign, trace in ((1, model_trace), (-1, guide_trace)):
+        for name, site in trace.nodes.items():
+            if _scored(name, site):
+                total = total + sign * site["log_prob"]
+    return total
+
+
 def _kl(guide_site: Any, model_site: Any) -> Tensor:
     """KL of one latent site (..., B): in closed form where torch knows one, else from the draw."""
     try:

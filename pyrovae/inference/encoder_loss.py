@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..capture import isolated
 from ..families import Family
 from .elbo import ELBO
 from .frozen import frozen
-from ..capture import isolated
 from .refiner import Inferred
 
 EncoderLoss = Literal["hybrid", "kl"]

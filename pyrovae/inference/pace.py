@@ -12,10 +12,10 @@ MIN_STEPS = 3  # before a datapoint may stop
 class Pace:
     r"""A step size for each datapoint that adapts, and a halt for those that no longer gain.
 
-    A step's gradient comes from fresh noise, so its product with the *last* step estimates, without bias and at no cost,
-    what the last direction is still worth: :math:`s_k = -\nabla L_k \cdot (\lambda_k - \lambda_{k-1})` nats to first
-    order. While the two agree the step size grows, by :math:`e^{\text{adapt} \cos}`, and shrinks where they do not. A
-    datapoint whose running mean of s falls below `stop_below` stays where it is.
+    A step's gradient comes from fresh noise, so its product with the *last* step estimates, without bias and at no
+    cost, what the last direction is still worth: :math:`s_k = \nabla L_k \cdot (\lambda_k - \lambda_{k-1})` nats to
+    first order. While the two agree the step size grows, by :math:`e^{\text{adapt} \cos}`, and shrinks where they do
+    not. A datapoint whose running mean of s falls below `stop_below` stays where it is.
 
     Args:
         adapt: Largest change of a log step size in a step; 0 holds it.

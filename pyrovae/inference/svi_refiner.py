@@ -115,8 +115,8 @@ class SVIRefiner(Refiner):
             refined, path = self._loop(step, capture, x, start, scalars, record)
             if not self.safeguard:
                 return Inferred(params, refined, path=path)
-            score = score.bind(x, start, calls=2)
-            terms_init, terms = (Terms(*pair) for pair in common_noise(lambda row: score(x, row), start, refined))
+            scored = score.bind(x, start, calls=2)
+            terms_init, terms = (Terms(*pair) for pair in common_noise(lambda row: scored(x, row), start, refined))
             # Written so that NaN, which compares false with everything, counts as worse.
             better = (terms.elbo(beta) >= terms_init.elbo(beta)) & refined.isfinite().all(-1)
             refined = torch.where(better[:, None], refined, start)

@@ -124,7 +124,9 @@ def fit(
         log_every_n_steps=module.log_every,
         use_distributed_sampler=False,
     )
-    train, val, test = _loaders(trainer, data, batch_size, seed)
+    if module.warm_start and trainer.world_size > 1:
+        raise SettingsError(f"train.warm_start keeps its rows in one process, got {trainer.world_size}; set devices: 1")
+    train, val, test = _loaders(trainer, data, batch_size, seed, module.warm_start)
     try:
         trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
     except SIGTERMException as error:
@@ -148,7 +150,7 @@ def _trainer(**options: Any) -> pl.Trainer:
         raise SettingsError(f"{given}: {str(error).splitlines()[0]}") from error
 
 
-def _loaders(trainer: pl.Trainer, data: Data, batch_size: int, seed: int) -> list[Iterable[Any]]:
+def _loaders(trainer: pl.Trainer, data: Data, batch_size: int, seed: int, numbered: bool) -> list[Iterable[Any]]:
     def position() -> tuple[int, int]:
         return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
@@ -158,7 +160,8 @@ def _loaders(trainer: pl.Trainer, data: Data, batch_size: int, seed: int) -> lis
         "rank": trainer.global_rank,
         "world_size": trainer.world_size,
     }
-    train = data.batches("train", batch_size, position=position, **share)
+    options = {"numbered": True} if numbered else {}
+    train = data.batches("train", batch_size, position=position, **options, **share)
     return [train, data.batches("val", batch_size, **share), data.batches("test", batch_size, **share)]
 
 

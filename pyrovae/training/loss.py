@@ -27,19 +27,36 @@ class BatchLoss:
         self.elbo = elbo
         self._gradients = Capture(self.gradients, elbo.model, elbo.guide)
 
-    def __call__(self, x: Tensor, beta: float) -> tuple[Tensor, Inferred]:
-        """The loss, and what was inferred."""
-        model, guide = self.elbo.model, self.elbo.guide
+    def __call__(
+        self, x: Tensor, beta: float, refine: bool = True, start: Tensor | None = None
+    ) -> tuple[Tensor, Inferred]:
+        """The loss, and what was inferred.
+
+        Args:
+            x: Data (B, *x_shape).
+            beta: Weight of the KL term.
+            refine: Whether a guide that refines does; otherwise its proposal is trained as an amortized guide's.
+            start: Where refinement starts instead of at the proposal (B, P).
+        """
+        guide: Any = self.elbo.guide
         scale = x.new_full((), beta)
-        inferred = guide.infer(x, beta) if isinstance(guide, RefinedGuide) else None
+        refined = isinstance(guide, RefinedGuide) and refine
+        inferred = guide.infer(x, beta, start=start) if refined else None
         args = (x, scale) if inferred is None else (x, scale, inferred.params.detach())
         gradients = self._gradients.bind(*args)
         if gradients is self._gradients.function:
-            inferred = guide.infer(x, beta) if inferred is None else inferred
+            inferred = inferred or self._propose(x, beta)
             return self.loss(x, beta, inferred), inferred
         loss, params, *grads = gradients(*args)
         parameters = [p for p in self.elbo.parameters() if p.requires_grad]
         return _Known.apply(loss, grads, *parameters), inferred or Inferred(params, params)
+
+    def _propose(self, x: Tensor, beta: float | Tensor) -> Inferred:
+        guide: Any = self.elbo.guide
+        if not isinstance(guide, RefinedGuide):
+            return guide.infer(x, beta)
+        init = guide.initial(x)
+        return Inferred(init, init)
 
     def loss(self, x: Tensor, beta: float | Tensor, inferred: Inferred) -> Tensor:
         """The loss, given λ."""
@@ -51,7 +68,7 @@ class BatchLoss:
     def gradients(self, x: Tensor, beta: Tensor, *refined: Tensor) -> tuple[Tensor, ...]:
         """The loss, λ, and the gradient of each parameter; `refined`, if given, is λ_K."""
         guide: Any = self.elbo.guide
-        inferred = Inferred(guide.initial(x), *refined) if refined else guide.infer(x, beta)
+        inferred = Inferred(guide.initial(x), refined[0]) if refined else self._propose(x, beta)
         loss = self.loss(x, beta, inferred)
         parameters = [p for p in self.elbo.parameters() if p.requires_grad]
         grads = torch.autograd.grad(loss, parameters, materialize_grads=True)

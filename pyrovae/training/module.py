@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..capture import Engine, engine, isolated
 from ..guides import Guide
 from ..inference import ELBO, Inferred, common_noise_terms
+from .last_rows import LastRows
 from .loss import BatchLoss
 from .noise import seed_noise
 from .optim import LightningOptim
@@ -50,6 +51,8 @@ class LitVAE(pl.LightningModule):
         eval_particles: Draws of z a datapoint for validation and test.
         seed: Of the noise.
         log_every: Steps between logged training metrics.
+        refine_from: Epochs of amortized training before a guide that refines does so.
+        warm_start: Start refinement of an image where that of its last visit ended; keeps a row of λ per image.
         engine: `eager`, `compiled`, or `auto` for compiling where it pays; see `pyrovae.engine`.
         x_shape: Of a datapoint, for those who load a checkpoint.
 
@@ -74,6 +77,8 @@ class LitVAE(pl.LightningModule):
         eval_particles: int = 1,
         seed: int = 0,
         log_every: int = 25,
+        refine_from: int = 0,
+        warm_start: bool = False,
         engine: Engine = "auto",
         x_shape: Sequence[int] = (),
     ) -> None:
@@ -93,12 +98,16 @@ class LitVAE(pl.LightningModule):
         self.eval_particles = eval_particles
         self.seed = seed
         self.log_every = log_every
+        self.refine_from = refine_from
+        self.warm_start = warm_start
         self.engine: Engine = engine
         self.x_shape = x_shape
         self.num_bad_steps = 0
         self._svi: SVI | None = None
         self._batch_loss = BatchLoss(self.elbo)
         self._num_batches: int | None = None
+        self._rows = LastRows()
+        self._start: Tensor | None = None  # of the current step
         self._inferred: Inferred | None = None  # of the current step, for its log line
         self._loss, self._grad_norm = torch.tensor(0.0), torch.tensor(0.0)
 
@@ -133,9 +142,14 @@ class LitVAE(pl.LightningModule):
         """β now."""
         return self.target_beta * (1.0 if self.beta_warmup is None else self.beta_warmup(self.epoch_time))
 
+    @property
+    def refines(self) -> bool:
+        """Whether a guide that refines does so now."""
+        return self.current_epoch >= self.refine_from
+
     def _loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
         with isolated():  # λ of an inner loop is not this SVI's to step
-            loss, self._inferred = self._batch_loss(x, self.beta)
+            loss, self._inferred = self._batch_loss(x, self.beta, self.refines, self._start)
         self.manual_backward(loss)
         self._loss = loss.detach()
         return 0.0  # a number, because SVI.step would call .item() on a tensor
@@ -153,8 +167,13 @@ class LitVAE(pl.LightningModule):
         x = batch[0] if isinstance(batch, tuple | list) else batch
         seed_noise(self.device, self.seed, "train", self.global_step, self.global_rank)
         self._schedule_lr()
+        warm = self.warm_start and self.refines
+        self._start = self._rows.get(batch.rows) if warm else None
         with pyro.validation_enabled(False), self._engine():
             self.svi.step(x)
+        if warm and self._inferred is not None:
+            num_rows = len(x) * int(self.trainer.num_training_batches)  # of equal batches, but for the last
+            self._rows.put(batch.rows, self._inferred.params, num_rows)
         self._num_images += len(x) * self.trainer.world_size
         if self.global_step % self.log_every == 0:  # when Lightning hands on what was logged
             self._log_step(x)
@@ -263,5 +282,10 @@ class LitVAE(pl.LightningModule):
                 f"not saved: {bad[0]} is not finite at step {self.global_step}; lower model.lr ({self.lr})"
             )
         checkpoint["x_shape"] = list(self.x_shape)
+        checkpoint["last_rows"] = self._rows.rows
         for logger in self.trainer.loggers:
             logger.save()  # a resume keeps metrics up to here, so they must be on disk
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        rows = checkpoint.get("last_rows")
+        self._rows.rows = None if rows is None else rows.to(self.device)
