@@ -40,7 +40,8 @@ class Capture:
     def __init__(self, function: Function, *modules: nn.Module) -> None:
         self.function = function
         self._program = Program(function, modules)
-        self._graphs: dict[tuple, Graph | None] = {}  # None: to be run eagerly
+        self._graphs: dict[tuple, Graph | str] = {}  # or why there is none
+        self._warned: set[tuple] = set()
         self._num_calls = 0
 
     def __call__(self, *args: Tensor) -> Tensors:
@@ -55,64 +56,59 @@ class Capture:
         weights, state = self._program.read()
         key = (*_modes(args), state)
         batch = next(len(arg) for arg in args if arg.dim() > 0)
-        graph = self._graph(key, args, None)
-        if graph is None or not graph.admits(batch):
-            graph = self._graph(key, args, batch)
-        if graph is None or graph.wrong:
-            return self.function
-        try:
-            bound = graph.bind(weights, args)
-        except Exception as error:  # a missing compiler, say
-            self._give_up(graph, _first_line(error))
-            return self.function
-        alone = batch == 1  # the one size at which a symbol could mean something else
-        if alone not in graph.verified:
-            graph.verified.add(alone)
-            self._verify(graph, bound, args)
-        return self.function if graph.wrong else bound
+        for size in (None, batch):  # a graph for every batch size, else one for this
+            bound = self._bound((key, size), weights, args, batch)
+            if bound is not None:
+                return bound
+        if key not in self._warned:
+            self._warned.add(key)
+            name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+            reason = self._graphs[key, batch]
+            warnings.warn(f"{name} is not compiled, which makes it slower: {reason}", CaptureWarning, stacklevel=2)
+        return self.function
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_graphs": {}}  # copies and pickles capture anew
 
-    def _graph(self, key: tuple, args: Tensors, batch: int | None) -> "Graph | None":
-        """The graph for any batch size, or for the given one; None where there is none."""
+    def _bound(self, place: tuple, weights: list[Tensor], args: Tensors, batch: int) -> Function | None:
+        """The graph kept at `place`, made if it is not there yet, with its weights; None if there can be none."""
         from .graph import Graph  # noqa: PLC0415 - takes a second to import, with sympy
 
-        if (key, batch) not in self._graphs:
-            graph = None
-            if len(self._graphs) < MAX_GRAPHS:
-                try:
-                    graph = Graph(self._program, args, batch)
-                except Exception as error:  # whatever a user's program does that cannot be traced
-                    if batch is not None:  # else it is tried for this one size
-                        self._warn(_first_line(error))
-            elif len(self._graphs) == MAX_GRAPHS:
-                self._warn(f"its modules, shapes or modes have changed {MAX_GRAPHS} times")
-            self._graphs[key, batch] = graph
-        return self._graphs[key, batch]
+        graph = self._graphs.get(place)
+        try:
+            if graph is None and len(self._graphs) >= MAX_GRAPHS:
+                graph = f"its modules, shapes or modes have changed {MAX_GRAPHS} times"
+            elif graph is None:
+                graph = Graph(self._program, args, place[1])
+            self._graphs[place] = graph
+            if isinstance(graph, str) or not graph.admits(batch):
+                return None
+            bound = graph.bind(weights, args)
+            alone = batch == 1  # the one size at which a symbol could mean something else
+            if alone not in graph.verified:
+                self._verify(bound, args)
+                graph.verified.add(alone)
+            return bound
+        except Exception as error:  # whatever a user's program does that cannot be traced; a missing compiler
+            lines = str(error).strip().splitlines()
+            self._graphs[place] = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            return None
 
-    def _give_up(self, graph: "Graph", reason: str) -> None:
-        graph.wrong = True
-        self._warn(reason)
-
-    def _verify(self, graph: "Graph", bound: Function, args: Tensors) -> None:
+    def _verify(self, bound: Function, args: Tensors) -> None:
         """Runs both twins on the same noise and compares."""
         devices = [args[0].device] if args[0].is_cuda else []
-        buffers = {buffer: buffer.clone() for buffer in self._program.buffers()}  # a layer may count in them
+        # A layer may count in a buffer.
+        buffers = [(buffer, buffer.clone()) for module in self._program.modules for buffer in module.buffers()]
         results = []
         for function in (bound, self.function):
             with torch.random.fork_rng(devices):
                 results.append(function(*args))
-            for buffer, value in buffers.items():
+            for buffer, value in buffers:
                 buffer.data.copy_(value)
         worst = max(_distance(*pair) for pair in zip(*results, strict=True))
         # Loose, for rounding in bfloat16 changes the sign of Adam's first step where the gradient is small.
         if not worst < (0.5 if torch.is_autocast_enabled(args[0].device.type) else 0.02):
-            self._give_up(graph, f"its compiled results differ from the eager ones by {worst:.2g} of their norm")
-
-    def _warn(self, reason: str) -> None:
-        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
-        warnings.warn(f"{name} is not compiled, which makes it slower: {reason}", CaptureWarning, stacklevel=2)
+            raise RuntimeError(f"its compiled results differ from the eager ones by {worst:.2g} of their norm")
 
 
 def _modes(args: Tensors) -> tuple:
@@ -124,13 +120,8 @@ def _modes(args: Tensors) -> tuple:
 
 def _distance(a: Tensor, b: Tensor) -> float:
     """‖a - b‖ / ‖b‖ where both are finite; infinite where only one is."""
+    a, b = a.detach().double(), b.detach().double()
     finite = a.isfinite()
     if not torch.equal(finite, b.isfinite()):
         return float("inf")
-    a, b = a[finite].double(), b[finite].double()
-    return float((a - b).norm() / b.norm().clamp_min(1e-6))
-
-
-def _first_line(error: Any) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return float((a - b)[finite].norm() / b[finite].norm().clamp_min(1e-6))

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._inductor import standalone_compile
 from torch._subclasses import FakeTensorMode
-from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
@@ -33,12 +32,12 @@ class Graph:
     """
 
     def __init__(self, program: Program, args: Tensors, batch: int | None = None) -> None:
-        weights = program.named_weights()
+        weights = program.read()[0]
         self._env = ShapeEnv()
         self._admitted: dict[int, bool] = {}
         self._symbols: list[Any] = []
         mode = FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True)
-        fake_weights = {name: _stand_in(mode, weight) for name, weight in weights.items()}
+        fake_weights = [_stand_in(mode, weight) for weight in weights]
         fake_args = []
         for arg in args:
             example = arg.new_empty(batch or TRACED_BATCH, *arg.shape[1:]) if arg.dim() > 0 else arg
@@ -46,10 +45,11 @@ class Graph:
             sizes: Any = fake_args[-1].shape
             self._symbols += [size.node.expr for size in sizes if not isinstance(size, int)]
 
-        def run(fake_weights: dict[str, Tensor], fake_args: list[Tensor]) -> list[Tensor]:
-            for name, weight in fake_weights.items():
-                weight.requires_grad_(weights[name].requires_grad)
-            return [value.detach() for value in functional_call(program, fake_weights, tuple(fake_args))]
+        def run(fake_weights: list[Tensor], fake_args: list[Tensor]) -> list[Tensor]:
+            for fake, weight in zip(fake_weights, weights, strict=True):
+                fake.requires_grad_(weight.requires_grad)
+            with program.swapped(fake_weights):
+                return [value.detach() for value in program.function(*fake_args)]
 
         with mode, _tracing(args[0].device.type):
             traced = make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True)(fake_weights, fake_args)
@@ -58,8 +58,7 @@ class Graph:
         self._traced = traced
         self._compiled: Any = None
         self._replays = CUDAGraphs()
-        self.verified: set[bool] = set()
-        self.wrong = False
+        self.verified: set[bool] = set()  # alone in its batch, and not
 
     def admits(self, batch: int) -> bool:
         """Whether it serves this batch size, by what tracing asked of sizes."""

@@ -1,6 +1,7 @@
 """A function together with the modules it runs."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,41 +13,24 @@ _PLAIN = (bool, int, float, str, type(None))
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 
 
-class Program(nn.Module):
-    """`function` as the forward of a module that holds all it runs, so that weights can be swapped for inputs."""
+class Program:
+    """`function`, and the parameters and buffers of `modules`, all that it runs."""
 
-    def __init__(self, function: Function, modules: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self._function = function
-        self._parts = nn.ModuleList(modules)
-
-    def forward(self, *args: Tensor) -> Tensors:
-        return self._function(*args)
-
-    def named_weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name, shared ones once."""
-        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+    def __init__(self, function: Function, modules: Sequence[nn.Module]) -> None:
+        self.function = function
+        self.modules = modules
 
     def read(self) -> tuple[list[Tensor], tuple[Hashable, ...]]:
-        """The tensors of `named_weights`, in its order, and a key of what else a graph of the program holds fast.
+        """Parameters and buffers, shared ones once, and a key of what else a graph of the program holds fast.
 
-        That is: modes, numbers, strings and which tensors are attributes. Read at every batch, hence not by the walks
-        of `nn.Module`, which take a millisecond.
+        That is: modes, numbers, strings and which tensors are attributes.
         """
-        params: dict[int, Tensor] = {}
-        buffers: dict[int, Tensor] = {}
+        weights: dict[int, Tensor] = {}
         key: list[Any] = []
-        todo: list[Any] = [self._parts]
-        seen = set()
-        while todo:
-            module = todo.pop()
-            if module is None or module in seen:
-                continue
-            seen.add(module)
+        for module in self._walk():
             attributes = module.__dict__
-            params.update((id(p), p) for p in attributes["_parameters"].values() if p is not None)
-            buffers.update((id(b), b) for b in attributes["_buffers"].values() if b is not None)
-            todo += reversed(attributes["_modules"].values())  # depth first, as nn.Module names them
+            for tensors in (attributes["_parameters"], attributes["_buffers"]):
+                weights.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
             key.append(type(module))
             for name, value in attributes.items():
                 if name in _OF_EVERY_MODULE:
@@ -55,5 +39,38 @@ class Program(nn.Module):
                     key.append((name, value))
                 elif isinstance(value, Tensor):
                     key.append((name, id(value)))
-        weights = [*params.values(), *buffers.values()]
-        return weights, (*key, *(weight.requires_grad for weight in weights))
+        found = list(weights.values())
+        return found, (*key, *(weight.requires_grad for weight in found))
+
+    @contextmanager
+    def swapped(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """Inside, `weights` stand in the places of those that `read` gives, in its order.
+
+        By hand: `torch.func.functional_call` does not put back what it swapped in a module that has two names.
+        """
+        places = [
+            (tensors, name, tensor)
+            for module in self._walk()
+            for tensors in (module._parameters, module._buffers)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        ]
+        new = dict(zip((id(weight) for weight in self.read()[0]), weights, strict=True))
+        try:
+            for tensors, name, tensor in places:
+                tensors[name] = new[id(tensor)]  # type: ignore[assignment]
+            yield
+        finally:
+            for tensors, name, tensor in places:
+                tensors[name] = tensor  # type: ignore[assignment]
+
+    def _walk(self) -> Iterator[Any]:
+        """Every module once. Not by `nn.Module.modules`: this runs at every batch."""
+        todo: list[Any] = list(self.modules)
+        seen = set()
+        while todo:
+            module = todo.pop()
+            if module is not None and module not in seen:
+                seen.add(module)
+                todo += module.__dict__["_modules"].values()
+                yield module

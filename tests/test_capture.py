@@ -1,0 +1,380 @@
+"""A captured program is the program: same numbers, whatever changes around it."""
+
+import copy
+import os
+import random
+import subprocess
+import sys
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import FAMILIES, X_SHAPE, Z_DIM, tiny_images
+from pyro.nn import PyroModule
+from torch import nn
+
+import pyrovae as pv
+from pyrovae.capture import Capture, CaptureWarning
+from pyrovae.capture.engine import REPAID_AFTER
+from pyrovae.capture.graph import Graph
+from pyrovae.schema import COMPONENTS
+
+NETS = {
+    "mlp": lambda: pv.models.mlp(X_SHAPE, Z_DIM, widths=(8,)),
+    "conv": lambda: pv.models.conv(X_SHAPE, Z_DIM, channels=(2, 4), widths=(8,)),
+}
+LOOPS = {
+    "adam": {"lr": 0.05, "num_particles": 2},
+    "sgd": {"optimizer": "sgd", "lr": 1e-3, "clip": 3.0, "lr_decay": "linear", "path_gradient": False},
+    "pace": {"adapt": 0.3, "stop_below": 0.02, "num_steps": 13},
+}
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Every graph that is traced."""
+    made, init = [], Graph.__init__
+
+    def counted(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        made.append(self)
+
+    monkeypatch.setattr(Graph, "__init__", counted)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _no_fallback():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CaptureWarning)
+        yield
+
+
+def both(refiner, model, family, x, start, **kwargs):
+    """The outcome under either engine, from the same noise."""
+    results = []
+    for choice in ("eager", "compiled"):
+        torch.manual_seed(1)
+        with pv.engine(choice):
+            results.append(refiner(model, family, x, start, **kwargs))
+    return results
+
+
+def batch(size, dtype=torch.float32):
+    return (torch.rand(size, *X_SHAPE) < 0.4).to(dtype)
+
+
+def check_refiner(net, family, loop, dtype, **kwargs):
+    model, q = NETS[net]().to(dtype), COMPONENTS["family"][family](Z_DIM)
+    refiner = pv.SVIRefiner(**{"num_steps": 5, **LOOPS[loop], **kwargs})
+    for size in (7, 64, 1):
+        start = 0.3 * torch.randn(size, q.num_params, dtype=dtype)
+        eager, compiled = both(refiner, model, q, batch(size, dtype), start, record=True, beta=0.7)
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+        assert (eager.path[-1] - start).abs().max() > 100 * tolerance  # something happened
+        assert (eager.params - compiled.params).abs().max() < tolerance
+        assert (eager.path - compiled.path).abs().max() < tolerance
+        if eager.terms is not None:
+            torch.testing.assert_close(eager.terms, compiled.terms)
+            assert torch.equal(eager.reverted, compiled.reverted)
+
+
+@pytest.mark.parametrize(
+    ("net", "family", "loop", "dtype"),
+    [
+        ("mlp", "diagonal_normal", "pace", torch.float64),
+        ("mlp", "full_normal", "adam", torch.float64),
+        ("conv", "diagonal_normal", "sgd", torch.float64),
+    ],
+)
+def test_the_compiled_loop_is_the_eager_one(net, family, loop, dtype):
+    check_refiner(net, family, loop, dtype, safeguard=False)
+
+
+def test_so_with_the_safeguard_in_single_precision():
+    check_refiner("conv", "full_normal", "adam", torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("net", NETS)
+def test_so_in_every_combination(net, family, loop, dtype):
+    check_refiner(net, family, loop, dtype)
+
+
+class Affine(PyroModule):
+    """A program with everything that may change from outside."""
+
+    def __init__(self, name="data"):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("shift", torch.zeros(3))
+        self.gain, self.offset, self.name = 1.0, torch.zeros(3), name
+
+    def forward(self, x):
+        draw = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+        return (self.gain * self.layer(x) + self.shift + self.offset + 0 * draw,)
+
+
+def test_one_graph_serves_every_size_and_every_value_of_a_weight(graphs):
+    program = Affine()
+    captured = Capture(program, program)
+    with pv.engine("compiled"), torch.no_grad():
+        for size in (5, 3, 1, 200):
+            for change in (program.layer.weight, program.shift, program.offset):
+                change.add_(1.0)
+                x = torch.randn(size, 3)
+                torch.testing.assert_close(captured(x), program(x))
+    assert len(graphs) == 1
+
+
+def test_what_a_graph_holds_fast_makes_another(graphs):
+    program = Affine()
+    captured = Capture(program, program)
+    changes = [
+        lambda: None,
+        lambda: setattr(program, "gain", 2.0),
+        lambda: setattr(program, "offset", torch.ones(3)),
+        lambda: setattr(program, "layer", nn.Sequential(nn.Linear(3, 3), nn.Tanh())),
+        program.double,
+        program.eval,
+    ]
+    with pv.engine("compiled"), torch.no_grad():
+        for number, change in enumerate(changes, 1):
+            change()
+            program.offset = program.offset.to(program.shift.dtype) if number == 5 else program.offset
+            x = torch.randn(4, 3, dtype=program.shift.dtype)
+            torch.testing.assert_close(captured(x), program(x))
+            torch.testing.assert_close(captured(x), program(x))
+            assert len(graphs) == number
+
+
+def test_beta_step_size_and_steps_are_no_new_graph(graphs, model):
+    q, x = pv.DiagonalNormal(Z_DIM), batch(7)
+    refiner = pv.SVIRefiner(num_steps=2, safeguard=False)
+    for beta, lr, num_steps in ((1.0, 0.1, 2), (0.5, 0.2, 3)):
+        refiner.lr, refiner.num_steps = lr, num_steps
+        eager, compiled = both(refiner, model, q, x, torch.zeros(7, q.num_params), beta=beta)
+        torch.testing.assert_close(eager.params, compiled.params, atol=1e-5, rtol=0)
+    assert len(graphs) == 1
+
+
+def test_training_and_evaluation_share_a_graph(graphs, model):
+    guide = pv.SemiAmortizedGuide(
+        model, pv.DiagonalNormal(Z_DIM), pv.nets.MLP(X_SHAPE, (2 * Z_DIM,)), pv.SVIRefiner(num_steps=2, safeguard=False)
+    )
+    with pv.engine("compiled"):
+        guide.infer(batch(7))
+        model.eval(), guide.eval()
+        guide.infer(batch(6))
+    assert len(graphs) == 1
+
+
+def test_a_program_that_counts_its_batch_has_a_graph_for_each_size():
+    def program(x):
+        return (x * len(x),)
+
+    captured = Capture(program)
+    with pv.engine("compiled"):
+        for size in (4, 6, 4):
+            assert torch.equal(captured(torch.ones(size, 2))[0], torch.full((size, 2), float(size)))
+
+
+def test_sites_draw_in_the_order_of_the_program():
+    class TwoLayers(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 3), nn.Linear(3, 4)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z1 = pyro.sample("z1", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                z2 = pyro.sample("z2", dist.Normal(self.first(z1), 0.5).to_event(1))
+                pyro.sample("x", dist.Normal(self.second(z2), 1.0).to_event(1), obs=x)
+
+    class Both(pv.Family):
+        num_params = 10
+
+        def forward(self, params):
+            raise NotImplementedError
+
+        def sample(self, params):
+            loc, scale = params[..., :5], params[..., 5:].exp()
+            with pyro.plate("data", len(params)):
+                pyro.sample("z1", dist.Normal(loc[..., :2], scale[..., :2]).to_event(1))
+                return pyro.sample("z2", dist.Normal(loc[..., 2:], scale[..., 2:]).to_event(1))
+
+    eager, compiled = both(pv.SVIRefiner(num_steps=4), TwoLayers(), Both(5), torch.randn(6, 4), torch.zeros(6, 10))
+    torch.testing.assert_close(eager.params, compiled.params, atol=1e-5, rtol=0)
+
+
+# What cannot be captured.
+
+
+def branches(x):
+    return (x + 1 if x.sum() > 0 else x - 1,)
+
+
+def draws_from_elsewhere(x):
+    return (x + random.random(),)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"), [(branches, "DataDependent|data-dependent"), (draws_from_elsewhere, "differ from the eager")]
+)
+def test_the_rest_runs_eagerly_after_one_warning(program, reason):
+    captured, x = Capture(program), torch.ones(3, 2)
+    with pv.engine("compiled"):
+        with pytest.warns(CaptureWarning, match=f"{program.__name__} is not compiled.*({reason})") as caught:
+            captured(x)
+        assert len([w for w in caught if w.category is CaptureWarning]) == 1
+        random.seed(3)
+        first = captured(x)[0]  # and no further warning, which would be an error here
+        random.seed(3)
+        assert torch.equal(first, program(x)[0])
+
+
+def test_without_a_compiler_it_runs_eagerly(tmp_path):
+    code = (
+        "import warnings, torch, pyrovae as pv\n"
+        "m, q = pv.models.mlp((1, 6, 5), 3, widths=(8,)), pv.DiagonalNormal(3)\n"
+        "with pv.engine('compiled'):\n"
+        "    print(pv.SVIRefiner(num_steps=2, safeguard=False)(m, q, torch.zeros(4, 1, 6, 5), torch.zeros(4, 6)).params.shape)"
+    )
+    env = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "torch.Size([4, 6])\n"
+    assert done.stderr.count("CaptureWarning") == 1
+    assert "C++ compiler" in done.stderr
+
+
+def test_handlers_are_never_lost_in_a_graph():
+    program = Affine()
+    captured, x = Capture(program, program), torch.ones(3, 3)
+    with pv.engine("compiled"):
+        captured(x)
+        with pyro.poutine.trace() as trace:
+            captured(x)
+    assert "z" in trace.trace.nodes
+
+
+def test_a_layer_that_counts_is_counted_once():
+    torch.manual_seed(0)
+    program = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    captured, twin = Capture(lambda x: (program(x),), program), copy.deepcopy(program)
+    with pv.engine("compiled"), torch.no_grad():
+        for _ in range(3):
+            x = torch.randn(8, 3)
+            torch.testing.assert_close(captured(x)[0], twin(x))
+    assert program[1].num_batches_tracked == 3
+    torch.testing.assert_close(program[1].running_mean, twin[1].running_mean)
+
+
+def test_copies_of_a_guide_capture_anew(model):
+    guide = pv.SVIGuide(model, pv.DiagonalNormal(Z_DIM), pv.SVIRefiner(num_steps=2, safeguard=False))
+    with pv.engine("compiled"):
+        guide.infer(batch(4))
+        copy.deepcopy(guide).infer(batch(4))
+
+
+# When.
+
+
+def test_auto_compiles_what_repays_it():
+    calls = []
+
+    def program(x):
+        calls.append(x)
+        return (x,)
+
+    x = torch.ones(2, 2)
+    for num_batches, calls_a_batch, compiled in (
+        (REPAID_AFTER, 1, True),
+        (REPAID_AFTER - 1, 1, False),
+        (500, 10, True),
+    ):
+        captured = Capture(program)
+        with pv.engine("auto", num_batches):
+            assert (captured.bind(x, calls=calls_a_batch) is not program) == compiled
+    captured = Capture(program)  # nothing known of what is to come
+    assert captured.bind(x, calls=REPAID_AFTER - 1) is program
+    assert captured.bind(x, calls=1) is not program
+    with pv.engine("eager"):
+        assert captured.bind(x) is program
+    with pytest.raises(ValueError, match="engine must be auto, eager or compiled, got 'fast'"), pv.engine("fast"):
+        pass
+
+
+# bfloat16.
+
+
+def test_bfloat16_weights_are_cast_once_a_call_and_not_once_a_step(graphs, model):
+    q, x = pv.DiagonalNormal(Z_DIM), batch(7)
+    refiner = pv.SVIRefiner(num_steps=5, lr=0.05, optimizer="sgd", safeguard=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        eager, compiled = both(refiner, model, q, x, torch.zeros(7, q.num_params))
+    torch.testing.assert_close(eager.params, compiled.params, atol=0.05, rtol=0.05)
+    full = both(refiner, model, q, x, torch.zeros(7, q.num_params))[1]
+    torch.testing.assert_close(full.params, compiled.params, atol=0.05, rtol=0.05)
+    assert not torch.equal(full.params, compiled.params)
+    half, single = graphs
+    num_weights = len(list(model.decoder.parameters()))
+    casts = [n for n in half._prologue.graph.nodes if n.target is torch.ops.aten._to_copy.default]
+    assert len(casts) == num_weights
+    assert single._prologue is None or not any("_to_copy" in str(n.target) for n in single._prologue.graph.nodes)
+    weights = half._traced.graph.find_nodes(op="placeholder")[:num_weights]
+    assert not any(weight.users for weight in weights), "the step still reads weights in single precision"
+
+
+# Training.
+
+
+def trained(guide_name, choice, net="mlp", **options):
+    torch.manual_seed(0)
+    model = NETS[net]()
+    q = pv.DiagonalNormal(Z_DIM)
+    encoder = pv.nets.MLP(X_SHAPE, (q.num_params,), widths=(8,))
+    loop = pv.SVIRefiner(num_steps=3, lr=0.05)
+    guide = (
+        pv.AmortizedGuide(q, encoder) if guide_name == "amortized" else pv.SemiAmortizedGuide(model, q, encoder, loop)
+    )
+    metrics = pv.fit(model, guide, tiny_images(), batch_size=16, epochs=2, engine=choice, progress=False, **options)
+    return {n: p.detach() for n, p in [*model.named_parameters(), *guide.named_parameters()]}, metrics
+
+
+@pytest.mark.parametrize(("guide", "net"), [("amortized", "conv"), ("semi_amortized", "mlp")])
+def test_training_is_the_same_under_either_engine(guide, net):
+    options = {"gradient_clip": 30.0, "lr_schedule": "cosine", "lr": 0.01, "beta": 0.5}
+    (eager, eager_metrics), (compiled, metrics) = (trained(guide, e, net, **options) for e in ("eager", "compiled"))
+    start, _ = trained(guide, "eager", net, lr=1e-9)
+    for name, value in eager.items():
+        torch.testing.assert_close(value, compiled[name], atol=1e-4, rtol=0, msg=name)
+        assert (value - start[name]).abs().max() > 0.01, name
+    assert eager_metrics["test/elbo"] == pytest.approx(metrics["test/elbo"], abs=1e-2)
+
+
+def test_compiled_training_in_bfloat16():
+    weights, metrics = trained("semi_amortized", "compiled", use_amp=True)
+    assert all(w.dtype == torch.float32 and w.isfinite().all() for w in weights.values())
+    assert metrics["test/elbo"] > -30
+
+
+# A GPU.
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_step_of_the_loop_waits_for_the_gpu():
+    model, q = NETS["mlp"]().cuda(), pv.DiagonalNormal(Z_DIM).cuda()
+    refiner, x = pv.SVIRefiner(num_steps=5, safeguard=False), batch(7).cuda()
+    start = torch.zeros(7, q.num_params, device="cuda")
+    eager, compiled = both(refiner, model, q, x, start)
+    torch.testing.assert_close(eager.params, compiled.params, atol=1e-4, rtol=0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        both(refiner, model, q, x, start)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
