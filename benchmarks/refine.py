@@ -86,7 +86,8 @@ def hand_compiled(decoder: nn.Module) -> Callable[[Tensor, Tensor], None]:
     """The step as one function under torch.compile."""
 
     @torch.compile
-    def step(params: Tensor, mean: Tensor, square: Tensor, k: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    def step(x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        params, mean, square, k = state
         grad = torch.func.grad(lambda params: negative_elbo(decoder, params, x))(params)
         k = k + 1
         mean = 0.9 * mean + 0.1 * grad
@@ -98,7 +99,7 @@ def hand_compiled(decoder: nn.Module) -> Callable[[Tensor, Tensor], None]:
         state: tuple[Tensor, ...] = start, torch.zeros_like(start), torch.zeros_like(start), x.new_zeros(())
         with torch.no_grad():
             for _ in range(STEPS):
-                state = step(*state, x)
+                state = step(x, *state)
 
     return run
 

@@ -1,5 +1,7 @@
 """One thread, fixed seeds, and the small things that many tests need."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import pyrovae as pv
 from pyrovae.schema import COMPONENTS
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: threads beside busy cores spin
 
 X_SHAPE, Z_DIM = (1, 6, 5), 3
 GUIDES, FAMILIES = sorted(COMPONENTS["guide"]), sorted(COMPONENTS["family"])

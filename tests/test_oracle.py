@@ -10,7 +10,7 @@ from oracle import FixedNoise, LinearGaussian, evidence_of_ppca, quadrature
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.inference import ELBO, elbo_terms
+from pyrovae.inference import ELBO, elbo_terms, iwae
 
 FAMILIES = [pv.DiagonalNormal, pv.FullNormal]
 sizes = {"d": st.integers(1, 8), "extra": st.integers(0, 4), "sigma": st.floats(0.3, 2.0), "seed": st.integers(0, 999)}
@@ -73,6 +73,27 @@ def test_c3_exact_posterior_gives_constant_weights(dtype, tolerance):
         for i in range(len(x)):
             log_weight = -ELBO().loss(model, lambda _, i=i: family.to(dtype).sample(params[i : i + 1]), x[i : i + 1])
             assert abs(log_weight.item() - evidence[i].item()) < tolerance
+
+
+def test_c3_importance_weights_from_the_exact_posterior_give_the_evidence():
+    oracle, family = LinearGaussian.random(), pv.FullNormal(3)
+    for num_samples in (1, 7):
+        bound = iwae(oracle.model, family, oracle.x, oracle.best_params(family), num_samples, chunk_size=3)
+        torch.testing.assert_close(bound, oracle.log_evidence, atol=1e-10, rtol=0)
+
+
+def test_c7_importance_weights_from_another_q_rise_from_the_elbo_to_the_evidence():
+    oracle, family = LinearGaussian.random(), pv.DiagonalNormal(3)
+    params = oracle.best_params(family)
+    bounds = {k: torch.stack([iwae(oracle.model, family, oracle.x, params, k) for _ in range(400)]) for k in (1, 8, 64)}
+    means = [bound.mean() for bound in bounds.values()]
+    error = bounds[1].std() / bounds[1].numel() ** 0.5
+    elbo = (oracle.log_evidence - oracle.diagonal_gap).mean()
+    assert abs(means[0] - elbo) < 5 * error
+    assert means[0] < means[1] < means[2] < oracle.log_evidence.mean() + 5 * error
+    assert oracle.log_evidence.mean() - means[2] < 0.2 * oracle.diagonal_gap
+    with pytest.raises(ValueError, match="num_samples must be >= 1, got 0"):
+        iwae(oracle.model, family, oracle.x, params, 0)
 
 
 def test_c3_path_gradient_vanishes_at_the_exact_posterior():

@@ -6,6 +6,8 @@ from pyro.infer import SVI
 
 import pyrovae as pv
 from pyrovae.inference import elbo_terms, frozen
+from pyrovae.inference.pace import Pace
+from pyrovae.inference.row_optimizers import SGD, Adam
 
 
 def test_improves_and_says_by_how_much(model, x):
@@ -129,6 +131,98 @@ def test_frozen_is_undone_by_an_error(model):
 
 
 @pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (Adam(), lambda p: torch.optim.Adam(p, lr=0.1)),
+        (SGD(momentum=0.7), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.7)),
+    ],
+)
+def test_row_optimizers_are_those_of_torch(ours, theirs):
+    params = torch.randn(4, 3, dtype=torch.float64)
+    twin, slots = params.clone().requires_grad_(), tuple(torch.zeros_like(params) for _ in range(ours.num_slots))
+    optimizer = theirs([twin])
+    for k in range(20):
+        grad = torch.randn(4, 3, dtype=torch.float64)
+        direction, slots = ours(grad, torch.tensor(float(k), dtype=torch.float64), slots)
+        params = params - 0.1 * direction
+        twin.grad = grad
+        optimizer.step()
+    torch.testing.assert_close(params, twin.detach(), atol=1e-12, rtol=0)
+
+
+def bowl(pace, lr, num_steps, start=(8.0, 0.5)):
+    """Descends 1/2 lambda^2 for two datapoints; the paths (K + 1, 2, 1) and the last slots."""
+    params = torch.tensor(start, dtype=torch.float64)[:, None]
+    slots, path = pace.init(params), [params]
+    for k in range(num_steps):
+        move, slots = pace(-lr * params, params, torch.tensor(float(k)), slots)
+        params = params + move
+        path.append(params)
+    return torch.stack(path), slots
+
+
+def test_step_sizes_grow_while_steps_agree_and_shrink_where_they_do_not():
+    held, _ = bowl(Pace(0.0, None), lr=0.01, num_steps=40)
+    grown, _ = bowl(Pace(0.2, None), lr=0.01, num_steps=40)
+    assert (grown[-1].abs() < 0.01 * held[-1].abs()).all()
+    held, _ = bowl(Pace(0.0, None), lr=2.05, num_steps=40)  # each step overshoots, and farther than the last
+    shrunk, _ = bowl(Pace(0.2, None), lr=2.05, num_steps=40)
+    assert held[-1].abs().min() > held[0].abs().min()
+    assert (shrunk[-1].abs() < 0.1 * shrunk[0].abs()).all()
+
+
+def test_a_datapoint_stops_when_a_step_is_worth_too_little_and_not_before():
+    path, _ = bowl(Pace(0.0, 0.01), lr=0.1, num_steps=200)
+    worth = (path[:-1] * (path[:-1] - path[1:]))[..., 0]  # (K, 2) nats a step, to first order
+    last = (path.diff(dim=0)[..., 0] != 0).sum(0)  # steps that each datapoint took
+    assert 5 <= last[1] < last[0] < 200, "the one that starts nearer stops first"
+    for i in (0, 1):
+        assert worth[last[i] - 1, i] < 0.02
+        assert worth[max(last[i] - 12, 0), i] > 0.01
+        assert torch.equal(path[last[i], i], path[-1, i]), "and stays"
+
+
+def test_stopped_datapoints_leave_the_batch_and_change_no_other(model, x, monkeypatch):
+    for parameter in model.parameters():  # a decoder that depends on z
+        torch.nn.init.normal_(parameter, std=0.7)
+    sizes, original = [], SVI.step
+    monkeypatch.setattr(SVI, "step", lambda self, x: sizes.append(len(x)) or original(self, x))
+    family = pv.DiagonalNormal(Z_DIM)
+    free, halted = (pv.SVIRefiner(num_steps=40, lr=0.05, safeguard=False, stop_below=s) for s in (None, 0.2))
+    results = []
+    for refiner in (free, halted):
+        torch.manual_seed(3)
+        results.append(refiner(model, family, x, torch.zeros(7, 6), record=True))
+    assert sizes[:40] == [7] * 40
+    assert sizes[40] == 7
+    assert sizes[-1] < 7, "none has stopped"
+    assert results[1].path.shape == results[0].path.shape == (41, 7, 6)
+    assert torch.equal(results[1].path[-1], results[1].params)
+    assert torch.equal(results[0].path[:4], results[1].path[:4])
+    moved = (results[1].path.diff(dim=0) != 0).any(-1)  # (K, B)
+    assert torch.equal(moved, moved.cummin(0).values), "a datapoint that stopped moved again"
+    assert 5 <= moved.sum(0).min() < moved.sum(0).max() < 40
+
+
+def test_linear_decay_ends_at_rest(model, x):
+    refiner = pv.SVIRefiner(num_steps=10, lr=0.1, lr_decay="linear", safeguard=False)
+    path = refiner(model, pv.DiagonalNormal(Z_DIM), x, torch.zeros(7, 6), record=True).path
+    step = path.diff(dim=0).abs().amax((1, 2))
+    assert step[0] == pytest.approx(0.1, rel=1e-3)  # Adam's first step is its step size
+    assert step[-1] < 0.02
+
+
+def test_a_refined_guide_starts_where_it_is_told(model, x):
+    guide = make_guide("semi_amortized", "diagonal_normal", model, safeguard=False)
+    start = torch.randn(7, 6)
+    start[0] = torch.nan
+    inferred = guide.infer(x, record=True, start=start)
+    assert torch.equal(inferred.path[0, 1:], start[1:])
+    assert torch.equal(inferred.path[0, 0], inferred.init[0])
+    assert torch.equal(inferred.init, guide.initial(x))
+
+
+@pytest.mark.parametrize(
     ("bad", "message"),
     [
         ({"num_steps": 0}, "num_steps must be >= 1, got 0; use AmortizedGuide for no refinement"),
@@ -136,6 +230,8 @@ def test_frozen_is_undone_by_an_error(model):
         ({"optimizer": "lbfgs"}, "optimizer must be adam or sgd, got 'lbfgs'"),
         ({"clip": -1.0}, "clip must be > 0, got -1.0"),
         ({"num_particles": 0}, "num_particles must be >= 1, got 0"),
+        ({"adapt": -1.0}, "adapt must be >= 0, got -1.0; 0 leaves step sizes alone"),
+        ({"lr_decay": "cosine"}, "lr_decay must be none or linear, got 'cosine'"),
     ],
 )
 def test_errors(bad, message):

@@ -170,7 +170,7 @@ def test_beta_follows_the_warmup_step_by_step(monkeypatch):
     monkeypatch.setattr(
         type(lit.guide),
         "infer",
-        lambda self, x, beta=1.0, record=False: (seen.append(beta), original(self, x, beta))[1],
+        lambda self, x, beta=1.0, **options: (seen.append(beta), original(self, x, beta, **options))[1],
     )
     pl.Trainer(max_epochs=3, **QUIET).fit(lit, BATCHES)
     assert seen == pytest.approx([min(2.0, 2.0 * k / 12) for k in range(18)])
@@ -189,6 +189,44 @@ def test_cosine_schedule_ends_near_zero(images, tmp_path):
     assert rates[0] == pytest.approx(0.1)
     assert rates[8] == pytest.approx(0.05)
     assert 0 < rates[-1] < 0.001
+
+
+def test_refinement_may_start_late(images, tmp_path):
+    model, guide = fresh()
+    pv.fit(model, guide, images, epochs=2, batch_size=10, refine_from=1, log_every=1, run_dir=tmp_path, progress=False)
+    gains = [
+        float(row["train/refinement_gain"])
+        for row in csv.DictReader((tmp_path / "metrics.csv").open())
+        if row["train/refinement_gain"]
+    ]
+    assert gains[:4] == [0, 0, 0, 0]
+    assert all(gains[4:])
+
+
+def test_warm_start_begins_where_the_last_visit_ended(images, monkeypatch):
+    model, guide = fresh()
+    visits, infer, steps = {}, guide.infer, []
+    original = LitVAE.training_step
+
+    def training_step(self, batch, batch_idx):
+        steps.append(batch.rows)
+        return original(self, batch, batch_idx)
+
+    def inferred(x, beta=1.0, record=False, start=None):
+        result = infer(x, beta, record, start)
+        if start is None or not model.training:
+            return result
+        for row, first, last in zip(steps[-1].tolist(), start, result.params, strict=True):
+            visits.setdefault(row, []).append((first, last))
+        return result
+
+    monkeypatch.setattr(LitVAE, "training_step", training_step)
+    monkeypatch.setattr(guide, "infer", inferred)
+    pv.fit(model, guide, images, epochs=3, batch_size=16, refine_from=1, warm_start=True, progress=False)
+    assert sorted(visits) == list(range(40))
+    pairs = [(first[1], second[0]) for first, second in (v[-2:] for v in visits.values() if len(v) > 1)]
+    assert len(pairs) > 20  # the first batch found no rows at all
+    assert all(torch.equal(ended, started) for ended, started in pairs)
 
 
 def test_early_stopping_waits_out_the_warmup(images, tmp_path, monkeypatch):
@@ -221,7 +259,7 @@ def run(folder: Path, name: str, images, resume: Path | None = None):
     return pv.fit(
         model, guide, images, epochs=4, batch_size=10, lr=1e-2, lr_schedule="cosine", log_every=1, checkpoint_every=3,
         beta_warmup=LinearWarmup(epochs=3), gradient_clip=1.0, early_stopping=True, seed=3, run_dir=folder, resume=resume,
-        progress=False,
+        progress=False, refine_from=1, warm_start=name == "semi_amortized",
     )  # fmt: skip
 
 

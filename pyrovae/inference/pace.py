@@ -6,7 +6,7 @@ from torch import Tensor
 from .row_optimizers import Slots
 
 DECAY = 0.8  # of the running mean of a datapoint's gain
-MIN_STEPS = 3  # before a datapoint may stop
+MIN_STEPS = 5  # before a datapoint may stop
 
 
 class Pace:

@@ -157,6 +157,7 @@ class LitVAE(pl.LightningModule):
     def on_train_start(self) -> None:
         # Of the whole training, also after a resume: whether to compile may not depend on where one is.
         self._num_batches = (self.trainer.max_epochs or 1) * int(self.trainer.num_training_batches)
+        self.on_train_epoch_start()  # which a resume within an epoch leaves out
 
     def _engine(self) -> Any:
         # A float16 scaler acts between forward and backward, which a graph has behind it.
