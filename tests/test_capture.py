@@ -6,6 +6,8 @@ import random
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -17,6 +19,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.capture import Capture, CaptureWarning
+from pyrovae.capture.cuda_graphs import CUDAGraphs
 from pyrovae.capture.engine import REPAID_AFTER
 from pyrovae.capture.graph import Graph
 from pyrovae.schema import COMPONENTS
@@ -364,6 +367,44 @@ def test_compiled_training_in_bfloat16():
 
 
 # A GPU.
+
+
+def test_replays_copy_arguments_in_and_results_out(monkeypatch):
+    ran = []  # (arguments, results) of the function that a CUDA graph would record
+
+    def function(weight, x):
+        ran.append(((weight, x), [weight * x]))
+        return ran[-1][1]
+
+    class Recorded:
+        def replay(self):  # runs on the memory it was recorded with
+            (weight, x), (result,) = ran[-1]
+            result.copy_(weight * x)
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, fake in {
+        "get_rng_state": lambda device: None,
+        "set_rng_state": lambda state, device: None,
+        "Stream": lambda device: stream,
+        "current_stream": lambda device: stream,
+        "stream": lambda stream: nullcontext(),
+        "CUDAGraph": Recorded,
+        "graph": lambda graph: nullcontext(),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    weight, graphs = torch.tensor([1.0, 2.0]), CUDAGraphs()
+    x = torch.ones(3, 2)
+    replay = graphs.bind(function, [weight], (x,))
+    first = replay(x)[0]
+    weight.mul_(10)  # in place, as an optimizer does
+    second = graphs.bind(function, [weight], (x,))(2 * x)[0]
+    assert torch.equal(first, x * torch.tensor([1.0, 2.0])), "a replay wrote over an earlier result"
+    assert torch.equal(second, x * torch.tensor([20.0, 40.0]))
+    recorded = len(ran)
+    assert graphs.bind(function, [weight], (x,)) is replay
+    assert len(ran) == recorded
+    assert graphs.bind(function, [weight], (torch.ones(4, 2),)) is not replay  # another batch size
+    assert graphs.bind(function, [weight.clone()], (x,)) is not replay  # another place in memory
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
