@@ -1,6 +1,7 @@
 """The command line. Scripts call `train`; a failure is one line on stderr and an exit code."""
 
 import argparse
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -84,6 +85,9 @@ def _train(args: argparse.Namespace) -> None:
         return
     if old is not None:
         old.change(config)
+    if not args.quiet:  # compiling takes seconds in which no bar moves
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("pyrovae").setLevel(logging.INFO)
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     data = build_data(config)

@@ -191,6 +191,18 @@ def test_cosine_schedule_ends_near_zero(images, tmp_path):
     assert 0 < rates[-1] < 0.001
 
 
+@pytest.mark.parametrize(
+    ("guide", "options", "message"),
+    [
+        ("semi_amortized", {"refine_from": 2}, "refine_from must be from 0 to 1, .* got 2"),
+        ("amortized", {"warm_start": True}, "warm_start needs a guide that refines, got AmortizedGuide"),
+    ],
+)
+def test_refinement_settings_that_mean_nothing(guide, options, message, images):
+    with pytest.raises(ValueError, match=message):
+        pv.fit(*fresh(guide), images, epochs=2, progress=False, **options)
+
+
 def test_refinement_may_start_late(images, tmp_path):
     model, guide = fresh()
     pv.fit(model, guide, images, epochs=2, batch_size=10, refine_from=1, log_every=1, run_dir=tmp_path, progress=False)

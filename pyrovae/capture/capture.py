@@ -1,6 +1,8 @@
 """A Pyro program and its compiled twin."""
 
+import logging
 import warnings
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +14,8 @@ from .program import Function, Program, Tensors
 
 if TYPE_CHECKING:
     from .graph import Graph
+
+_log = logging.getLogger(__name__)
 
 MAX_GRAPHS = 16  # of one function; if it takes more, something changes at every call
 
@@ -43,6 +47,7 @@ class Capture:
         self._graphs: dict[tuple, Graph | str] = {}  # or why there is none
         self._warned: set[tuple] = set()
         self._num_calls = 0
+        self._name = getattr(function, "__qualname__", type(function).__qualname__)
 
     def __call__(self, *args: Tensor) -> Tensors:
         """`function(*args)`."""
@@ -62,9 +67,10 @@ class Capture:
                 return bound
         if key not in self._warned:
             self._warned.add(key)
-            name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
             reason = self._graphs[key, batch]
-            warnings.warn(f"{name} is not compiled, which makes it slower: {reason}", CaptureWarning, stacklevel=2)
+            warnings.warn(
+                f"{self._name} is not compiled, which makes it slower: {reason}", CaptureWarning, stacklevel=2
+            )
         return self.function
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,7 +89,10 @@ class Capture:
             self._graphs[place] = graph
             if isinstance(graph, str) or not graph.admits(batch):
                 return None
+            start = perf_counter()
             bound = graph.bind(weights, args)
+            if not graph.verified:
+                _log.info("compiled %s in %.1f s", self._name, perf_counter() - start)
             alone = batch == 1  # the one size at which a symbol could mean something else
             if alone not in graph.verified:
                 self._verify(bound, args)

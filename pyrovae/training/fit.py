@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import nn
 
-from ..guides import Guide
+from ..guides import Guide, RefinedGuide
 from ..models import VAE
 from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, checkpoints
 from .checkpoint import AtomicCheckpointIO, read_checkpoint
@@ -41,7 +41,10 @@ class Data(Protocol):
         ...
 
     def batches(self, split: Literal["train", "val", "test"], batch_size: int, **options: Any) -> Iterable[Any]:
-        """Batches x (B, *x_shape) as a function of the options seed, rank, world_size, device and position."""
+        """Batches x (B, *x_shape) as a function of the options seed, rank, world_size, device and position.
+
+        For `warm_start` the option `numbered=True` asks for pairs with attribute `rows`, the number of each image.
+        """
         ...
 
 
@@ -124,8 +127,7 @@ def fit(
         log_every_n_steps=module.log_every,
         use_distributed_sampler=False,
     )
-    if module.warm_start and trainer.world_size > 1:
-        raise SettingsError(f"train.warm_start keeps its rows in one process, got {trainer.world_size}; set devices: 1")
+    _check_refinement(module, epochs, trainer.world_size)
     train, val, test = _loaders(trainer, data, batch_size, seed, module.warm_start)
     try:
         trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
@@ -148,6 +150,18 @@ def _trainer(**options: Any) -> pl.Trainer:
         names = ("accelerator", "devices", "strategy")
         given = ", ".join(f"train.{name} {options[name]!r}" for name in names)
         raise SettingsError(f"{given}: {str(error).splitlines()[0]}") from error
+
+
+def _check_refinement(module: LitVAE, epochs: int, world_size: int) -> None:
+    if not 0 <= module.refine_from < epochs:
+        raise SettingsError(
+            f"train.refine_from must be from 0 to {epochs - 1}, so that one of {epochs} epochs refines, "
+            f"got {module.refine_from}"
+        )
+    if module.warm_start and not isinstance(module.guide, RefinedGuide):
+        raise SettingsError(f"train.warm_start needs a guide that refines, got {type(module.guide).__name__}")
+    if module.warm_start and world_size > 1:
+        raise SettingsError(f"train.warm_start keeps its rows in one process, got {world_size}; set devices: 1")
 
 
 def _loaders(trainer: pl.Trainer, data: Data, batch_size: int, seed: int, numbered: bool) -> list[Iterable[Any]]:
