@@ -39,15 +39,16 @@ class Capture:
     Args:
         function: Takes tensors of shape () or (B, ...) and returns a tuple of tensors; no other effect.
         modules: All that it runs.
+        name: What messages call it; by default what Python does.
     """
 
-    def __init__(self, function: Function, *modules: nn.Module) -> None:
+    def __init__(self, function: Function, *modules: nn.Module, name: str = "") -> None:
         self.function = function
         self._program = Program(function, modules)
         self._graphs: dict[tuple, Graph | str] = {}  # or why there is none
         self._warned: set[tuple] = set()
         self._num_calls = 0
-        self._name = getattr(function, "__qualname__", type(function).__qualname__)
+        self.name = name or getattr(function, "__qualname__", type(function).__qualname__)
 
     def __call__(self, *args: Tensor) -> Tensors:
         """`function(*args)`."""
@@ -68,9 +69,8 @@ class Capture:
         if key not in self._warned:
             self._warned.add(key)
             reason = self._graphs[key, batch]
-            warnings.warn(
-                f"{self._name} is not compiled, which makes it slower: {reason}", CaptureWarning, stacklevel=2
-            )
+            message = f"{self.name} is not compiled, which makes it slower: {reason}"
+            warnings.warn(message, CaptureWarning, stacklevel=2)
         return self.function
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Capture:
             start = perf_counter()
             bound = graph.bind(weights, args)
             if not graph.verified:
-                _log.info("compiled %s in %.1f s", self._name, perf_counter() - start)
+                _log.info("compiled %s in %.1f s", self.name, perf_counter() - start)
             alone = batch == 1  # the one size at which a symbol could mean something else
             if alone not in graph.verified:
                 self._verify(bound, args)

@@ -165,7 +165,11 @@ class SVIRefiner(Refiner):
 
             if len(self._programs) == MAX_PROGRAMS:
                 del self._programs[next(iter(self._programs))]  # the oldest
-            self._programs[key] = step, Capture(step, model, family), Capture(score, model, family)
+            self._programs[key] = (
+                step,
+                Capture(step, model, family, name="the inner step"),
+                Capture(score, model, family, name="the score of refinement"),
+            )
         return self._programs[key]
 
     def __getstate__(self) -> dict[str, Any]:

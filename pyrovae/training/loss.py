@@ -25,7 +25,7 @@ class BatchLoss:
 
     def __init__(self, elbo: ELBOModule) -> None:
         self.elbo = elbo
-        self._gradients = Capture(self.gradients, elbo.model, elbo.guide)
+        self._gradients = Capture(self.gradients, elbo.model, elbo.guide, name="the training loss")
 
     def __call__(
         self, x: Tensor, beta: float, refine: bool = True, start: Tensor | None = None
