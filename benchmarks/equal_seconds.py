@@ -12,12 +12,11 @@ and IWAE-1000 with the refined q as proposal, for both schemes alike. Runs are a
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
+from timing import TimedData
 from torch import Tensor
 
 import pyrovae as pv
@@ -31,34 +30,6 @@ SCHEMES: dict[str, dict[str, Any] | None] = {  # the refiner of each; None has n
     "semi_k4": {"num_steps": 4, "lr": 0.1, "lr_decay": "linear"},
     "semi_k10": {"num_steps": 10, "lr": 0.03},
 }
-
-
-class Watched:
-    """Training data that times each epoch and reports after it."""
-
-    def __init__(self, data: pv.data.ImageData, report: Callable[[float], None]) -> None:
-        self.data, self.report = data, report
-        self.x_shape = data.x_shape
-
-    def batches(self, split: Any, batch_size: int, **options: Any) -> Any:
-        batches = self.data.batches(split, batch_size, **options)
-        return Epochs(batches, self.report) if split == "train" and "position" in options else batches
-
-
-class Epochs:
-    """Batches, and the seconds spent between them."""
-
-    def __init__(self, batches: Any, report: Callable[[float], None]) -> None:
-        self.batches, self.report, self.seconds = batches, report, 0.0
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        start = perf_counter()
-        yield from self.batches
-        self.seconds += perf_counter() - start
-        self.report(self.seconds)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -78,27 +49,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         guide = pv.SemiAmortizedGuide(model, family, encoder, loop, encoder_loss=args.encoder_loss)
     curve: list[dict[str, float]] = []
 
-    def report(seconds: float) -> None:
-        report.epoch += 1  # type: ignore[attr-defined]
-        if report.epoch % args.every and report.epoch != args.epochs:  # type: ignore[attr-defined]
+    seconds: list[float] = []
+
+    def report(last: float) -> None:
+        seconds.append(last)
+        if len(seconds) % args.every and len(seconds) != args.epochs:
             return
         torch.manual_seed(1)
         init = encoder(x).detach()
         with pv.engine("eager"):
             better = pv.SVIRefiner(num_steps=50, lr=0.1, lr_decay="linear", safeguard=False)(model, family, x, init)
-        curve.append({"epoch": report.epoch, "seconds": seconds, **score(model, family, x, init, better.params)})  # type: ignore[attr-defined]
+        curve.append({"epoch": len(seconds), "seconds": sum(seconds), **score(model, family, x, init, better.params)})
         print(json.dumps({key: round(value, 2) for key, value in curve[-1].items()}), flush=True)
 
-    report.epoch = 0  # type: ignore[attr-defined]
     pv.fit(
         model,
         guide,
-        Watched(data, report),  # type: ignore[arg-type]
+        TimedData(data, report),  # type: ignore[arg-type]
         epochs=args.epochs,
         lr_schedule="cosine",
         seed=args.seed,
         engine="compiled",
-        warm_start=False,
         refine_from=args.refine_from,
         use_amp=args.amp,
         progress=False,

@@ -241,6 +241,20 @@ def test_the_rest_runs_eagerly_after_one_warning(program, reason):
         assert torch.equal(first, program(x)[0])
 
 
+def test_a_program_that_never_stays_the_same_is_left_alone(monkeypatch):
+    monkeypatch.setattr("pyrovae.capture.capture.MAX_GRAPHS", 2)
+    program = Affine()
+    captured, x = Capture(program, program), torch.ones(3, 3)
+    with pv.engine("compiled"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for gain in range(5):
+            program.gain = gain
+            torch.testing.assert_close(captured(x), program(x))
+    messages = [str(w.message) for w in caught if w.category is CaptureWarning]
+    assert len(messages) == 1
+    assert "have changed 2 times" in messages[0]
+
+
 def test_without_a_compiler_it_runs_eagerly(tmp_path):
     code = (
         "import warnings, torch, pyrovae as pv\n"

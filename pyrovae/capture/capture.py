@@ -59,6 +59,8 @@ class Capture:
         self._num_calls += calls
         if not (compiling_pays(calls, self._num_calls) and is_isolated()):
             return self.function
+        if len(self._graphs) > MAX_GRAPHS:
+            return self.function
         weights, state = self._program.read()
         key = (*_modes(args), state)
         batch = next(len(arg) for arg in args if arg.dim() > 0)
@@ -82,7 +84,7 @@ class Capture:
 
         graph = self._graphs.get(place)
         try:
-            if graph is None and len(self._graphs) >= MAX_GRAPHS:
+            if graph is None and len(self._graphs) >= MAX_GRAPHS:  # with this entry there is one more, the last
                 graph = f"its modules, shapes or modes have changed {MAX_GRAPHS} times"
             elif graph is None:
                 graph = Graph(self._program, args, place[1])

@@ -91,7 +91,8 @@ class Pictures(Callback):
 
     def _draw(self, module: LitVAE, x: Tensor, trainer: pl.Trainer) -> dict[str, Figure]:
         model, family = module.model, module.guide.family
-        inferred = module.guide.infer(x, record=True)
+        with module.chosen_engine():
+            inferred = module.guide.infer(x, record=True)
         init, final = family(inferred.init), family(inferred.params)
         rows = {"input": x, "at λ₀": model.decode(init.mean).mean}
         drawn: dict[str, Figure] = {}

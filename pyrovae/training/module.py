@@ -7,7 +7,6 @@ from time import perf_counter
 from typing import Any, Literal
 
 import pyro
-import pytorch_lightning as pl
 import torch
 from pyro import poutine
 from pyro.infer import SVI
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 
 from ..capture import Engine, engine, isolated
 from ..guides import Guide
-from ..inference import ELBO, Inferred, common_noise_terms
+from ..inference import ELBO, Inferred
+from .evaluation import EvaluatedModule
 from .last_rows import LastRows
 from .loss import BatchLoss
 from .noise import seed_noise
 from .optim import LightningOptim
-from .statistics import SplitStatistics
 from .warmup import Warmup
 
 MAX_BAD_STEPS = 3
@@ -30,7 +29,7 @@ class NumericsError(Exception):
     """Training met non-finite numbers that it cannot step over."""
 
 
-class LitVAE(pl.LightningModule):
+class LitVAE(EvaluatedModule):
     """Trains a model and a guide by `pyro.infer.SVI` under Lightning's manual optimization.
 
     The loss is the negative β-ELBO, in nats a datapoint. Noise at a step is a function of (seed, step, rank) and of
@@ -159,7 +158,8 @@ class LitVAE(pl.LightningModule):
         self._num_batches = (self.trainer.max_epochs or 1) * int(self.trainer.num_training_batches)
         self.on_train_epoch_start()  # which a resume within an epoch leaves out
 
-    def _engine(self) -> Any:
+    def chosen_engine(self) -> Any:
+        """The engine to run under, as a context."""
         # A float16 scaler acts between forward and backward, which a graph has behind it.
         choice: Engine = "eager" if self.trainer.precision == "16-mixed" else self.engine
         return engine(choice, self._num_batches)
@@ -170,7 +170,7 @@ class LitVAE(pl.LightningModule):
         self._schedule_lr()
         warm = self.warm_start and self.refines
         self._start = self._rows.get(batch.rows) if warm else None
-        with pyro.validation_enabled(False), self._engine():
+        with pyro.validation_enabled(False), self.chosen_engine():
             self.svi.step(x)
         if warm and self._inferred is not None:
             num_rows = len(x) * int(self.trainer.num_training_batches)  # of equal batches, but for the last
@@ -224,7 +224,7 @@ class LitVAE(pl.LightningModule):
         assert inferred is not None
         terms_init, terms = inferred.terms_init, inferred.terms
         if terms is None or terms_init is None:
-            terms_init, terms = self._score(x, inferred, num_particles=1)
+            terms_init, terms = self.score(x, inferred, num_particles=1)
         elbo, elbo_init = terms.elbo().mean(), terms_init.elbo().mean()
         log = partial(self.log, batch_size=len(x))
         log("train/elbo", elbo, prog_bar=True)
@@ -240,41 +240,6 @@ class LitVAE(pl.LightningModule):
         if inferred.reverted is not None:
             log("train/num_reverted", inferred.reverted.float().sum())
         self.on_train_epoch_start()
-
-    def _score(self, x: Tensor, inferred: Inferred, num_particles: int) -> Any:
-        """The terms at λ₀ and λ_K under fresh common noise."""
-        params = [inferred.init] if inferred.params is inferred.init else [inferred.init, inferred.params]
-        terms = common_noise_terms(self.model, self.guide.family, x, *params, num_particles=num_particles)
-        return terms[0], terms[-1]
-
-    # Validation and test: scored with fresh draws, so the choice that a safeguard made by its own does not flatter it.
-
-    def on_validation_epoch_start(self) -> None:
-        self._statistics = SplitStatistics(self.guide.family.z_dim, self.device)
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        x = batch[0] if isinstance(batch, tuple | list) else batch
-        seed_noise(self.device, self.seed, "eval", batch_idx, self.global_rank)  # the same at every epoch
-        with self._engine():
-            inferred = self.guide.infer(x)
-        terms_init, terms = self._score(x, inferred, self.eval_particles)
-        mean = self.guide.family(inferred.params).mean  # (B, D)
-        self._statistics.add(terms_init, terms, mean, inferred.reverted)
-
-    test_step = validation_step
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_statistics("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_statistics("test")
-
-    def _log_statistics(self, split: str) -> None:
-        summary = self._statistics.summary(self.trainer.strategy)
-        for name, value in summary.items():
-            self.log(f"{split}/{name}", value, prog_bar=(split, name) == ("val", "elbo"), rank_zero_only=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         bad = [name for name, value in self.state_dict().items() if not value.isfinite().all()]
