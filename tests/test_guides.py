@@ -24,6 +24,25 @@ def test_encoder_loss_teaches_the_encoder_and_nothing_else(loss, family, model, 
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hybrid_takes_the_gradient_that_the_first_step_estimated(family, model, x):
+    guide = make_guide("semi_amortized", family, model, num_steps=3, clip=0.1)
+    grads = []
+    for slope in (True, False):  # from the loop; by a pass of its own
+        guide.zero_grad()
+        torch.manual_seed(1)
+        inferred = guide.infer(x)
+        assert inferred.slope is not None
+        torch.manual_seed(1)  # the noise of the first step
+        inferred = inferred if slope else inferred._replace(slope=None)
+        encoder_loss("hybrid", model, guide.family, x, inferred, 1.0).backward()
+        grads.append([p.grad.clone() for p in guide.parameters()])
+    for first, own in zip(*grads, strict=True):
+        assert own.abs().max() > 0.1
+        torch.testing.assert_close(first, own)
+    assert guide.infer(x, start=torch.zeros_like(inferred.params)).slope is None
+
+
 def test_encoder_loss_kl_is_the_closed_form(model, x):
     guide = make_guide("semi_amortized", "diagonal_normal", model, lr=0.1, safeguard=False)
     inferred = guide.infer(x)

@@ -104,6 +104,8 @@ def _compiled(traced: torch.fx.GraphModule) -> Any:
     """`traced` through Inductor."""
     # Stand-ins, not real tensors: of those it would take every size, of weights too, for a symbol.
     inputs = [node.meta["val"] for node in traced.graph.find_nodes(op="placeholder")]
+    for node in traced.graph.output_node().all_input_nodes:
+        node.meta["example_value"] = node.meta["val"]  # where torch before 2.15 looks for the mode of stand-ins
     # It mentions CUDA_HOME, if set, on every machine without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     options = {

@@ -50,7 +50,8 @@ class RefinedGuide(Guide):
         init = self.initial(x)
         first = init if start is None else torch.where(start.isnan(), init, start)
         inferred = self.refiner(self._model[0], self.family, x, first, beta, record)
-        return inferred._replace(init=init)
+        slope = inferred.slope if start is None else None  # not at λ₀, if the loop began elsewhere
+        return inferred._replace(init=init, slope=slope)
 
     def teach(self, x: Tensor, inferred: Inferred, beta: float | Tensor) -> None:
         if inferred.params is inferred.init:

@@ -19,12 +19,15 @@ def encoder_loss(
 ) -> Tensor:
     r"""A loss for λ₀ alone, summed over the batch, in nats.
 
-    `hybrid` is the negative ELBO at λ₀ with the model held fixed; `kl` is :math:`KL(q_{\lambda_0} \| q_{\lambda_K})`
-    with λ_K held fixed.
+    `hybrid` has the gradient of the negative ELBO at λ₀, the model held fixed; where the loop's first step estimated
+    it, that estimate serves, and hybrid costs nothing. `kl` is :math:`KL(q_{\lambda_0} \| q_{\lambda_K})` with λ_K
+    held fixed.
 
     Reference:
         Semi-Amortized Variational Autoencoders (Kim et al., 2018), section 5 (VAE+SVI+KL), arXiv:1802.02550
     """
+    if kind == "hybrid" and inferred.slope is not None:
+        return (inferred.slope * inferred.init).sum()
     if kind == "hybrid":
         with frozen(model), isolated():  # a calculation within a guide, not part of its trace
             elbo = ELBO(beta=beta, path_gradient=True)

@@ -18,6 +18,7 @@ class Inferred(NamedTuple):
     terms: Terms | None = None
     reverted: Tensor | None = None  # (B,) datapoints that kept λ₀ because refinement made them worse
     path: Tensor | None = None  # (K + 1, B, P) λ₀ ... λ_K before any was reverted, on request
+    slope: Tensor | None = None  # (B, P) an unbiased estimate of the gradient of -L_β at λ₀, where a refiner took one
 
 
 class Refiner(ABC):

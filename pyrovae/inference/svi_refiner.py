@@ -112,26 +112,27 @@ class SVIRefiner(Refiner):
             start = params.detach().clone()
             step, capture, score = self._programs_of(model, family)
             scalars = [_scalar(value, start) for value in (beta, self.lr, self.num_steps)]
-            refined, path = self._loop(step, capture, x, start, scalars, record)
+            refined, slope, path = self._loop(step, capture, x, start, scalars, record)
             if not self.safeguard:
-                return Inferred(params, refined, path=path)
+                return Inferred(params, refined, path=path, slope=slope)
             scored = score.bind(x, start, calls=2)
             terms_init, terms = (Terms(*pair) for pair in common_noise(lambda row: scored(x, row), start, refined))
             # Written so that NaN, which compares false with everything, counts as worse.
             better = (terms.elbo(beta) >= terms_init.elbo(beta)) & refined.isfinite().all(-1)
             refined = torch.where(better[:, None], refined, start)
             terms = Terms(*(torch.where(better, new, old) for new, old in zip(terms, terms_init, strict=True)))
-        return Inferred(params, refined, terms_init, terms, ~better, path)
+        return Inferred(params, refined, terms_init, terms, ~better, path, slope)
 
     def _loop(
         self, step: SVIStep, capture: Capture, x: Tensor, start: Tensor, scalars: list[Tensor], record: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         state = step.init(start)
         advance = capture.bind(x, *scalars, *state, calls=self.num_steps)
         rows: Tensor | None = None  # of `start` that are still at work; None for all
-        params, path = start, [start]
+        params, slope, path = start, start, [start]
         for k in range(self.num_steps):
             state = advance(x, *scalars, *state)
+            slope = state[2] if k == 0 else slope
             params = state[1] if rows is None else params.index_copy(0, rows, state[1])
             if record:
                 path.append(params)
@@ -143,7 +144,7 @@ class SVIRefiner(Refiner):
                 if len(active) < len(state[1]):
                     rows = active if rows is None else rows[active]
                     x, state = x[active], tuple(part if part.dim() == 0 else part[active] for part in state)
-        return params.detach(), torch.stack(path) if record else None
+        return params.detach(), slope, torch.stack(path) if record else None
 
     def _programs_of(self, model: nn.Module, family: Family) -> tuple[SVIStep, Capture, Capture]:
         """The step and the scores for a model and family, with their captures."""

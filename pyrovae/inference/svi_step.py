@@ -82,13 +82,13 @@ class SVIStep:
         self.decay = decay
 
     def init(self, params: Tensor) -> Slots:
-        """The state (k, λ, *slots) of a loop that starts at λ (B, P)."""
+        """The state of a loop that starts at λ (B, P): k, λ, the gradient before the last step, and slots."""
         slots = [torch.zeros_like(params) for _ in range(self.optimizer.num_slots)]
-        return params.new_zeros(()), params, *slots, *self.pace.init(params)
+        return params.new_zeros(()), params, torch.zeros_like(params), *slots, *self.pace.init(params)
 
     def __call__(self, x: Tensor, beta: Tensor, lr: Tensor, num_steps: Tensor, *state: Tensor) -> Slots:
         """The next state; β, η and K are tensors of shape () so that one graph serves all."""
-        k, params, *slots = state
+        k, params, _, *slots = state
         after: list[Slots] = []
 
         def loss_and_grads(model: Callable, guide: Callable, x: Tensor) -> float:
@@ -109,12 +109,12 @@ class SVIStep:
 
     def move(self, params: Tensor, grad: Tensor, lr: Tensor, num_steps: Tensor, k: Tensor, slots: Slots) -> Slots:
         """The state after a step from λ with the objective's gradient there."""
-        grad = grad if self.clip is None else _clip_rows(grad, self.clip)
+        clipped = grad if self.clip is None else _clip_rows(grad, self.clip)
         num = self.optimizer.num_slots
-        direction, kept = self.optimizer(grad, k, slots[:num])
+        direction, kept = self.optimizer(clipped, k, slots[:num])
         rate = lr * (1 - k / num_steps) if self.decay else lr
-        step, pace = self.pace(-rate * direction, grad, k, slots[num:])
-        return k + 1, params + step, *kept, *pace
+        step, pace = self.pace(-rate * direction, clipped, k, slots[num:])
+        return k + 1, params + step, grad, *kept, *pace
 
 
 def _clip_rows(grad: Tensor, clip: float) -> Tensor:

@@ -42,7 +42,9 @@ class BatchLoss:
         scale = x.new_full((), beta)
         refined = isinstance(guide, RefinedGuide) and refine
         inferred = guide.infer(x, beta, start=start) if refined else None
-        args = (x, scale) if inferred is None else (x, scale, inferred.params.detach())
+        args = [x, scale]
+        if inferred is not None:
+            args += [inferred.params.detach(), *([] if inferred.slope is None else [inferred.slope])]
         gradients = self._gradients.bind(*args)
         if gradients is self._gradients.function:
             inferred = inferred or self._propose(x, beta)
@@ -66,9 +68,12 @@ class BatchLoss:
         return elbo.differentiable_loss(self.elbo.model, guide, x) / x.shape[0]
 
     def gradients(self, x: Tensor, beta: Tensor, *refined: Tensor) -> tuple[Tensor, ...]:
-        """The loss, λ, and the gradient of each parameter; `refined`, if given, is λ_K."""
+        """The loss, λ, and the gradient of each parameter; `refined`, if given, is λ_K, and the slope."""
         guide: Any = self.elbo.guide
-        inferred = Inferred(guide.initial(x), refined[0]) if refined else self._propose(x, beta)
+        if refined:
+            inferred = Inferred(guide.initial(x), refined[0], slope=refined[1] if len(refined) > 1 else None)
+        else:
+            inferred = self._propose(x, beta)
         loss = self.loss(x, beta, inferred)
         parameters = [p for p in self.elbo.parameters() if p.requires_grad]
         grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
