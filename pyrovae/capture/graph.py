@@ -1,6 +1,7 @@
 """One program, traced and compiled."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,7 +52,7 @@ class Graph:
             with program.swapped(fake_weights):
                 return [value.detach() for value in program.function(*fake_args)]
 
-        with mode, _tracing(args[0].device.type):
+        with mode, _tracing():
             traced = make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True)(fake_weights, fake_args)
         self._constants = lift_constants(traced, len(weights))
         self._prologue = hoist(traced, len(weights) + len(self._constants))
@@ -90,14 +91,22 @@ def _stand_in(mode: FakeTensorMode, tensor: Tensor, dynamic: bool = False) -> Te
 
 
 @contextmanager
-def _tracing(device: str) -> Iterator[None]:
+def _tracing() -> Iterator[None]:
     cache = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)  # it would keep stand-ins for weights
     try:
-        with isolated(), pyro.validation_enabled(False), torch.enable_grad(), enable_python_dispatcher():
+        with isolated(), pyro.validation_enabled(False), torch.enable_grad(), enable_python_dispatcher(), _calm():
             yield
     finally:
         torch.set_autocast_cache_enabled(cache)
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Silences what torch says to itself about its own next version."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _compiled(traced: torch.fx.GraphModule) -> Any:
@@ -113,7 +122,7 @@ def _compiled(traced: torch.fx.GraphModule) -> Any:
         "triton.cudagraphs": False,  # our own: see cuda_graphs.py
     }
     quick = {**options, "cpp.vec_isa_ok": True}  # trust the processor's flags: saves 7 s of trial compilations
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), _calm():
         try:
             return standalone_compile(traced, inputs, options={"config_patches": quick})
         except Exception:  # a compiler older than the processor, perhaps
