@@ -204,6 +204,17 @@ def test_stopped_datapoints_leave_the_batch_and_change_no_other(model, x, monkey
     assert 5 <= moved.sum(0).min() < moved.sum(0).max() < 40
 
 
+def test_settings_may_change_between_calls(model, x):
+    refiner, fresh = pv.SVIRefiner(safeguard=False), pv.SVIRefiner(safeguard=False, optimizer="sgd", lr=0.01, clip=1.0)
+    refiner(model, family := pv.DiagonalNormal(Z_DIM), x, torch.zeros(7, 6))
+    refiner.optimizer, refiner.lr, refiner.clip = "sgd", 0.01, 1.0
+    results = []
+    for each in (refiner, fresh):
+        torch.manual_seed(2)
+        results.append(each(model, family, x, torch.zeros(7, 6)).params)
+    assert torch.equal(*results)
+
+
 def test_linear_decay_ends_at_rest(model, x):
     refiner = pv.SVIRefiner(num_steps=10, lr=0.1, lr_decay="linear", safeguard=False)
     path = refiner(model, pv.DiagonalNormal(Z_DIM), x, torch.zeros(7, 6), record=True).path

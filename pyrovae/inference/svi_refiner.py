@@ -95,7 +95,7 @@ class SVIRefiner(Refiner):
         self.stop_below = stop_below
         self.safeguard = safeguard
         self.score_particles = score_particles
-        self._programs: dict[tuple[int, int], tuple[SVIStep, Capture, Capture]] = {}
+        self._programs: dict[tuple, tuple[SVIStep, Capture, Capture]] = {}
 
     def __call__(
         self,
@@ -148,7 +148,8 @@ class SVIRefiner(Refiner):
 
     def _programs_of(self, model: nn.Module, family: Family) -> tuple[SVIStep, Capture, Capture]:
         """The step and the scores for a model and family, with their captures."""
-        key = id(model), id(family)
+        settings = (value for name, value in vars(self).items() if name not in ("lr", "num_steps", "_programs"))
+        key = id(model), id(family), *settings
         if key not in self._programs:
             step = SVIStep(
                 model,
