@@ -136,7 +136,7 @@ def best(contestants: dict[str, Callable[[], Any]], seconds: float, device: torc
     """Milliseconds a step of each: the best of rounds in which all take turns."""
     result = dict.fromkeys(contestants, float("inf"))
     until, rounds = perf_counter() + seconds, 0
-    while rounds < 3 or perf_counter() < until:
+    while rounds < 2 or perf_counter() < until:
         for name, run in contestants.items():
             _wait(device)
             start = perf_counter()
@@ -204,7 +204,7 @@ def main() -> None:
         refiner = pv.SVIRefiner(num_steps=STEPS, lr=LR, safeguard=False)
         parts = model, pv.DiagonalNormal(Z_DIM).to(device), refiner, hand_compiled(model.decoder)
         for batch in batches:
-            rows.append(compare(net, batch, parts, (1 if args.quick else 8) * max(1.0, batch / 256), device))
+            rows.append(compare(net, batch, parts, (1 if args.quick else 6) * max(1.0, batch / 512), device))
             if len(rows) == 1:
                 print("| net | batch |", " | ".join(columns), "| x naive | x floor | max diff |")
                 print("|---" * (len(columns) + 5) + "|")
