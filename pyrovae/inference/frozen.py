@@ -19,11 +19,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
     for p in params:
         p.requires_grad_(False)
     for m in training:
-        m.training = False
+        m.__dict__["training"] = False  # not by nn.Module's __setattr__, which is slow, and this runs for every batch
     try:
         yield
     finally:
         for p in params:
             p.requires_grad_(True)
         for m in training:
-            m.training = True
+            m.__dict__["training"] = True
