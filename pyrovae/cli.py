@@ -68,6 +68,15 @@ def _guarded(job: Callable[[], None], debug: bool) -> int:
     return 0
 
 
+class _AboveBars(logging.Handler):
+    """Prints messages so that progress bars stay whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm  # noqa: PLC0415
+
+        tqdm.write(record.getMessage(), file=sys.stderr)
+
+
 def _train(args: argparse.Namespace) -> None:
     # Imported late: torch and Lightning take seconds, and --help should not.
     import torch  # noqa: PLC0415
@@ -86,8 +95,9 @@ def _train(args: argparse.Namespace) -> None:
     if old is not None:
         old.change(config)
     if not args.quiet:  # compiling takes seconds in which no bar moves
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("pyrovae").setLevel(logging.INFO)
+        log = logging.getLogger("pyrovae")
+        log.setLevel(logging.INFO)
+        log.addHandler(_AboveBars())
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     data = build_data(config)

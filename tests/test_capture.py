@@ -117,8 +117,12 @@ class Affine(PyroModule):
         self.layer = nn.Linear(3, 3)
         self.register_buffer("shift", torch.zeros(3))
         self.gain, self.offset, self.name = 1.0, torch.zeros(3), name
+        self.more = {"factors": [1.0, torch.ones(3)]}
+        self.calls = None  # counted if a number
 
     def forward(self, x):
+        self.calls = None if self.calls is None else self.calls + 1
+        x = x * self.more["factors"][0] * self.more["factors"][1]
         draw = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
         return (self.gain * self.layer(x) + self.shift + self.offset + 0 * draw,)
 
@@ -142,6 +146,8 @@ def test_what_a_graph_holds_fast_makes_another(graphs):
         lambda: None,
         lambda: setattr(program, "gain", 2.0),
         lambda: setattr(program, "offset", torch.ones(3)),
+        lambda: program.more.update(factors=[2.0, torch.ones(3)]),
+        lambda: program.more["factors"].__setitem__(1, torch.full((3,), 3.0)),
         lambda: setattr(program, "layer", nn.Sequential(nn.Linear(3, 3), nn.Tanh())),
         program.double,
         program.eval,
@@ -149,7 +155,7 @@ def test_what_a_graph_holds_fast_makes_another(graphs):
     with pv.engine("compiled"), torch.no_grad():
         for number, change in enumerate(changes, 1):
             change()
-            program.offset = program.offset.to(program.shift.dtype) if number == 5 else program.offset
+            program.offset = program.offset.to(program.shift.dtype) if number == 7 else program.offset
             x = torch.randn(4, 3, dtype=program.shift.dtype)
             torch.testing.assert_close(captured(x), program(x))
             torch.testing.assert_close(captured(x), program(x))
@@ -222,23 +228,45 @@ def branches(x):
     return (x + 1 if x.sum() > 0 else x - 1,)
 
 
+counter = Affine()
+
+
+def counts(x):
+    counter.calls = (counter.calls or 0) + 1
+    return (x + counter.calls,)
+
+
 def draws_from_elsewhere(x):
     return (x + random.random(),)
 
 
 @pytest.mark.parametrize(
-    ("program", "reason"), [(branches, "DataDependent|data-dependent"), (draws_from_elsewhere, "differ from the eager")]
+    ("program", "reason"),
+    [
+        (branches, r"asks for the value of a tensor.* at .*test_capture\.py:\d+"),
+        (draws_from_elsewhere, "differ from the eager"),
+        (counts, "changes attributes of its modules"),
+    ],
 )
 def test_the_rest_runs_eagerly_after_one_warning(program, reason):
-    captured, x = Capture(program), torch.ones(3, 2)
+    captured, x = Capture(program, counter), torch.ones(3, 2)
     with pv.engine("compiled"):
         with pytest.warns(CaptureWarning, match=f"{program.__name__} is not compiled.*({reason})") as caught:
             captured(x)
         assert len([w for w in caught if w.category is CaptureWarning]) == 1
-        random.seed(3)
-        first = captured(x)[0]  # and no further warning, which would be an error here
-        random.seed(3)
-        assert torch.equal(first, program(x)[0])
+        results = []
+        for run in (captured, program):  # and no further warning, which would be an error here
+            random.seed(3)
+            counter.calls = 0
+            results.append(run(x)[0])
+        assert torch.equal(*results)
+
+
+def test_an_empty_batch_is_left_to_the_program():
+    captured = Capture(lambda x: (x + 1,))
+    with pv.engine("compiled"):
+        captured(torch.ones(3, 2))
+        assert captured(torch.ones(0, 2))[0].shape == (0, 2)
 
 
 def test_a_program_that_never_stays_the_same_is_left_alone(monkeypatch):

@@ -55,7 +55,7 @@ def test_readme_starts_with_two_commands():
 
 
 def test_extending_a_guide_in_30_lines():
-    definition, use = blocks("docs/extending.md")
+    definition, use, _ = blocks("docs/extending.md")
     assert len(definition.split("class ")[1].splitlines()) <= 30
     namespace: dict = {}
     exec(definition, namespace)
@@ -66,6 +66,12 @@ def test_extending_a_guide_in_30_lines():
     family = pv.DiagonalNormal(3)
     guide = namespace["BestOfGuide"](model, family, pv.nets.MLP((1, 6, 5), (6,), widths=(8,)))
     check_guide(model, guide, (torch.rand(7, 1, 6, 5) < 0.4).float())
+
+
+def test_extending_refines_a_model_of_ones_own():
+    namespace: dict = {"torch": torch, "pv": pv}
+    exec(blocks("docs/extending.md")[2].replace('pv.engine("compiled")', 'pv.engine("eager")'), namespace)
+    assert namespace["gain"].mean() > 0.1
 
 
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda p: p.name)

@@ -233,6 +233,12 @@ def test_a_refined_guide_starts_where_it_is_told(model, x):
     assert torch.equal(inferred.init, guide.initial(x))
 
 
+@pytest.mark.parametrize("shape", [(7, 5), (1, 6), (6,)])
+def test_a_lambda_of_the_wrong_shape_is_refused(shape, model, x):
+    with pytest.raises(ValueError, match=r"params must be \(7, 6\), a row of λ for each of x, got"):
+        pv.SVIRefiner()(model, pv.DiagonalNormal(Z_DIM), x, torch.zeros(shape))
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

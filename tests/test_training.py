@@ -194,7 +194,8 @@ def test_cosine_schedule_ends_near_zero(images, tmp_path):
 @pytest.mark.parametrize(
     ("guide", "options", "message"),
     [
-        ("semi_amortized", {"refine_from": 2}, "refine_from must be from 0 to 1, .* got 2"),
+        ("semi_amortized", {"refine_from": 2}, r"refine_from must be below train.epochs \(2\), got 2"),
+        ("amortized", {"refine_from": 1}, "refine_from needs a guide that refines, got AmortizedGuide"),
         ("amortized", {"warm_start": True}, "warm_start needs a guide that refines, got AmortizedGuide"),
     ],
 )

@@ -1,10 +1,13 @@
 """A Pyro program and its compiled twin."""
 
 import logging
+import os
+import traceback
 import warnings
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +19,12 @@ if TYPE_CHECKING:
     from .graph import Graph
 
 _log = logging.getLogger(__name__)
+
+# Where errors of a user's program pass through, but do not arise.
+_LIBRARIES = (
+    os.path.dirname(os.__file__) + os.sep,
+    *(os.path.dirname(os.path.dirname(file)) + os.sep for file in (torch.__file__, pyro.__file__, __file__)),
+)
 
 MAX_GRAPHS = 16  # of one function; if it takes more, something changes at every call
 
@@ -46,7 +55,8 @@ class Capture:
         self.function = function
         self._program = Program(function, modules)
         self._graphs: dict[tuple, Graph | str] = {}  # or why there is none
-        self._warned: set[tuple] = set()
+        self._warned: set[str] = set()
+        self._given_up = ""  # why, for good
         self._num_calls = 0
         self.name = name or getattr(function, "__qualname__", type(function).__qualname__)
 
@@ -59,18 +69,18 @@ class Capture:
         self._num_calls += calls
         if not (compiling_pays(calls, self._num_calls) and is_isolated()):
             return self.function
-        if len(self._graphs) > MAX_GRAPHS:
+        batch = next(len(arg) for arg in args if arg.dim() > 0)
+        if batch == 0 or self._given_up:
             return self.function
         weights, state = self._program.read()
         key = (*_modes(args), state)
-        batch = next(len(arg) for arg in args if arg.dim() > 0)
         for size in (None, batch):  # a graph for every batch size, else one for this
             bound = self._bound((key, size), weights, args, batch)
             if bound is not None:
                 return bound
-        if key not in self._warned:
-            self._warned.add(key)
-            reason = self._graphs[key, batch]
+        reason = self._given_up or str(self._graphs[key, batch])
+        if reason not in self._warned:
+            self._warned.add(reason)
             message = f"{self.name} is not compiled, which makes it slower: {reason}"
             warnings.warn(message, CaptureWarning, stacklevel=2)
         return self.function
@@ -83,26 +93,30 @@ class Capture:
         from .graph import Graph  # noqa: PLC0415 - takes a second to import, with sympy
 
         graph = self._graphs.get(place)
+        if graph is None and len(self._graphs) >= MAX_GRAPHS:
+            self._given_up = f"its modules, shapes or modes have changed {MAX_GRAPHS} times"
+        if self._given_up:
+            return None
         try:
-            if graph is None and len(self._graphs) >= MAX_GRAPHS:  # with this entry there is one more, the last
-                graph = f"its modules, shapes or modes have changed {MAX_GRAPHS} times"
-            elif graph is None:
-                graph = Graph(self._program, args, place[1])
-            self._graphs[place] = graph
+            if graph is None:
+                graph = self._graphs[place] = Graph(self._program, args, place[1])
+                if self._program.read()[1] != place[0][-1]:
+                    self._given_up = "it changes attributes of its modules as it runs"
+                    return None
             if isinstance(graph, str) or not graph.admits(batch):
                 return None
             start = perf_counter()
             bound = graph.bind(weights, args)
             if not graph.verified:
-                _log.info("compiled %s in %.1f s", self.name, perf_counter() - start)
+                sizes = "" if place[1] is None else f" for batches of {batch}"
+                _log.info("compiled %s%s in %.1f s", self.name, sizes, perf_counter() - start)
             alone = batch == 1  # the one size at which a symbol could mean something else
             if alone not in graph.verified:
                 self._verify(bound, args)
                 graph.verified.add(alone)
             return bound
         except Exception as error:  # whatever a user's program does that cannot be traced; a missing compiler
-            lines = str(error).strip().splitlines()
-            self._graphs[place] = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            self._graphs[place] = _explain(error)
             return None
 
     def _verify(self, bound: Function, args: Tensors) -> None:
@@ -127,6 +141,16 @@ def _modes(args: Tensors) -> tuple:
     device = args[0].device.type
     modes = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), torch.get_num_threads()
     return *modes, *((arg.shape[1:], arg.dim(), arg.dtype, arg.device) for arg in args)
+
+
+def _explain(error: Exception) -> str:
+    """What went wrong, in a line, and where in the user's code."""
+    name, lines = type(error).__name__, str(error).strip().splitlines()
+    text = f"{name}: {lines[0]}" if lines else name
+    if "DataDependent" in name:
+        text = f"it asks for the value of a tensor, to branch on it perhaps ({name})"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
+    return f"{text}, at {frames[-1].filename}:{frames[-1].lineno}" if frames else text
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

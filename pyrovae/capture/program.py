@@ -9,7 +9,7 @@ from torch import Tensor, nn
 Tensors = tuple[Tensor, ...]
 Function = Callable[..., Tensors]
 
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 
 
@@ -23,7 +23,8 @@ class Program:
     def read(self) -> tuple[list[Tensor], tuple[Hashable, ...]]:
         """Parameters and buffers, shared ones once, and a key of what else a graph of the program holds fast.
 
-        That is: modes, numbers, strings and which tensors are attributes.
+        That is the modules' attributes: values of numbers, strings and of lists and dictionaries of them, and which
+        object every other one is.
         """
         weights: dict[int, Tensor] = {}
         key: list[Any] = []
@@ -35,10 +36,7 @@ class Program:
             for name, value in attributes.items():
                 if name in _OF_EVERY_MODULE:
                     continue
-                if isinstance(value, _PLAIN):
-                    key.append((name, value))
-                elif isinstance(value, Tensor):
-                    key.append((name, id(value)))
+                key.append((name, _held(value)))
         found = list(weights.values())
         return found, (*key, *(weight.requires_grad for weight in found))
 
@@ -74,3 +72,14 @@ class Program:
                 seen.add(module)
                 todo += module.__dict__["_modules"].values()
                 yield module
+
+
+def _held(value: Any) -> Hashable:
+    """A value that is equal as long as `value` is."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(_held(item) for item in value)
+    if isinstance(value, dict):
+        return tuple((id(key), _held(item)) for key, item in value.items())
+    return id(value)

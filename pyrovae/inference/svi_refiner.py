@@ -106,6 +106,9 @@ class SVIRefiner(Refiner):
         beta: float | Tensor = 1.0,
         record: bool = False,
     ) -> Inferred:
+        expected = len(x), family.num_params
+        if params.shape != expected:
+            raise ValueError(f"params must be {expected}, a row of λ for each of x, got {tuple(params.shape)}")
         # Lightning validates under inference mode, where autograd is off and SVI moves λ by zero.
         with torch.inference_mode(False), torch.enable_grad(), frozen(model), frozen(family):
             x = x.clone() if x.is_inference() else x

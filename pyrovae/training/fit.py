@@ -153,13 +153,11 @@ def _trainer(**options: Any) -> pl.Trainer:
 
 
 def _check_refinement(module: LitVAE, epochs: int, world_size: int) -> None:
+    for name in ("refine_from", "warm_start"):
+        if getattr(module, name) and not isinstance(module.guide, RefinedGuide):
+            raise SettingsError(f"train.{name} needs a guide that refines, got {type(module.guide).__name__}")
     if not 0 <= module.refine_from < epochs:
-        raise SettingsError(
-            f"train.refine_from must be from 0 to {epochs - 1}, so that one of {epochs} epochs refines, "
-            f"got {module.refine_from}"
-        )
-    if module.warm_start and not isinstance(module.guide, RefinedGuide):
-        raise SettingsError(f"train.warm_start needs a guide that refines, got {type(module.guide).__name__}")
+        raise SettingsError(f"train.refine_from must be below train.epochs ({epochs}), got {module.refine_from}")
     if module.warm_start and world_size > 1:
         raise SettingsError(f"train.warm_start keeps its rows in one process, got {world_size}; set devices: 1")
 
