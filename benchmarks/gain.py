@@ -21,7 +21,6 @@ from pyrovae.inference import Terms, common_noise_terms
 
 Z_DIM, WIDTHS, BATCH = 50, (200, 200), 128
 LINEAR = {"lr": 0.1, "lr_decay": "linear"}
-ADAPT = {"lr": 0.03, "adapt": 0.3}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "path gradients, safeguard": [
         {"safeguard": False},
@@ -34,8 +33,12 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "steps and paces": [
         *({"num_steps": k, "lr": 0.03, "safeguard": False} for k in (2, 5, 10, 20, 50)),
         *({"num_steps": k, **LINEAR, "safeguard": False} for k in (2, 5, 10, 20, 50)),
-        *({"num_steps": k, **ADAPT, "safeguard": False} for k in (2, 5, 10, 20, 50)),
-        *({"num_steps": 50, **LINEAR, "stop_below": s, "safeguard": False} for s in (0.01, 0.03, 0.1)),
+        *(
+            {"num_steps": 20, "lr": lr, "adapt": a, "safeguard": False}
+            for lr in (0.003, 0.01, 0.1)
+            for a in (0, 0.3, 1)
+        ),
+        *({"num_steps": 50, "lr": 0.03, "stop_below": s, "safeguard": False} for s in (0.0, 0.02, 0.1)),
     ],
     "bfloat16": [
         {"num_steps": 10, **LINEAR, "safeguard": False},

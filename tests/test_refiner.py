@@ -175,10 +175,10 @@ def test_a_datapoint_stops_when_a_step_is_worth_too_little_and_not_before():
     path, _ = bowl(Pace(0.0, 0.01), lr=0.1, num_steps=200)
     worth = (path[:-1] * (path[:-1] - path[1:]))[..., 0]  # (K, 2) nats a step, to first order
     last = (path.diff(dim=0)[..., 0] != 0).sum(0)  # steps that each datapoint took
-    assert 5 <= last[1] < last[0] < 200, "the one that starts nearer stops first"
+    assert 10 <= last[1] < last[0] < 200, "the one that starts nearer stops first"
     for i in (0, 1):
         assert worth[last[i] - 1, i] < 0.02
-        assert worth[max(last[i] - 12, 0), i] > 0.01
+        assert worth[: last[i], i].mean() > 0.01
         assert torch.equal(path[last[i], i], path[-1, i]), "and stays"
 
 
@@ -201,7 +201,7 @@ def test_stopped_datapoints_leave_the_batch_and_change_no_other(model, x, monkey
     assert torch.equal(results[0].path[:4], results[1].path[:4])
     moved = (results[1].path.diff(dim=0) != 0).any(-1)  # (K, B)
     assert torch.equal(moved, moved.cummin(0).values), "a datapoint that stopped moved again"
-    assert 5 <= moved.sum(0).min() < moved.sum(0).max() < 40
+    assert 10 <= moved.sum(0).min() < moved.sum(0).max() < 40
 
 
 def test_settings_may_change_between_calls(model, x):

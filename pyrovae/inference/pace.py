@@ -5,8 +5,8 @@ from torch import Tensor
 
 from .row_optimizers import Slots
 
-DECAY = 0.8  # of the running mean of a datapoint's gain
-MIN_STEPS = 5  # before a datapoint may stop
+DECAY = 0.95  # of the running mean of a datapoint's gain
+MIN_STEPS = 10  # before a datapoint may stop
 
 
 class Pace:
