@@ -272,7 +272,7 @@ def run(folder: Path, name: str, images, resume: Path | None = None):
     return pv.fit(
         model, guide, images, epochs=4, batch_size=10, lr=1e-2, lr_schedule="cosine", log_every=1, checkpoint_every=3,
         beta_warmup=LinearWarmup(epochs=3), gradient_clip=1.0, early_stopping=True, seed=3, run_dir=folder, resume=resume,
-        progress=False, refine_from=1, warm_start=name == "semi_amortized",
+        progress=False, refine_from=int(name != "amortized"), warm_start=name == "semi_amortized",
     )  # fmt: skip
 
 
