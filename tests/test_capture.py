@@ -422,14 +422,14 @@ def test_compiled_training_in_bfloat16():
 def test_replays_copy_arguments_in_and_results_out(monkeypatch):
     ran = []  # (arguments, results) of the function that a CUDA graph would record
 
-    def function(weight, x):
-        ran.append(((weight, x), [weight * x]))
+    def function(weight, cast, x):
+        ran.append(((weight, cast, x), [weight * cast * x]))
         return ran[-1][1]
 
     class Recorded:
         def replay(self):  # runs on the memory it was recorded with
-            (weight, x), (result,) = ran[-1]
-            result.copy_(weight * x)
+            (weight, cast, x), (result,) = ran[-1]
+            result.copy_(weight * cast * x)
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, fake in {
@@ -444,17 +444,17 @@ def test_replays_copy_arguments_in_and_results_out(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, fake)
     weight, graphs = torch.tensor([1.0, 2.0]), CUDAGraphs()
     x = torch.ones(3, 2)
-    replay = graphs.bind(function, [weight], (x,))
+    replay = graphs.bind(function, [weight], [torch.ones(2)], (x,))
     first = replay(x)[0]
-    weight.mul_(10)  # in place, as an optimizer does
-    second = graphs.bind(function, [weight], (x,))(2 * x)[0]
-    assert torch.equal(first, x * torch.tensor([1.0, 2.0])), "a replay wrote over an earlier result"
-    assert torch.equal(second, x * torch.tensor([20.0, 40.0]))
     recorded = len(ran)
-    assert graphs.bind(function, [weight], (x,)) is replay
+    weight.mul_(10)  # in place, as an optimizer does
+    again = graphs.bind(function, [weight], [torch.full((2,), 3.0)], (x,))  # what is computed lies elsewhere each time
+    assert again is replay
     assert len(ran) == recorded
-    assert graphs.bind(function, [weight], (torch.ones(4, 2),)) is not replay  # another batch size
-    assert graphs.bind(function, [weight.clone()], (x,)) is not replay  # another place in memory
+    assert torch.equal(again(2 * x)[0], x * torch.tensor([60.0, 120.0]))
+    assert torch.equal(first, x * torch.tensor([1.0, 2.0])), "a replay wrote over an earlier result"
+    assert graphs.bind(function, [weight], [torch.ones(2)], (torch.ones(4, 2),)) is not replay  # another batch size
+    assert graphs.bind(function, [weight.clone()], [torch.ones(2)], (x,)) is not replay  # another place in memory
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -39,7 +39,7 @@ class Capture:
     `make_fx` records every operation of a call, autograd's and the optimizer's included, as one flat graph, which
     Inductor compiles. Parameters and buffers of `modules` are inputs of the graph, so it sees every update. The leading
     dimension is a symbol, so one graph serves every batch size; a function that makes a number of it, by `len(x)` say,
-    is captured for each size. Data type, device, shapes, autocast, training mode, and every plain attribute of the
+    is captured for each size. Data type, device, shapes, autocast, training mode, and the attributes of the
     modules are part of the key: where one changes, the function is captured anew.
 
     Whether a call is eager is up to `engine`. It also is where a Pyro handler is at work, which a graph would not see;

@@ -14,21 +14,25 @@ WARMUP = 3  # runs before recording, on which kernels are loaded and libraries t
 class CUDAGraphs:
     """A CUDA graph for each batch size, with its own memory for arguments.
 
-    Weights are read where they lie: an optimizer updates them in place. Draws stay live: a CUDA graph advances torch's
-    generator at each replay.
+    Weights are read where they lie: an optimizer updates them in place. What was computed from them, casts say, lies
+    elsewhere each time, and is copied in. Draws stay live: a CUDA graph advances torch's generator at each replay.
     """
 
     def __init__(self) -> None:
-        self._replays: dict[tuple, Function] = {}
+        self._replays: dict[tuple, tuple[list[Tensor], Function]] = {}
 
-    def bind(self, function: Any, fixed: list[Tensor], args: Tensors) -> Function:
-        """`function(*fixed, *args)` as a function of `args`."""
-        key = tuple(weight.data_ptr() for weight in fixed), tuple(arg.shape for arg in args)
+    def bind(self, function: Any, weights: list[Tensor], computed: list[Tensor], args: Tensors) -> Function:
+        """`function(*weights, *computed, *args)` as a function of `args`."""
+        key = tuple(weight.data_ptr() for weight in weights), tuple(arg.shape for arg in args)
         if key not in self._replays:
             if len(self._replays) >= MAX_REPLAYS:
                 self._replays.pop(next(iter(self._replays)))  # the oldest
-            self._replays[key] = _record(function, fixed, args)
-        return self._replays[key]
+            own = [value.clone() for value in computed]
+            self._replays[key] = own, _record(function, [*weights, *own], args)
+        own, replay = self._replays[key]
+        if own:
+            torch._foreach_copy_(own, computed)
+        return replay
 
 
 def _record(function: Any, fixed: list[Tensor], args: Tensors) -> Function:

@@ -72,12 +72,13 @@ class Graph:
         """The graph as a function of arguments alone, for as long as no weight changes."""
         values = [*weights, *self._constants]
         with torch.no_grad():
-            fixed = [w.detach() for w in (values if self._prologue is None else [*values, *self._prologue(*values)])]
+            computed = [] if self._prologue is None else list(self._prologue(*values))
+            values = [value.detach() for value in values]
             if self._compiled is None:
                 self._compiled = _compiled(self._traced)
         if args[0].is_cuda:
-            return self._replays.bind(self._compiled, fixed, args)
-        compiled = self._compiled
+            return self._replays.bind(self._compiled, values, computed, args)
+        compiled, fixed = self._compiled, [*values, *computed]
         return lambda *args: compiled(*fixed, *args)
 
 
