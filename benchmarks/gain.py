@@ -55,7 +55,11 @@ def trained(data: pv.data.ImageData, epochs: int, path_gradient: bool) -> tuple[
     model = pv.models.mlp(data.x_shape, Z_DIM, widths=WIDTHS)
     family = pv.DiagonalNormal(Z_DIM)
     guide = pv.AmortizedGuide(family, pv.nets.MLP(data.x_shape, (family.num_params,), widths=WIDTHS))
-    return model, guide, pv.fit(model, guide, data, epochs=epochs, path_gradient=path_gradient, progress=False)
+    return (
+        model,
+        guide,
+        pv.fit(model, guide, data, epochs=epochs, objective=pv.ELBO(path_gradient=path_gradient), progress=False),
+    )
 
 
 def gain(before: Terms, after: Terms) -> tuple[float, float]:

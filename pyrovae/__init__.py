@@ -12,15 +12,26 @@ from . import data, models, nets  # noqa: E402
 from .capture import engine  # noqa: E402
 from .families import DiagonalNormal, Family, FullNormal  # noqa: E402
 from .guides import AmortizedGuide, Guide, SemiAmortizedGuide, SVIGuide  # noqa: E402
-from .inference import ELBO, CompiledRefiner, Inferred, Refiner, SVIRefiner, elbo_terms  # noqa: E402
+from .inference import (  # noqa: E402
+    ELBO,
+    IWAE,
+    AnalyticELBO,
+    CompiledRefiner,
+    Inferred,
+    Refiner,
+    SVIRefiner,
+    elbo_terms,
+)
 from .models import VAE  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ELBO",
+    "IWAE",
     "VAE",
     "AmortizedGuide",
+    "AnalyticELBO",
     "CompiledRefiner",
     "DiagonalNormal",
     "Family",

@@ -1,6 +1,7 @@
 """Configuration to objects."""
 
 import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,33 @@ from .schema import COMPONENTS
 from .training import CheckpointError, read_checkpoint
 
 
-def _make(kind: str, block: BaseModel, *wiring: Any, tag: str = "type") -> Any:
-    """Calls the class that `block` names with `wiring` and the block's own arguments."""
+class _Parts(Mapping[str, Any]):
+    """Things by name, each made when it is first asked for."""
+
+    def __init__(self, **makers: Callable[[], Any]) -> None:
+        self.makers, self.made = makers, dict[str, Any]()
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.made:
+            self.made[name] = self.makers[name]()
+        return self.made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.makers  # without making it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)
+
+
+def _make(kind: str, block: BaseModel, parts: Mapping[str, Any] = {}, tag: str = "type") -> Any:
+    """Calls what `block` names: with those `parts` that it takes by position, and the block's own arguments."""
     make = COMPONENTS[kind][getattr(block, tag)]
-    target = make.__init__ if inspect.isclass(make) else make
-    keywords = {p.name for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    signature = inspect.signature(make.__init__ if inspect.isclass(make) else make)
+    wiring = [parts[p.name] for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY and p.name in parts]
+    keywords = {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
     arguments = {name: getattr(block, name) for name in type(block).model_fields if name in keywords}
     try:
         return make(*wiring, **arguments)
@@ -51,20 +74,22 @@ def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[VAE, Guide]:
     """Model and guide, with weights drawn from `train.seed`."""
     torch.manual_seed(config.train.seed)
     section, z_dim = config.model, config.model.z_dim
-    prior = _make("prior", section.prior, z_dim)
-    decoder = _make("decoder", section.decoder, (z_dim,), x_shape)
-    likelihood = _make("likelihood", section.likelihood, len(x_shape))
-    model = VAE(prior, decoder, likelihood)
-    family = _make("family", config.guide.family, z_dim)
-    make_parts = {
-        "model": lambda: model,
-        "family": lambda: family,
-        "encoder": lambda: _make("encoder", section.encoder, x_shape, (family.num_params,)),
-        "refiner": lambda: _make("refiner", config.guide.refiner),
-    }
-    signature = inspect.signature(COMPONENTS["guide"][config.guide.type].__init__)
-    wiring = [make_parts[name]() for name in signature.parameters if name in make_parts]
-    return model, _make("guide", config.guide, *wiring)
+    parts = _Parts(
+        x_shape=lambda: x_shape,
+        event_dim=lambda: len(x_shape),
+        z_dim=lambda: z_dim,
+        prior=lambda: _make("prior", section.prior, parts),
+        decoder=lambda: _make("decoder", section.decoder, {"in_shape": (z_dim,), "out_shape": x_shape}),
+        likelihood=lambda: _make("likelihood", section.likelihood, parts),
+        model=lambda: VAE(parts["prior"], parts["decoder"], parts["likelihood"]),
+        family=lambda: _make("family", config.guide.family, parts),
+        encoder=lambda: _make(
+            "encoder", section.encoder, {"in_shape": x_shape, "out_shape": (parts["family"].num_params,)}
+        ),
+        refiner=lambda: _make("refiner", config.guide.refiner, parts),
+    )
+    model = parts["model"]
+    return model, _make("guide", config.guide, parts)
 
 
 def fit_arguments(config: Config) -> dict[str, Any]:
@@ -72,6 +97,7 @@ def fit_arguments(config: Config) -> dict[str, Any]:
     train = config.train.model_dump(exclude={"name", "save_dir", "num_threads"})
     if config.train.beta_warmup is not None:
         train["beta_warmup"] = _make("warmup", config.train.beta_warmup)
+    train["objective"] = _make("objective", config.train.objective)
     return {**train, "lr": config.model.lr, "beta": config.model.beta, "batch_size": config.dataset.batch_size}
 
 

@@ -72,8 +72,7 @@ class TrainConfig(Strict):
     lr_schedule: Literal["constant", "cosine"] = "constant"
     gradient_clip: PositiveFloat | None = None
     beta_warmup: block("warmup", "linear") | None = None  # type: ignore[valid-type]
-    num_particles: PositiveInt = 1
-    path_gradient: bool = True
+    objective: block("objective", "elbo") = "elbo"  # type: ignore[valid-type]
     eval_particles: PositiveInt = 1
     checkpoint_every: PositiveInt | None = None
     log_every: PositiveInt = 25

@@ -56,6 +56,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "family": _concrete(families, "", families.Family),
     "guide": _concrete(guides, "Guide", guides.Guide),
     "refiner": {n: cls for n, cls in _concrete(inference, "Refiner", inference.Refiner).items() if n != "compiled"},
+    "objective": _concrete(inference, "", inference.Objective),
     "warmup": _concrete(training, "Warmup", training.Warmup),
 }
 

@@ -1,5 +1,6 @@
 """One thread, fixed seeds, and the small things that many tests need."""
 
+import inspect
 import os
 
 import pytest
@@ -22,12 +23,14 @@ def _seed():
 
 def make_guide(name: str, family: str, model: torch.nn.Module, **refiner: object) -> pv.Guide:
     """Any guide by its YAML name, over a small dense encoder."""
-    q = COMPONENTS["family"][family](Z_DIM)
-    encoder = pv.nets.MLP(X_SHAPE, (q.num_params,), widths=(8,))
-    loop = pv.SVIRefiner(**{"num_steps": 3, **refiner})
-    make = COMPONENTS["guide"][name]
-    parts = {"amortized": (q, encoder), "semi_amortized": (model, q, encoder, loop), "svi": (model, q, loop)}
-    return make(*parts[name])
+    make, q = COMPONENTS["guide"][name], COMPONENTS["family"][family](Z_DIM)
+    parts = {
+        "model": lambda: model,
+        "family": lambda: q,
+        "encoder": lambda: pv.nets.MLP(X_SHAPE, (q.num_params,), widths=(8,)),
+        "refiner": lambda: pv.SVIRefiner(**{"num_steps": 3, **refiner}),
+    }
+    return make(*[parts[name]() for name in inspect.signature(make.__init__).parameters if name in parts])
 
 
 @pytest.fixture

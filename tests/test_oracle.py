@@ -196,7 +196,7 @@ def test_c10_training_finds_ppca(scheme):
         "semi_amortized": lambda: pv.SemiAmortizedGuide(model, family, encoder, loop),
         "svi": lambda: pv.SVIGuide(model, family, loop).double(),
     }[scheme]()
-    elbo = ELBO(2 * d)(model, guide)
+    elbo = ELBO(num_particles=2 * d, path_gradient=False)(model, guide)
     optimizer = torch.optim.Adam(elbo.parameters(), lr=0.03)
 
     def gap() -> float:

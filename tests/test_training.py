@@ -60,7 +60,9 @@ def test_svi_driver_is_automatic_optimization_bit_for_bit(name, clip, precision)
         before = [p.clone() for p in model.parameters()]
         if svi:
             # hybrid's own ELBO takes path gradients on both sides; the outer one is stock here
-            lit: pl.LightningModule = LitVAE(model, guide, lr=1e-2, gradient_clip=clip, path_gradient=False)
+            lit: pl.LightningModule = LitVAE(
+                model, guide, lr=1e-2, gradient_clip=clip, objective=pv.ELBO(path_gradient=False)
+            )
             trainer = pl.Trainer(max_epochs=2, precision=precision, **QUIET)
         else:
             lit = Automatic(model, guide)

@@ -26,7 +26,7 @@ class RefinedGuide(Guide):
         encoder_loss: `hybrid` or `kl`; see `pyrovae.inference.encoder_loss`.
 
     Raises:
-        ValueError: Unknown `encoder_loss`.
+        ValueError: Unknown `encoder_loss`, or a refiner that cannot refine this family under this model.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class RefinedGuide(Guide):
         super().__init__(family)
         if encoder_loss not in get_args(EncoderLoss):
             raise ValueError(f"encoder_loss must be hybrid or kl, got {encoder_loss!r}")
+        refiner.check(model, family)
         self._model = (model,)  # in a tuple: known to the guide, but no submodule of it
         self.refiner = refiner
         self.encoder_loss = encoder_loss

@@ -1,18 +1,23 @@
 """Bounds, and loops that improve λ. Sees (model, family, params), never a guide."""
 
+from .analytic_elbo import AnalyticELBO
 from .compiled_refiner import CompiledRefiner
 from .elbo import ELBO, Terms, common_noise, common_noise_terms, elbo_terms
 from .encoder_loss import EncoderLoss, encoder_loss
 from .frozen import frozen
-from .iwae import iwae
+from .iwae import IWAE, iwae
+from .objective import Objective
 from .refiner import Inferred, Refiner
 from .svi_refiner import SVIRefiner
 
 __all__ = [
     "ELBO",
+    "IWAE",
+    "AnalyticELBO",
     "CompiledRefiner",
     "EncoderLoss",
     "Inferred",
+    "Objective",
     "Refiner",
     "SVIRefiner",
     "Terms",

@@ -20,6 +20,9 @@ class CompiledRefiner(Refiner):
     def __init__(self, refiner: Refiner) -> None:
         self.refiner = refiner
 
+    def check(self, model: nn.Module, family: Family) -> None:
+        self.refiner.check(model, family)
+
     def __call__(
         self,
         model: nn.Module,

@@ -30,7 +30,7 @@ def encoder_loss(
         return (inferred.slope * inferred.init).sum()
     if kind == "hybrid":
         with frozen(model), isolated():  # a calculation within a guide, not part of its trace
-            elbo = ELBO(beta=beta, path_gradient=True)
+            elbo = ELBO(beta)
             return elbo.differentiable_loss(model, lambda x: family.sample(inferred.init), x)
     init, refined = family(inferred.init), family(inferred.params.detach())
     try:

@@ -24,6 +24,9 @@ class Inferred(NamedTuple):
 class Refiner(ABC):
     """A loop that improves λ: state in, result out, nothing kept between calls."""
 
+    def check(self, model: nn.Module, family: Family) -> None:  # noqa: B027 - most refine anything
+        """Raises `ValueError` where this loop cannot refine λ of `family` under `model`, with the reason."""
+
     @abstractmethod
     def __call__(
         self,

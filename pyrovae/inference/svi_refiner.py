@@ -1,6 +1,6 @@
 """Refinement by an inner `pyro.infer.SVI`."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 from ..capture import Capture
 from ..families import Family
-from .elbo import Terms, common_noise, elbo_terms
+from .elbo import Terms
 from .frozen import frozen
 from .pace import Pace
+from .programs import Programs
 from .refiner import Inferred, Refiner
 from .row_optimizers import SGD, Adam
+from .safeguard import captured_score, keep_better
 from .svi_step import SVIStep
 
-MAX_PROGRAMS = 8  # pairs of model and family whose graphs one refiner keeps
 CHECK_EVERY = 4  # steps between looks at which datapoints have stopped
 
 
@@ -95,7 +96,7 @@ class SVIRefiner(Refiner):
         self.stop_below = stop_below
         self.safeguard = safeguard
         self.score_particles = score_particles
-        self._programs: dict[tuple, tuple[SVIStep, Capture, Capture]] = {}
+        self._programs: Programs[tuple[SVIStep, Capture, Capture]] = Programs()
 
     def __call__(
         self,
@@ -119,12 +120,8 @@ class SVIRefiner(Refiner):
             if not self.safeguard:
                 return Inferred(params, refined, path=path, slope=slope)
             scored = score.bind(x, start, calls=2)
-            terms_init, terms = (Terms(*pair) for pair in common_noise(lambda row: scored(x, row), start, refined))
-            # Written so that NaN, which compares false with everything, counts as worse.
-            better = (terms.elbo(beta) >= terms_init.elbo(beta)) & refined.isfinite().all(-1)
-            refined = torch.where(better[:, None], refined, start)
-            terms = Terms(*(torch.where(better, new, old) for new, old in zip(terms, terms_init, strict=True)))
-        return Inferred(params, refined, terms_init, terms, ~better, path, slope)
+            kept = keep_better(lambda row: Terms(*scored(x, row)), params, start, refined, beta)
+        return kept._replace(path=path, slope=slope)
 
     def _loop(
         self, step: SVIStep, capture: Capture, x: Tensor, start: Tensor, scalars: list[Tensor], record: bool
@@ -152,33 +149,24 @@ class SVIRefiner(Refiner):
     def _programs_of(self, model: nn.Module, family: Family) -> tuple[SVIStep, Capture, Capture]:
         """The step and the scores for a model and family, with their captures."""
         settings = (value for name, value in vars(self).items() if name not in ("lr", "num_steps", "_programs"))
-        key = id(model), id(family), *settings
-        if key not in self._programs:
-            step = SVIStep(
-                model,
-                family,
-                optimizer=Adam() if self.optimizer == "adam" else SGD(self.momentum),
-                pace=Pace(self.adapt, self.stop_below),
-                num_particles=self.num_particles,
-                path_gradient=self.path_gradient,
-                clip=self.clip,
-                decay=self.lr_decay == "linear",
-            )
+        return self._programs.get(lambda: self._make_programs(model, family), (model, family), *settings)
 
-            def score(x: Tensor, params: Tensor) -> Terms:
-                return elbo_terms(model, family, x, params, self.score_particles)
-
-            if len(self._programs) == MAX_PROGRAMS:
-                del self._programs[next(iter(self._programs))]  # the oldest
-            self._programs[key] = (
-                step,
-                Capture(step, model, family, name="the inner step"),
-                Capture(score, model, family, name="the score of refinement"),
-            )
-        return self._programs[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_programs": {}}  # copies and pickles capture anew
+    def _make_programs(self, model: nn.Module, family: Family) -> tuple[SVIStep, Capture, Capture]:
+        step = SVIStep(
+            model,
+            family,
+            optimizer=Adam() if self.optimizer == "adam" else SGD(self.momentum),
+            pace=Pace(self.adapt, self.stop_below),
+            num_particles=self.num_particles,
+            path_gradient=self.path_gradient,
+            clip=self.clip,
+            decay=self.lr_decay == "linear",
+        )
+        return (
+            step,
+            Capture(step, model, family, name="the inner step"),
+            captured_score(model, family, self.score_particles),
+        )
 
 
 def _scalar(value: float | Tensor, like: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class SVIStep:
         def move(params: Tensor, grad: Tensor) -> None:
             after.append(self.move(params, grad, lr, num_steps, k, tuple(slots)))
 
-        elbo = ELBO(self.num_particles, beta, path_gradient=self.path_gradient)
+        elbo = ELBO(beta, num_particles=self.num_particles, path_gradient=self.path_gradient)
         guide = _LocalGuide(self.family, params)
         leaf = guide.params_unconstrained
         # Blocked, so that SVI sees λ and nothing else to step.

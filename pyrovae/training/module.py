@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..capture import Engine, engine, isolated
 from ..guides import Guide
-from ..inference import ELBO, Inferred
+from ..inference import ELBO, Inferred, Objective
 from .evaluation import EvaluatedModule
 from .last_rows import LastRows
 from .loss import BatchLoss
@@ -45,8 +45,8 @@ class LitVAE(EvaluatedModule):
         gradient_clip: Largest Euclidean norm of the whole gradient; none by default.
         beta: Weight of the KL term.
         beta_warmup: Factor on `beta` over time.
-        num_particles: Draws of z a datapoint for the loss.
-        path_gradient: As in `ELBO`; without it the loss is that of `pyro.infer.Trace_ELBO`, gradient and all.
+        objective: What to maximise: `ELBO`, `AnalyticELBO` or `IWAE`; by default `ELBO()`, one draw and path gradients.
+            `ELBO(path_gradient=False)` is `pyro.infer.Trace_ELBO`, gradient and all.
         eval_particles: Draws of z a datapoint for validation and test.
         seed: Of the noise.
         log_every: Steps between logged training metrics.
@@ -71,8 +71,7 @@ class LitVAE(EvaluatedModule):
         gradient_clip: float | None = None,
         beta: float = 1.0,
         beta_warmup: Warmup | None = None,
-        num_particles: int = 1,
-        path_gradient: bool = True,
+        objective: Objective | None = None,
         eval_particles: int = 1,
         seed: int = 0,
         log_every: int = 25,
@@ -84,9 +83,11 @@ class LitVAE(EvaluatedModule):
         super().__init__()
         if not (beta_warmup is None or isinstance(beta_warmup, Warmup)):
             raise ValueError(f"beta_warmup must be a Warmup, LinearWarmup(epochs=5) say, got {beta_warmup!r}")
+        if not (objective is None or isinstance(objective, Objective)):
+            raise ValueError(f"objective must be an Objective, IWAE(num_particles=5) say, got {objective!r}")
         self.automatic_optimization = False
         # An ELBOModule: registers model and guide, once.
-        self.elbo = ELBO(num_particles, path_gradient=path_gradient)(model, guide)
+        self.elbo = (objective or ELBO())(model, guide)
         self.lr = lr
         self.optimizer = optimizer
         self.weight_decay = weight_decay

@@ -1,0 +1,108 @@
+"""What a training objective is."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ..distributions import full_precision, held_fixed
+
+
+class _ScaleLatents(Messenger):
+    """Multiplies the log-density of every latent site by β; observed sites and factors keep theirs.
+
+    Around model and guide both: β on one side alone is no bound of anything.
+    """
+
+    def __init__(self, beta: float | Tensor) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            msg["scale"] = msg["scale"] * self.beta
+
+
+def scored(name: str, site: Any) -> bool:
+    """Whether a site of a trace has a log-density that counts."""
+    return site["type"] == "sample" and not site_is_subsample(site)
+
+
+def scored_sites(trace: Any) -> Iterator[tuple[str, Any]]:
+    """Name and message of each such site."""
+    return ((name, site) for name, site in trace.nodes.items() if scored(name, site))
+
+
+def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
+    """KL of one latent site (..., B): in closed form where torch knows one, else from the draw."""
+    try:
+        return kl_divergence(guide_site["fn"], model_site["fn"])
+    except NotImplementedError:
+        return guide_site["log_prob"] - model_site["log_prob"]
+
+
+class Objective(Trace_ELBO):
+    """A bound on log p(x) to maximise, for reparameterised guides, without `.item()`.
+
+    A final class writes `differentiable_loss`.
+
+    Args:
+        num_particles: Draws of z a datapoint, in one vectorised pass.
+        beta: Weight of the latent sites' log-densities, on both sides.
+        path_gradient: Score z under q with q held fixed.
+
+    Raises:
+        ValueError: `num_particles` below 1.
+    """
+
+    def __init__(self, num_particles: int, beta: float | Tensor, path_gradient: bool) -> None:
+        if num_particles < 1:
+            raise ValueError(f"num_particles must be >= 1, got {num_particles}")
+        super().__init__(
+            num_particles=num_particles,
+            vectorize_particles=num_particles > 1,
+            max_plate_nesting=1,  # the plate "data"; particles lie left of it
+        )
+        self.beta = beta
+        self.path_gradient = path_gradient
+
+    def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Any, Any]:
+        with _ScaleLatents(self.beta):
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        for name, site in scored_sites(guide_trace):
+            if not site["fn"].has_rsample:
+                raise ValueError(f"guide site {name!r} has no rsample; use pyro.infer.Trace_ELBO")
+            if self.path_gradient and not site["is_observed"]:
+                site["fn"] = held_fixed(site["fn"])
+        with full_precision(args[0]):
+            model_trace.compute_log_prob(scored)
+            guide_trace.compute_log_prob(scored)
+        return model_trace, guide_trace
+
+    def traces(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Traces of model and guide with every log-density, all particles in one."""
+        ((model_trace, guide_trace),) = self._get_traces(model, guide, args, kwargs)
+        return model_trace, guide_trace
+
+    @abstractmethod
+    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        """The negative bound, summed over the batch, in nats; `args[0]` is the data."""
+
+    def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Any:
+        """The negative bound, detached."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *args, **kwargs)
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Any:
+        """`differentiable_loss`, after its backward pass, detached."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return loss.detach()
