@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .config import Config, ConfigError, load_config
 from .data import DataError, ImageData
-from .guides import Guide
+from .guides import AmortizedGuide, Guide, SemiAmortizedGuide
 from .inference import Inferred
 from .models import VAE
 from .schema import COMPONENTS
@@ -88,8 +88,18 @@ def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[VAE, Guide]:
         ),
         refiner=lambda: _make("refiner", config.guide.refiner, parts),
     )
+    _check_prior(section.prior.type, config.guide.type)
     model = parts["model"]
     return model, _make("guide", config.guide, parts)
+
+
+def _check_prior(prior: str, guide: str) -> None:
+    takes_encoder = "encoder" in inspect.signature(COMPONENTS["prior"][prior].__init__).parameters
+    if takes_encoder and not issubclass(COMPONENTS["guide"][guide], AmortizedGuide | SemiAmortizedGuide):
+        raise ConfigError(
+            f"model.prior: {prior} mixes what the guide's encoder gives, and in guide {guide} none gives λ; "
+            "use guide amortized or semi_amortized, or prior mixture_normal"
+        )
 
 
 def fit_arguments(config: Config) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def test_encoders_and_decoders_mix_at_any_image_size(encoder, decoder, shape):
 @pytest.mark.parametrize("prior", sorted(COMPONENTS["prior"]))
 @pytest.mark.parametrize("likelihood", sorted(COMPONENTS["likelihood"]))
 def test_priors_and_likelihoods(prior, likelihood):
-    config = check({"model": {"type": "ivae_iterative", "prior": prior, "likelihood": likelihood, "z_dim": 4}})
+    prior_block = {"type": prior, "num_components": 7} if prior == "vamp_prior" else prior
+    config = check({"model": {"type": "ivae_iterative", "prior": prior_block, "likelihood": likelihood, "z_dim": 4}})
     model, guide = build_model(config, (1, 6, 6))
     support = COMPONENTS["likelihood"][likelihood].support
     z = model.prior().sample((9,))
@@ -85,6 +86,14 @@ def test_constructor_errors_become_config_errors():
         ConfigError, match=r"encoder: in_shape must be \(channels, height, width\), got \(7,\); use MLP"
     ):
         build_model(config, (7,))
+
+
+def test_a_prior_of_encodings_needs_an_encoder():
+    config = check({"model": {"prior": "vamp_prior", "z_dim": 4}, "guide": "svi"})
+    with pytest.raises(
+        ConfigError, match="model.prior: vamp_prior mixes .* in guide svi none gives λ; use guide amort"
+    ):
+        build_model(config, (1, 6, 6))
 
 
 def test_data_outside_the_support_is_refused():

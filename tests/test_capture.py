@@ -399,9 +399,16 @@ def trained(guide_name, choice, net="mlp", **options):
     return {n: p.detach() for n, p in [*model.named_parameters(), *guide.named_parameters()]}, metrics
 
 
-@pytest.mark.parametrize(("guide", "net"), [("amortized", "conv"), ("semi_amortized", "mlp")])
-def test_training_is_the_same_under_either_engine(guide, net):
-    options = {"gradient_clip": 30.0, "lr_schedule": "cosine", "lr": 0.01, "beta": 0.5}
+@pytest.mark.parametrize(
+    ("guide", "net", "objective"),
+    [
+        ("amortized", "conv", pv.ELBO()),
+        ("semi_amortized", "mlp", pv.AnalyticELBO(num_particles=2, free_bits=0.1)),
+        ("amortized", "mlp", pv.IWAE(num_particles=3)),
+    ],
+)
+def test_training_is_the_same_under_either_engine(guide, net, objective):
+    options = {"gradient_clip": 30.0, "lr_schedule": "cosine", "lr": 0.01, "beta": 0.5, "objective": objective}
     (eager, eager_metrics), (compiled, metrics) = (trained(guide, e, net, **options) for e in ("eager", "compiled"))
     start, _ = trained(guide, "eager", net, lr=1e-9)
     for name, value in eager.items():

@@ -1,6 +1,8 @@
 """Priors p(z): modules whose call returns a distribution of event shape (D,)."""
 
+from .laplace import Laplace
 from .mixture_normal import MixtureNormal
 from .standard_normal import StandardNormal
+from .vamp_prior import VampPrior
 
-__all__ = ["MixtureNormal", "StandardNormal"]
+__all__ = ["Laplace", "MixtureNormal", "StandardNormal", "VampPrior"]
