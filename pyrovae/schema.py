@@ -20,12 +20,20 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def members(package: ModuleType, role: str, other_roles: Iterable[str] = ()) -> dict[str, Any]:
-    """The exported classes and factories of a package by YAML name: `SVIRefiner` in role `Refiner` is `svi`."""
+def members(
+    package: ModuleType, role: str, other_roles: Iterable[str] = (), base: type | None = None
+) -> dict[str, Any]:
+    """The exported classes and factories of a package by YAML name: `SVIRefiner` in role `Refiner` is `svi`.
+
+    With a `base`, its concrete subclasses alone.
+    """
     found = {}
     for name, thing in sorted(vars(package).items()):
-        ours = inspect.isclass(thing) or inspect.isfunction(thing)
-        if ours and not _is_abstract(thing) and not name.endswith(tuple(other_roles)):
+        if base is None:
+            fits = (inspect.isclass(thing) or inspect.isfunction(thing)) and not name.endswith(tuple(other_roles))
+        else:
+            fits = inspect.isclass(thing) and issubclass(thing, base)
+        if fits and not _is_abstract(thing):
             found[_snake(name.removesuffix(role))] = thing
     return found
 
@@ -33,14 +41,6 @@ def members(package: ModuleType, role: str, other_roles: Iterable[str] = ()) -> 
 def _is_abstract(thing: Any) -> bool:
     # Not inspect.isabstract, which only knows classes whose metaclass is ABCMeta; a PyroModule's is another.
     return any(getattr(getattr(thing, name, None), "__isabstractmethod__", False) for name in dir(thing))
-
-
-def _concrete(package: ModuleType, role: str, base: type) -> dict[str, Any]:
-    return {
-        name: cls
-        for name, cls in members(package, role).items()
-        if inspect.isclass(cls) and issubclass(cls, base) and cls is not base
-    }
 
 
 def _returns(make: Any) -> Any:
@@ -53,11 +53,11 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "decoder": members(nets, "Decoder", ["Encoder"]),
     "prior": members(priors, ""),
     "likelihood": members(likelihoods, ""),
-    "family": _concrete(families, "", families.Family),
-    "guide": _concrete(guides, "Guide", guides.Guide),
-    "refiner": {n: cls for n, cls in _concrete(inference, "Refiner", inference.Refiner).items() if n != "compiled"},
-    "objective": _concrete(inference, "", inference.Objective),
-    "warmup": _concrete(training, "Warmup", training.Warmup),
+    "family": members(families, "", base=families.Family),
+    "guide": members(guides, "Guide", base=guides.Guide),
+    "refiner": {n: cls for n, cls in members(inference, "Refiner", base=inference.Refiner).items() if n != "compiled"},
+    "objective": members(inference, "", base=inference.Objective),
+    "warmup": members(training, "Warmup", base=training.Warmup),
 }
 
 
