@@ -193,11 +193,6 @@ def test_a_program_that_counts_its_batch_has_a_graph_for_each_size():
             assert torch.equal(captured(torch.ones(size, 2))[0], torch.full((size, 2), float(size)))
 
 
-@pytest.mark.xfail(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 15),
-    reason="Inductor of torch 2.11 swaps the draws of two sites; the first check sees it, and the model runs eagerly",
-    strict=False,
-)
 def test_sites_draw_in_the_order_of_the_program():
     class TwoLayers(PyroModule):
         def __init__(self):

@@ -120,6 +120,7 @@ def _compiled(traced: torch.fx.GraphModule) -> Any:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     options = {
         "fallback_random": True,  # draws come from torch's generators, so they are those of an eager run
+        "reorder_for_locality": False,  # and in the program's order
         "triton.cudagraphs": False,  # our own: see cuda_graphs.py
     }
     quick = {**options, "cpp.vec_isa_ok": True}  # trust the processor's flags: saves 7 s of trial compilations
