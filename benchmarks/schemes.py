@@ -59,8 +59,7 @@ def run(config: Config, data: pv.data.ImageData, num_iwae: int) -> dict[str, Any
     """Trains and scores one cell."""
     model, guide = build_model(config, data.x_shape)
     with TemporaryDirectory() as folder:
-        arguments = {**fit_arguments(config), "lr_schedule": "cosine"}
-        result: dict[str, Any] = pv.fit(model, guide, data, run_dir=folder, progress=False, **arguments)
+        result: dict[str, Any] = pv.fit(model, guide, data, run_dir=folder, progress=False, **fit_arguments(config))
     x = next(iter(data.batches("test", 1000)))
     model.eval(), guide.eval()
     with pv.engine("eager"), torch.no_grad():
