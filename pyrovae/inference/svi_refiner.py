@@ -11,7 +11,7 @@ from ..families import Family, has_natural_gradient
 from .elbo import Terms
 from .frozen import frozen
 from .pace import Pace
-from .programs import Programs
+from .programs import Programs, scalar
 from .refiner import Inferred, Refiner
 from .row_optimizers import SGD, Adam
 from .safeguard import captured_score, keep_better
@@ -128,7 +128,7 @@ class SVIRefiner(Refiner):
             x = x.clone() if x.is_inference() else x
             start = params.detach().clone()
             step, capture, score = self._programs_of(model, family)
-            scalars = [_scalar(value, start) for value in (beta, self.lr, self.num_steps)]
+            scalars = [scalar(value, start) for value in (beta, self.lr, self.num_steps)]
             refined, slope, path = self._loop(step, capture, x, start, scalars, record)
             if not self.safeguard:
                 return Inferred(params, refined, path=path, slope=slope)
@@ -182,8 +182,3 @@ class SVIRefiner(Refiner):
             Capture(step, model, family, name="the inner step"),
             captured_score(model, family, self.score_particles),
         )
-
-
-def _scalar(value: float | Tensor, like: Tensor) -> Tensor:
-    """A tensor of shape (); made on the device, for a copy from the host would wait."""
-    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
