@@ -22,6 +22,7 @@ from pyrovae.capture import Capture, CaptureWarning
 from pyrovae.capture.cuda_graphs import CUDAGraphs
 from pyrovae.capture.engine import REPAID_AFTER
 from pyrovae.capture.graph import Graph
+from pyrovae.families import has_natural_gradient
 from pyrovae.schema import COMPONENTS
 
 NETS = {
@@ -31,6 +32,7 @@ NETS = {
 LOOPS = {
     "adam": {"lr": 0.05, "num_particles": 2},
     "sgd": {"optimizer": "sgd", "lr": 1e-3, "clip": 3.0, "lr_decay": "linear", "path_gradient": False},
+    "natural": {"optimizer": "natural", "lr": 0.1, "clip": 2.0},
     "pace": {"adapt": 0.3, "stop_below": 0.02, "num_steps": 13},
 }
 
@@ -89,6 +91,7 @@ def check_refiner(net, family, loop, dtype, **kwargs):
     [
         ("mlp", "diagonal_normal", "pace", torch.float64),
         ("mlp", "full_normal", "adam", torch.float64),
+        ("mlp", "full_normal", "natural", torch.float64),
         ("conv", "diagonal_normal", "sgd", torch.float64),
     ],
 )
@@ -106,6 +109,8 @@ def test_so_with_the_safeguard_in_single_precision():
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("net", NETS)
 def test_so_in_every_combination(net, family, loop, dtype):
+    if loop == "natural" and not has_natural_gradient(COMPONENTS["family"][family]):
+        pytest.skip("refused by the refiner")
     check_refiner(net, family, loop, dtype)
 
 

@@ -244,7 +244,7 @@ def test_a_lambda_of_the_wrong_shape_is_refused(shape, model, x):
     [
         ({"num_steps": 0}, "num_steps must be >= 1, got 0; use AmortizedGuide for no refinement"),
         ({"lr": 0.0}, "lr must be > 0, got 0.0"),
-        ({"optimizer": "lbfgs"}, "optimizer must be adam or sgd, got 'lbfgs'"),
+        ({"optimizer": "lbfgs"}, "optimizer must be adam, sgd or natural, got 'lbfgs'"),
         ({"clip": -1.0}, "clip must be > 0, got -1.0"),
         ({"num_particles": 0}, "num_particles must be >= 1, got 0"),
         ({"adapt": -1.0}, "adapt must be >= 0, got -1.0; 0 leaves step sizes alone"),

@@ -1,7 +1,7 @@
 """Variational families: how a row of parameters λ becomes a distribution q(z | λ)."""
 
-from .base import Family
+from .base import Family, has_natural_gradient
 from .diagonal_normal import DiagonalNormal
 from .full_normal import FullNormal
 
-__all__ = ["DiagonalNormal", "Family", "FullNormal"]
+__all__ = ["DiagonalNormal", "Family", "FullNormal", "has_natural_gradient"]

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from ..distributions import full_precision
 
 
+def has_natural_gradient(family: type["Family"]) -> bool:
+    """Whether a class of families writes `natural_gradient`."""
+    return family.natural_gradient is not Family.natural_gradient
+
+
 class Family(nn.Module, ABC):
     """Turns unconstrained parameters λ, a row per datapoint, into q(z | λ).
 
@@ -38,6 +43,21 @@ class Family(nn.Module, ABC):
     def init_params(self) -> Tensor:
         """A row λ (P,) to start from when nothing is known: here zeros, which should mean N(0, I)."""
         return torch.zeros(self.num_params)
+
+    def natural_gradient(self, params: Tensor, grad: Tensor) -> Tensor:
+        r"""The direction of steepest change per nat of KL, for a gradient (..., P) taken at λ (..., P).
+
+        .. math:: F(\lambda)^{-1} g, \qquad F(\lambda) = E_q [\nabla \log q \, \nabla \log q^\top]
+
+        For families whose Fisher information F has a closed form; full precision is up to the caller.
+
+        Raises:
+            NotImplementedError: A family without.
+
+        Reference:
+            Natural Gradient Works Efficiently in Learning (Amari, 1998), Neural Computation 10(2)
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no natural_gradient")
 
     def sample(self, params: Tensor) -> Tensor:
         """The guide as a Pyro program: plate `"data"`, site `"z"`, for λ (B, P).

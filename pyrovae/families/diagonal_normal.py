@@ -1,6 +1,7 @@
 """Mean-field Gaussian."""
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 
 from .base import Family
@@ -12,6 +13,11 @@ MAX_LOG_SCALE = 10.0
 def positive_scale(log_scale: Tensor) -> Tensor:
     """exp, capped above and floored below."""
     return log_scale.clamp(max=MAX_LOG_SCALE).exp() + MIN_SCALE
+
+
+def scale_slope(log_scale: Tensor) -> Tensor:
+    """d `positive_scale` / d `log_scale`; not below the floor, for natural gradients divide by it."""
+    return log_scale.clamp(max=MAX_LOG_SCALE).exp().clamp_min(MIN_SCALE)
 
 
 class DiagonalNormal(Family):
@@ -32,3 +38,9 @@ class DiagonalNormal(Family):
     def forward(self, params: Tensor) -> dist.TorchDistribution:
         loc, log_scale = params.chunk(2, -1)  # (..., D) each
         return dist.Normal(loc, positive_scale(log_scale)).to_event(1)
+
+    def natural_gradient(self, params: Tensor, grad: Tensor) -> Tensor:
+        _, log_scale = params.chunk(2, -1)
+        grad_loc, grad_log_scale = grad.chunk(2, -1)
+        scale = positive_scale(log_scale)  # (..., D); the Fisher information of μ is 1/s², of log s it is 2
+        return torch.cat([scale**2 * grad_loc, (scale / scale_slope(log_scale)) ** 2 * grad_log_scale / 2], -1)

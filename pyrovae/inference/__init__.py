@@ -5,6 +5,7 @@ from .compiled_refiner import CompiledRefiner
 from .elbo import ELBO, Terms, common_noise, common_noise_terms, elbo_terms
 from .encoder_loss import EncoderLoss, encoder_loss
 from .frozen import frozen
+from .gauss_newton_refiner import GaussNewtonRefiner
 from .iwae import IWAE, iwae
 from .objective import Objective
 from .refiner import Inferred, Refiner
@@ -16,6 +17,7 @@ __all__ = [
     "AnalyticELBO",
     "CompiledRefiner",
     "EncoderLoss",
+    "GaussNewtonRefiner",
     "Inferred",
     "Objective",
     "Refiner",

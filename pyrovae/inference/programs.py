@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from torch import Tensor
+
 MAX_PROGRAMS = 8
 
 Made = TypeVar("Made")
@@ -28,3 +30,8 @@ class Programs(Generic[Made]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_made": {}}
+
+
+def scalar(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a program takes it, a tensor of shape (); made on the device, for a copy from the host would wait."""
+    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)

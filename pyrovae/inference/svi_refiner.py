@@ -7,11 +7,11 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ..capture import Capture
-from ..families import Family
+from ..families import Family, has_natural_gradient
 from .elbo import Terms
 from .frozen import frozen
 from .pace import Pace
-from .programs import Programs
+from .programs import Programs, scalar
 from .refiner import Inferred, Refiner
 from .row_optimizers import SGD, Adam
 from .safeguard import captured_score, keep_better
@@ -32,12 +32,15 @@ class SVIRefiner(Refiner):
     Args:
         num_steps: K.
         lr: Step size η.
-        optimizer: `adam`, or `sgd` with `momentum`.
-        momentum: For `sgd`.
+        optimizer: `adam`; `sgd`; or `natural`, the same on natural gradients, for families that have them. There η is
+            a share of the way, 0.3 say whatever the posterior's scale, and wants a `clip`, 2 say, for the way is found
+            where q is, and may lead astray where q is far too wide.
+        momentum: For `sgd` and `natural`.
         num_particles: Draws of z a datapoint and step.
         path_gradient: Leave out the gradient's score term, whose mean is zero: less noise, and none at the exact
             posterior.
-        clip: Largest Euclidean norm of one datapoint's gradient, in nats per unit of λ; none by default.
+        clip: Largest norm of one datapoint's gradient; none by default. Euclidean, in nats per unit of λ; of `natural`
+            in its own metric, so that a step without momentum moves q by a KL of about (η clip)² / 2 nats at most.
         lr_decay: `linear` lowers η to zero over the K steps; then `lr` can be larger.
         adapt: Largest change of a datapoint's log step size in a step; see `Pace`.
         stop_below: A datapoint stops once a step is worth fewer nats; see `Pace`. By default all take all K steps.
@@ -45,12 +48,14 @@ class SVIRefiner(Refiner):
         score_particles: Draws of z a datapoint for those scores. With few, noise sends many a good λ_K back.
 
     Raises:
-        ValueError: A number out of range, or an unknown optimizer.
+        ValueError: A number out of range, an unknown optimizer, or `natural` for a family without natural gradients.
 
     References:
         Stochastic Variational Inference (Hoffman et al., 2013), arXiv:1206.7051
         Semi-Amortized Variational Autoencoders (Kim et al., 2018), arXiv:1802.02550
         Sticking the Landing (Roeder et al., 2017), arXiv:1703.09194
+        Natural Gradient Works Efficiently in Learning (Amari, 1998), Neural Computation 10(2)
+        The Bayesian Learning Rule (Khan & Rue, 2023), arXiv:2107.04562
     """
 
     def __init__(
@@ -58,7 +63,7 @@ class SVIRefiner(Refiner):
         *,
         num_steps: PositiveInt = 10,
         lr: PositiveFloat = 0.03,
-        optimizer: Literal["adam", "sgd"] = "adam",
+        optimizer: Literal["adam", "sgd", "natural"] = "adam",
         momentum: NonNegativeFloat = 0.5,
         num_particles: PositiveInt = 1,
         path_gradient: bool = True,
@@ -76,8 +81,8 @@ class SVIRefiner(Refiner):
                 raise ValueError(f"{name} must be >= 1, got {value}")
         if not lr > 0:
             raise ValueError(f"lr must be > 0, got {lr}")
-        if optimizer not in ("adam", "sgd"):
-            raise ValueError(f"optimizer must be adam or sgd, got {optimizer!r}")
+        if optimizer not in ("adam", "sgd", "natural"):
+            raise ValueError(f"optimizer must be adam, sgd or natural, got {optimizer!r}")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be > 0, got {clip}; leave it out for no clipping")
         if lr_decay not in ("none", "linear"):
@@ -98,6 +103,14 @@ class SVIRefiner(Refiner):
         self.score_particles = score_particles
         self._programs: Programs[tuple[SVIStep, Capture, Capture]] = Programs()
 
+    def check(self, model: nn.Module, family: Family) -> None:
+        if self.optimizer == "natural" and not has_natural_gradient(type(family)):
+            known = ", ".join(sorted(cls.__name__ for cls in Family.__subclasses__() if has_natural_gradient(cls)))
+            raise ValueError(
+                f"optimizer natural needs a family with a natural_gradient, got {type(family).__name__}; "
+                f"use one of {known}, or adam"
+            )
+
     def __call__(
         self,
         model: nn.Module,
@@ -115,7 +128,7 @@ class SVIRefiner(Refiner):
             x = x.clone() if x.is_inference() else x
             start = params.detach().clone()
             step, capture, score = self._programs_of(model, family)
-            scalars = [_scalar(value, start) for value in (beta, self.lr, self.num_steps)]
+            scalars = [scalar(value, start) for value in (beta, self.lr, self.num_steps)]
             refined, slope, path = self._loop(step, capture, x, start, scalars, record)
             if not self.safeguard:
                 return Inferred(params, refined, path=path, slope=slope)
@@ -152,10 +165,12 @@ class SVIRefiner(Refiner):
         return self._programs.get(lambda: self._make_programs(model, family), (model, family), *settings)
 
     def _make_programs(self, model: nn.Module, family: Family) -> tuple[SVIStep, Capture, Capture]:
+        self.check(model, family)  # a loop may be called without a guide
         step = SVIStep(
             model,
             family,
             optimizer=Adam() if self.optimizer == "adam" else SGD(self.momentum),
+            natural=self.optimizer == "natural",
             pace=Pace(self.adapt, self.stop_below),
             num_particles=self.num_particles,
             path_gradient=self.path_gradient,
@@ -167,8 +182,3 @@ class SVIRefiner(Refiner):
             Capture(step, model, family, name="the inner step"),
             captured_score(model, family, self.score_particles),
         )
-
-
-def _scalar(value: float | Tensor, like: Tensor) -> Tensor:
-    """A tensor of shape (); made on the device, for a copy from the host would wait."""
-    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)

@@ -11,6 +11,7 @@ from pyro.nn import PyroModule, PyroParam
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
+from ..distributions import full_precision
 from ..families import Family
 from .elbo import ELBO
 from .pace import Pace
@@ -53,10 +54,11 @@ class SVIStep:
         model: Pyro model, held fixed.
         family: Turns λ into q.
         optimizer: d, with momentum or moments.
+        natural: Give `optimizer` the family's natural gradient.
         pace: Step sizes by datapoint.
         num_particles: Draws of z a datapoint.
         path_gradient: As in `ELBO`.
-        clip: Largest norm of a row's gradient.
+        clip: Largest norm of a row's gradient, in the metric of the step.
         decay: Lower η linearly to zero over the loop.
     """
 
@@ -66,6 +68,7 @@ class SVIStep:
         family: Family,
         *,
         optimizer: RowOptimizer,
+        natural: bool,
         pace: Pace,
         num_particles: int,
         path_gradient: bool,
@@ -75,6 +78,7 @@ class SVIStep:
         self.model = model
         self.family = family
         self.optimizer = optimizer
+        self.natural = natural
         self.pace = pace
         self.num_particles = num_particles
         self.path_gradient = path_gradient
@@ -109,15 +113,17 @@ class SVIStep:
 
     def move(self, params: Tensor, grad: Tensor, lr: Tensor, num_steps: Tensor, k: Tensor, slots: Slots) -> Slots:
         """The state after a step from λ with the objective's gradient there."""
-        clipped = grad if self.clip is None else _clip_rows(grad, self.clip)
+        with full_precision(params):
+            slope = self.family.natural_gradient(params, grad) if self.natural else grad
+        share = 1.0 if self.clip is None else _share_of_rows(grad, slope, self.clip)
         num = self.optimizer.num_slots
-        direction, kept = self.optimizer(clipped, k, slots[:num])
+        direction, kept = self.optimizer(share * slope, k, slots[:num])
         rate = lr * (1 - k / num_steps) if self.decay else lr
-        step, pace = self.pace(-rate * direction, clipped, k, slots[num:])
+        step, pace = self.pace(-rate * direction, share * grad, k, slots[num:])
         return k + 1, params + step, grad, *kept, *pace
 
 
-def _clip_rows(grad: Tensor, clip: float) -> Tensor:
-    """Rescales each row of `grad` to a norm of at most `clip`."""
-    norm = grad.norm(dim=-1, keepdim=True)
-    return grad * (clip / norm.clamp_min(clip))
+def _share_of_rows(grad: Tensor, slope: Tensor, clip: float) -> Tensor:
+    """What to multiply each row by, (B, 1), so that its norm, in the metric that made `slope`, is at most `clip`."""
+    norm = (grad * slope).sum(-1, keepdim=True).clamp_min(0).sqrt()
+    return clip / norm.clamp_min(clip)

@@ -36,3 +36,10 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def elementwise(self, h: Tensor) -> dist.TorchDistribution:
         """The distribution of each entry of x, batch shape h.shape."""
+
+    def information(self, h: Tensor) -> Tensor:
+        r"""The Fisher information of each entry of h, as h, :math:`E_x [(\partial_h \log p(x \mid h))^2]`.
+
+        By default the variance of x, which is right where h is the natural parameter; others override this.
+        """
+        return self.elementwise(h).variance

@@ -38,3 +38,6 @@ class Normal(Likelihood):
 
     def elementwise(self, h: Tensor) -> dist.TorchDistribution:
         return dist.Normal(h, self.log_scale.exp())
+
+    def information(self, h: Tensor) -> Tensor:
+        return (-2 * self.log_scale).exp().expand_as(h)

@@ -6,6 +6,8 @@ from torch.distributions import constraints
 
 from .base import Likelihood
 
+MAX_LOG_RATE = 15.0
+
 
 class Poisson(Likelihood):
     r"""x ∈ {0, 1, 2, ...}, rate exp(h) counts an entry; h is capped at 15 (3 million counts)."""
@@ -13,4 +15,7 @@ class Poisson(Likelihood):
     support = constraints.nonnegative_integer
 
     def elementwise(self, h: Tensor) -> dist.TorchDistribution:
-        return dist.Poisson(h.clamp(max=15.0).exp())
+        return dist.Poisson(h.clamp(max=MAX_LOG_RATE).exp())
+
+    def information(self, h: Tensor) -> Tensor:
+        return super().information(h) * (h <= MAX_LOG_RATE)  # the cap has no slope
