@@ -10,7 +10,7 @@ pyro.settings.set(module_local_params=True)
 
 from . import data, models, nets  # noqa: E402
 from .capture import engine  # noqa: E402
-from .families import DiagonalNormal, Family, FullNormal  # noqa: E402
+from .families import DiagonalNormal, Family, FullNormal, Joint, Ladder  # noqa: E402
 from .guides import AmortizedGuide, Guide, SemiAmortizedGuide, SVIGuide  # noqa: E402
 from .inference import (  # noqa: E402
     ELBO,
@@ -22,7 +22,7 @@ from .inference import (  # noqa: E402
     SVIRefiner,
     elbo_terms,
 )
-from .models import VAE  # noqa: E402
+from .models import VAE, HierarchicalVAE  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -37,7 +37,10 @@ __all__ = [
     "Family",
     "FullNormal",
     "Guide",
+    "HierarchicalVAE",
     "Inferred",
+    "Joint",
+    "Ladder",
     "LitVAE",
     "Refiner",
     "SVIGuide",

@@ -1,6 +1,10 @@
 """What the families and likelihoods need beyond `pyro.distributions`."""
 
+from .concatenated import Concatenated, joined
+from .conditional import Conditional
 from .held_fixed import held_fixed
 from .precision import full_precision
+from .scale import positive_scale
+from .transformed import Transformed
 
-__all__ = ["full_precision", "held_fixed"]
+__all__ = ["Concatenated", "Conditional", "Transformed", "full_precision", "held_fixed", "joined", "positive_scale"]

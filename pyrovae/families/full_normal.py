@@ -4,8 +4,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..distributions import positive_scale
 from .base import Family
-from .diagonal_normal import positive_scale
 
 
 class FullNormal(Family):
