@@ -53,7 +53,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "decoder": members(nets, "Decoder", ["Encoder"]),
     "prior": members(priors, ""),
     "likelihood": members(likelihoods, ""),
-    "family": _concrete(families, "", families.Family),
+    "family": {n: cls for n, cls in _concrete(families, "", families.Family).items() if n != "joint"},
     "guide": _concrete(guides, "Guide", guides.Guide),
     "refiner": {n: cls for n, cls in _concrete(inference, "Refiner", inference.Refiner).items() if n != "compiled"},
     "objective": _concrete(inference, "", inference.Objective),

@@ -25,13 +25,9 @@ def kl_per_dim(model: Callable, family: Family, x: Tensor, params: Tensor) -> Te
     with torch.no_grad(), pyro.validation_enabled(False):
         elbo = ELBO(num_particles=NUM_DRAWS, path_gradient=False)
         model_trace, guide_trace = elbo.traces(model, lambda x: family.sample(params), x)
-        kls = []
-        for name, site in scored_sites(model_trace):
-            kl = (
-                None if site["is_observed"] else _entries(guide_trace.nodes[name]["fn"], site["fn"])
-            )  # (..., B, *event)
-            if kl is not None:
-                kls.append(kl.reshape(-1, site["fn"].event_shape.numel()).mean(0))
+    latent = [(guide_trace.nodes[n]["fn"], s["fn"]) for n, s in scored_sites(model_trace) if not s["is_observed"]]
+    found = [(_entries(q, p), p.event_shape.numel()) for q, p in latent]  # (..., B, *event_shape)
+    kls = [kl.reshape(-1, size).mean(0) for kl, size in found if kl is not None]
     return torch.cat(kls) if kls else None
 
 
