@@ -10,7 +10,7 @@ pyro.settings.set(module_local_params=True)
 
 from . import data, models, nets  # noqa: E402
 from .capture import engine  # noqa: E402
-from .families import DiagonalNormal, Family, FullNormal  # noqa: E402
+from .families import DiagonalNormal, Family, FullNormal, Joint, Ladder  # noqa: E402
 from .guides import AmortizedGuide, Guide, SemiAmortizedGuide, SVIGuide  # noqa: E402
 from .inference import (  # noqa: E402
     ELBO,
@@ -23,7 +23,7 @@ from .inference import (  # noqa: E402
     SVIRefiner,
     elbo_terms,
 )
-from .models import VAE  # noqa: E402
+from .models import VAE, HierarchicalVAE  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,10 @@ __all__ = [
     "FullNormal",
     "GaussNewtonRefiner",
     "Guide",
+    "HierarchicalVAE",
     "Inferred",
+    "Joint",
+    "Ladder",
     "LitVAE",
     "Refiner",
     "SVIGuide",

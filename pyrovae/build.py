@@ -3,18 +3,19 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from .config import Config, ConfigError, load_config
 from .data import DataError, ImageData
+from .families import Family, Joint
 from .guides import AmortizedGuide, Guide, SemiAmortizedGuide
 from .inference import Inferred
-from .models import VAE
+from .models import VAE, HierarchicalVAE
 from .schema import COMPONENTS
 from .training import CheckpointError, read_checkpoint
 
@@ -40,7 +41,7 @@ class _Parts(Mapping[str, Any]):
         return len(self.makers)
 
 
-def _make(kind: str, block: BaseModel, parts: Mapping[str, Any] = {}, tag: str = "type") -> Any:
+def _make(kind: str, block: Any, parts: Mapping[str, Any] = {}, tag: str = "type") -> Any:
     """Calls what `block` names: with those `parts` that it takes by position, and the block's own arguments."""
     make = COMPONENTS[kind][getattr(block, tag)]
     signature = inspect.signature(make.__init__ if inspect.isclass(make) else make)
@@ -70,19 +71,24 @@ def build_data(config: Config) -> ImageData:
     return data
 
 
-def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[VAE, Guide]:
+def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[VAE | HierarchicalVAE, Guide]:
     """Model and guide, with weights drawn from `train.seed`."""
     torch.manual_seed(config.train.seed)
-    section, z_dim = config.model, config.model.z_dim
+    section = config.model
+    z_dims = section.z_dim if isinstance(section.z_dim, list) else [section.z_dim]  # of each layer, bottom first
     parts = _Parts(
         x_shape=lambda: x_shape,
         event_dim=lambda: len(x_shape),
-        z_dim=lambda: z_dim,
+        z_dim=lambda: z_dims[-1],
         prior=lambda: _make("prior", section.prior, parts),
-        decoder=lambda: _make("decoder", section.decoder, {"in_shape": (z_dim,), "out_shape": x_shape}),
+        decoder=lambda: _make("decoder", section.decoder, {"in_shape": (z_dims[0],), "out_shape": x_shape}),
         likelihood=lambda: _make("likelihood", section.likelihood, parts),
-        model=lambda: VAE(parts["prior"], parts["decoder"], parts["likelihood"]),
-        family=lambda: _make("family", config.guide.family, parts),
+        layers=lambda: [
+            _make("decoder", section.layers, {"in_shape": (above,), "out_shape": (2, below)})
+            for below, above in pairwise(z_dims)
+        ],
+        model=lambda: _model(z_dims, parts),
+        family=lambda: _family(config.guide.family, z_dims, parts),
         encoder=lambda: _make(
             "encoder", section.encoder, {"in_shape": x_shape, "out_shape": (parts["family"].num_params,)}
         ),
@@ -100,6 +106,21 @@ def _check_prior(prior: str, guide: str) -> None:
             f"model.prior: {prior} mixes what the guide's encoder gives, and in guide {guide} none gives λ; "
             "use guide amortized or semi_amortized, or prior mixture_normal"
         )
+
+
+def _model(z_dims: list[int], parts: Mapping[str, Any]) -> VAE | HierarchicalVAE:
+    if len(z_dims) == 1:
+        return VAE(parts["prior"], parts["decoder"], parts["likelihood"])
+    return HierarchicalVAE(z_dims, parts["prior"], parts["layers"], parts["decoder"], parts["likelihood"])
+
+
+def _family(block: Any, z_dims: list[int], parts: Mapping[str, Any]) -> Family:
+    """The family that `block` names; one for each layer, where it is not of the whole model by itself."""
+    whole = "model" in inspect.signature(COMPONENTS["family"][block.type].__init__).parameters
+    if len(z_dims) == 1 or whole:
+        return _make("family", block, parts)
+    layers = zip(parts["model"].sites, z_dims, strict=True)
+    return Joint({site: _make("family", block, {"z_dim": z_dim}) for site, z_dim in layers})
 
 
 def fit_arguments(config: Config) -> dict[str, Any]:
@@ -121,7 +142,7 @@ class Trained:
         config: What they were built and trained with.
     """
 
-    model: VAE
+    model: VAE | HierarchicalVAE
     guide: Guide
     config: Config
 
@@ -143,7 +164,7 @@ class Trained:
     @torch.no_grad()
     def sample(self, num_samples: int) -> Tensor:
         """E[x | z] at `num_samples` draws from the prior, shape (num_samples, C, H, W)."""
-        return self.model.decode(self.model.prior().sample((num_samples,))).mean
+        return self.model.sample(num_samples)
 
 
 def load(run_dir: str | Path, checkpoint: str = "best") -> Trained:

@@ -16,8 +16,11 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from .capture import Engine
 from .schema import COMPONENTS, Strict, block
@@ -33,20 +36,36 @@ _MODEL_DEFAULTS: dict[str, tuple[str, str]] = {  # model.type -> network, guide
     "vae_mlp": ("mlp", "amortized"),
     "vae_conv": ("conv", "amortized"),
     "ivae_iterative": ("mlp", "semi_amortized"),
+    "vae_hierarchical": ("mlp", "amortized"),
 }
+_LAYERED: dict[str, Any] = {"z_dim": [50, 20], "layers": "mlp"}  # what vae_hierarchical has besides
 
 
 class ModelConfig(Strict):
     """`model:`; what `type` leaves open is filled in from `_MODEL_DEFAULTS`."""
 
-    type: Literal["vae_mlp", "vae_conv", "ivae_iterative"] = "vae_mlp"
-    z_dim: PositiveInt = 50
+    type: Literal["vae_mlp", "vae_conv", "ivae_iterative", "vae_hierarchical"] = "vae_mlp"
+    z_dim: PositiveInt | list[PositiveInt] = 50
     lr: PositiveFloat = 1e-3
     beta: NonNegativeFloat = 1.0
     prior: block("prior", "standard_normal") = "standard_normal"  # type: ignore[valid-type]
     likelihood: block("likelihood", "bernoulli") = "bernoulli"  # type: ignore[valid-type]
     encoder: block("encoder", "mlp") = "mlp"  # type: ignore[valid-type]
     decoder: block("decoder", "mlp") = "mlp"  # type: ignore[valid-type]
+    layers: block("decoder", "mlp") | None = None  # type: ignore[valid-type]
+
+    @field_validator("z_dim", "layers")
+    @classmethod
+    def _fits_type(cls, value: Any, info: ValidationInfo) -> Any:
+        name, layered = info.data.get("type"), info.data.get("type") == "vae_hierarchical"
+        if info.field_name == "layers":
+            if value is not None and not layered:
+                raise PydanticCustomError("layers", f"for model.type vae_hierarchical only, not {name}; leave it out")
+        elif layered and not (isinstance(value, list) and len(value) > 1):
+            raise PydanticCustomError("z_dim", "vae_hierarchical takes a list of two or more, bottom first: [50, 20]")
+        elif isinstance(value, list) and not layered:
+            raise PydanticCustomError("z_dim", f"a list is for model.type vae_hierarchical; {name} takes one number")
+        return value
 
 
 class EarlyStoppingConfig(Strict):
@@ -111,7 +130,8 @@ class Config(Strict):
         if not isinstance(model, dict):
             return values
         network, guide = _MODEL_DEFAULTS.get(model.get("type", "vae_mlp"), ("mlp", "amortized"))
-        values["model"] = {"encoder": network, "decoder": network, **model}
+        more = _LAYERED if model.get("type") == "vae_hierarchical" else {}
+        values["model"] = {"encoder": network, "decoder": network, **more, **model}
         values["guide"] = {"type": guide, **given} if isinstance(given, dict) else given
         return values
 
@@ -163,8 +183,7 @@ def check(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        # A block where true or false may stand too is reported once, as the block it is.
-        items = [e for e in error.errors() if not (e["type"].startswith("bool") and isinstance(e["input"], Mapping))]
+        items = [e for e in error.errors() if not _is_of_other_option(e)]
         lines = [_explain(dict(item), values) for item in items if item["type"] != "model_type"] or [
             _explain(dict(item), values) for item in items
         ]
@@ -209,6 +228,16 @@ def _explain(error: dict[str, Any], values: Mapping[str, Any]) -> str:
     return f"{key}: {message}" if error["type"] == "missing" else f"{key}: {message}, got {value!r}"
 
 
+def _is_of_other_option(error: Any) -> bool:
+    """Whether it only says that a value is not what it need not be, where one of two kinds may stand."""
+    kind, value = error["type"], error["input"]
+    return (
+        (kind.startswith("bool") and isinstance(value, Mapping))
+        or (kind == "int_type" and isinstance(value, list))
+        or (kind == "list_type" and str(error["loc"][-1]).startswith("list["))
+    )
+
+
 def _quoted(text: str) -> list[str]:
     return re.findall(r"'([^']*)'", text)
 
@@ -235,7 +264,8 @@ def _strip_tags(loc: tuple, values: Any) -> list:
     for i, part in enumerate(loc):
         inside = isinstance(values, Mapping) and part in values
         is_tag = _is_component(part) and not inside
-        if "=" in str(part) or part in ("bool", "EarlyStoppingConfig") or (is_tag and i > 0):
+        is_option = part in ("bool", "EarlyStoppingConfig", "constrained-int") or str(part).startswith("list[")
+        if "=" in str(part) or is_option or (is_tag and i > 0):
             continue
         path.append(part)
         values = values[part] if inside else None

@@ -53,7 +53,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "decoder": members(nets, "Decoder", ["Encoder"]),
     "prior": members(priors, ""),
     "likelihood": members(likelihoods, ""),
-    "family": members(families, "", base=families.Family),
+    "family": {n: cls for n, cls in members(families, "", base=families.Family).items() if n != "joint"},
     "guide": members(guides, "Guide", base=guides.Guide),
     "refiner": {n: cls for n, cls in members(inference, "Refiner", base=inference.Refiner).items() if n != "compiled"},
     "objective": members(inference, "", base=inference.Objective),

@@ -13,7 +13,7 @@ import pyrovae as pv
 
 
 def check_guide(model: nn.Module, guide: pv.Guide, x: Tensor) -> None:
-    check_sites(guide, x)
+    check_sites(model, guide, x)
     check_infer(guide, x)
     check_gradients(model, guide, x)
     check_seed_repeats(guide, x)
@@ -21,14 +21,21 @@ def check_guide(model: nn.Module, guide: pv.Guide, x: Tensor) -> None:
     assert not pyro.get_param_store(), "parameters belong to modules, not to the global store"
 
 
-def check_sites(guide: pv.Guide, x: Tensor) -> None:
-    trace = poutine.trace(guide).get_trace(x)
-    site = trace.nodes["z"]
-    assert site["value"].shape == (len(x), guide.family.z_dim)
-    assert site["fn"].batch_shape == (len(x),)
-    assert {frame.name for frame in site["cond_indep_stack"]} == {"data"}
-    latent = {n for n, s in trace.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
-    assert latent - {"data"} == {"z"}, "an inner loop leaked into the trace"
+def check_sites(model: nn.Module, guide: pv.Guide, x: Tensor) -> None:
+    wanted, latent = (latents(part, x) for part in (model, guide))
+    assert latent.keys() == wanted.keys(), "a site is missing, or an inner loop leaked into the trace"
+    for name, site in latent.items():
+        assert site["fn"].event_shape == wanted[name]["fn"].event_shape
+        assert site["fn"].batch_shape == (len(x),)
+        assert {frame.name for frame in site["cond_indep_stack"]} == {"data"}
+    assert sum(site["fn"].event_shape.numel() for site in latent.values()) == guide.family.z_dim
+    assert guide(x).shape == guide.family(guide.infer(x).params).mean.shape == (len(x), guide.family.z_dim)
+
+
+def latents(program: nn.Module, x: Tensor) -> dict:
+    """The latent sites of a program, by name."""
+    nodes = poutine.trace(program).get_trace(x).nodes
+    return {n: s for n, s in nodes.items() if s["type"] == "sample" and not s["is_observed"] and n != "data"}
 
 
 def check_infer(guide: pv.Guide, x: Tensor) -> None:

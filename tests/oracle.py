@@ -94,16 +94,19 @@ def quadrature(batch: int, d: int) -> Tensor:
 
 
 class FixedNoise(Messenger):
-    """Draws z = T_λ(ε) from given ε instead of the generator; a stand-in for equal noise."""
+    """Draws z = T_λ(ε) from given ε instead of the generator; a stand-in for equal noise.
 
-    def __init__(self, noise: Tensor) -> None:
+    By the name of the site, where there are several.
+    """
+
+    def __init__(self, noise: Tensor | dict[str, Tensor]) -> None:
         super().__init__()
-        self.noise = noise
+        self.noise = noise if isinstance(noise, dict) else {"z": noise}
 
     def _pyro_sample(self, msg: dict) -> None:
-        if msg["name"] == "z" and msg["value"] is None:
-            q = msg["fn"]
+        if msg["name"] in self.noise and msg["value"] is None:
+            q, noise = msg["fn"], self.noise[msg["name"]]
             if isinstance(q, Independent):
-                msg["value"] = q.base_dist.loc + q.base_dist.scale * self.noise
+                msg["value"] = q.base_dist.loc + q.base_dist.scale * noise
             else:
-                msg["value"] = q.loc + (q.scale_tril @ self.noise[..., None])[..., 0]
+                msg["value"] = q.loc + (q.scale_tril @ noise[..., None])[..., 0]

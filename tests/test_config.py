@@ -20,7 +20,12 @@ def test_defaults():
 
 @pytest.mark.parametrize(
     ("model", "network", "guide"),
-    [("vae_mlp", "mlp", "amortized"), ("vae_conv", "conv", "amortized"), ("ivae_iterative", "mlp", "semi_amortized")],
+    [
+        ("vae_mlp", "mlp", "amortized"),
+        ("vae_conv", "conv", "amortized"),
+        ("ivae_iterative", "mlp", "semi_amortized"),
+        ("vae_hierarchical", "mlp", "amortized"),
+    ],
 )
 def test_model_types(model, network, guide):
     config = check({"model": {"type": model}})
@@ -45,7 +50,7 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
         "model.lr: input should be a valid number, unable to parse string as a number, got 'fast'",
         "model.encoder.type: 'cnov' is unknown; did you mean conv? valid: conv, mlp",
         "model.z_dmi: unknown key (value 3); did you mean z_dim? valid: type, z_dim, lr, beta, prior, likelihood, encoder, "
-        "decoder",
+        "decoder, layers",
         "guide.refiner.num_steps: input should be greater than 0, got 0",
         "guide.refiner.optimizer: 'adma' is not valid; did you mean adam? valid: adam, sgd",
         "trian: unknown key (value {}); did you mean train? valid: dataset, model, guide, train",
@@ -56,6 +61,23 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
     ("values", "line"),
     [
         ({"model": {"z_dim": 0}}, "model.z_dim: input should be greater than 0, got 0"),
+        (
+            {"model": {"z_dim": [3, 2]}},
+            "model.z_dim: a list is for model.type vae_hierarchical; vae_mlp takes one number, got [3, 2]",
+        ),
+        (
+            {"model": {"type": "vae_hierarchical", "z_dim": 3}},
+            "model.z_dim: vae_hierarchical takes a list of two or more, bottom first: [50, 20], got 3",
+        ),
+        (
+            {"model": {"type": "vae_hierarchical", "z_dim": [3, 0]}},
+            "model.z_dim.1: input should be greater than 0, got 0",
+        ),
+        ({"model": {"z_dim": "many"}}, "model.z_dim: input should be a valid integer"),
+        (
+            {"model": {"layers": "mlp"}},
+            "model.layers: for model.type vae_hierarchical only, not vae_mlp; leave it out, got",
+        ),
         ({"guide": {"type": "amortised"}}, "guide.type: 'amortised' is unknown; did you mean amortized? valid: "),
         ({"guide": {"refiner": {}}}, "guide.refiner: unknown key for amortized (value {}); valid: type, family"),
         ({"train": {"lr": 0.1}}, "train.lr: unknown key (value 0.1); did you mean model.lr? valid: epochs"),
@@ -80,7 +102,7 @@ def test_errors(values, line):
 
 def test_abstract_classes_are_no_choice():
     assert set(COMPONENTS["guide"]) == {"amortized", "semi_amortized", "svi"}
-    assert set(COMPONENTS["family"]) == {"diagonal_normal", "full_normal"}
+    assert set(COMPONENTS["family"]) == {"diagonal_normal", "full_normal", "ladder"}
     assert set(COMPONENTS["refiner"]) == {"svi"}
     assert set(COMPONENTS["dataset"]) == {"mnist", "sun397"}
 

@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from contracts import check_guide
+from pyro.nn import PyroModule
 
 import pyrovae as pv
 from pyrovae.schema import COMPONENTS
@@ -55,7 +58,7 @@ def test_readme_starts_with_two_commands():
 
 
 def test_extending_a_guide_in_30_lines():
-    definition, use, _ = blocks("docs/extending.md")
+    definition, use, *_ = blocks("docs/extending.md")
     assert len(definition.split("class ")[1].splitlines()) <= 30
     namespace: dict = {}
     exec(definition, namespace)
@@ -72,6 +75,17 @@ def test_extending_refines_a_model_of_ones_own():
     namespace: dict = {"torch": torch, "pv": pv}
     exec(blocks("docs/extending.md")[2].replace('pv.engine("compiled")', 'pv.engine("eager")'), namespace)
     assert namespace["gain"].mean() > 0.1
+
+
+def test_extending_several_latent_sites():
+    namespace: dict = {"torch": torch, "pv": pv, "pyro": pyro, "dist": dist, "PyroModule": PyroModule}
+    model, use = blocks("docs/extending.md")[3:5]
+    exec(model, namespace)
+    for guide in ("amortized", "semi-amortized"):
+        quick = use.replace("range(150)", "range(100)").replace('scheme = "semi-amortized"', f'scheme = "{guide}"')
+        exec(quick, namespace)
+        assert namespace["losses"][0] - namespace["losses"][-1] > 10, guide
+        assert namespace["correlation"] > 0.8, guide
 
 
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda p: p.name)

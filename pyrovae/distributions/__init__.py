@@ -1,6 +1,20 @@
 """What the families and likelihoods need beyond `pyro.distributions`."""
 
+from .concatenated import Concatenated, joined
+from .conditional import Conditional
 from .held_fixed import held_fixed
 from .precision import full_precision
+from .scale import MIN_SCALE, positive_scale, scale_slope
+from .transformed import Transformed
 
-__all__ = ["full_precision", "held_fixed"]
+__all__ = [
+    "MIN_SCALE",
+    "Concatenated",
+    "Conditional",
+    "Transformed",
+    "full_precision",
+    "held_fixed",
+    "joined",
+    "positive_scale",
+    "scale_slope",
+]

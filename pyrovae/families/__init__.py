@@ -3,5 +3,7 @@
 from .base import Family, has_natural_gradient
 from .diagonal_normal import DiagonalNormal
 from .full_normal import FullNormal
+from .joint import Joint
+from .ladder import Ladder
 
-__all__ = ["DiagonalNormal", "Family", "FullNormal", "has_natural_gradient"]
+__all__ = ["DiagonalNormal", "Family", "FullNormal", "Joint", "Ladder", "has_natural_gradient"]

@@ -62,7 +62,7 @@ class Family(nn.Module, ABC):
     def sample(self, params: Tensor) -> Tensor:
         """The guide as a Pyro program: plate `"data"`, site `"z"`, for λ (B, P).
 
-        A family over several latent sites overrides this.
+        A family over several latent sites, `Joint` or `Ladder`, overrides this.
         """
         with pyro.plate("data", params.shape[0]), full_precision(params):
             return pyro.sample("z", self(params))

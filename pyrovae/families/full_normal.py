@@ -4,8 +4,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..distributions import MIN_SCALE, positive_scale, scale_slope
 from .base import Family
-from .diagonal_normal import MIN_SCALE, positive_scale, scale_slope
 
 
 class FullNormal(Family):

@@ -3,12 +3,15 @@
 from typing import Literal
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from ..capture import isolated
+from ..distributions import full_precision
 from ..families import Family
 from .elbo import ELBO
 from .frozen import frozen
+from .objective import kl_of_site, scored, scored_sites
 from .refiner import Inferred
 
 EncoderLoss = Literal["hybrid", "kl"]
@@ -32,9 +35,16 @@ def encoder_loss(
         with frozen(model), isolated():  # a calculation within a guide, not part of its trace
             elbo = ELBO(beta)
             return elbo.differentiable_loss(model, lambda x: family.sample(inferred.init), x)
-    init, refined = family(inferred.init), family(inferred.params.detach())
-    try:
-        return torch.distributions.kl_divergence(init, refined).sum()
-    except NotImplementedError:  # no closed form: one draw
-        z = init.rsample()
-        return (init.log_prob(z) - refined.log_prob(z)).sum()
+    with frozen(model), isolated():  # a family may run the model's layers
+        return _kl(family, inferred.init, inferred.params.detach())
+
+
+def _kl(family: Family, init: Tensor, refined: Tensor) -> Tensor:
+    """KL(q_λ₀ ‖ q_λK) site by site, each given a draw of those before it."""
+    start = poutine.trace(family.sample).get_trace(init)
+    end = poutine.trace(poutine.replay(family.sample, trace=start)).get_trace(refined)
+    with full_precision(init):
+        for trace in (start, end):
+            trace.compute_log_prob(scored)
+        kl = [kl_of_site(site, end.nodes[name]) for name, site in scored_sites(start)]
+    return torch.stack(kl).sum()

@@ -48,6 +48,34 @@ def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
         return guide_site["log_prob"] - model_site["log_prob"]
 
 
+def _check_sites(model_trace: Any, guide_trace: Any) -> None:
+    """Raises `ValueError` unless model and guide have the same latent sites, in the same plates."""
+    model, guide = _latents(model_trace), _latents(guide_trace)
+    if model == guide:
+        return
+    if model.keys() != guide.keys():
+        sides = (f"{{{', '.join(sorted(side))}}}" for side in (model, guide))
+        raise ValueError(
+            "the model has latent sites {} and the guide's family {}; name them alike, or let Joint.of(model, x) "
+            "make the family".format(*sides)
+        )
+    name = next(name for name in model if model[name] != guide[name])
+    inside = (", ".join(sorted(side[name])) or "none" for side in (model, guide))
+    raise ValueError(
+        'latent site {!r} lies in plates {} of the model and {} of the guide; put with pyro.plate("data", x.shape[0]) '
+        "around what belongs to a datapoint, and nothing else around that".format(name, *inside)
+    )
+
+
+def _latents(trace: Any) -> dict[str, set[str]]:
+    """The latent sites of a trace, and the plates that each lies in."""
+    return {
+        name: {frame.name for frame in site["cond_indep_stack"]}
+        for name, site in scored_sites(trace)
+        if not (site["is_observed"] or site["infer"].get("is_auxiliary"))
+    }
+
+
 class Objective(Trace_ELBO):
     """A bound on log p(x) to maximise, for reparameterised guides, without `.item()`.
 
@@ -59,7 +87,7 @@ class Objective(Trace_ELBO):
         path_gradient: Score z under q with q held fixed.
 
     Raises:
-        ValueError: `num_particles` below 1.
+        ValueError: `num_particles` below 1; when called, latent sites or plates of model and guide that differ.
     """
 
     def __init__(self, num_particles: int, beta: float | Tensor, path_gradient: bool) -> None:
@@ -77,6 +105,7 @@ class Objective(Trace_ELBO):
         with _ScaleLatents(self.beta):
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        _check_sites(model_trace, guide_trace)
         for name, site in scored_sites(guide_trace):
             if not site["fn"].has_rsample:
                 raise ValueError(f"guide site {name!r} has no rsample; use pyro.infer.Trace_ELBO")

@@ -38,3 +38,7 @@ class VAE(PyroModule):
         """p(x | z) for z of shape (..., D)."""
         # The decoder may run in bfloat16 under autocast; densities take the latent's precision.
         return self.likelihood(self.decoder(z).to(z.dtype))
+
+    def sample(self, num_samples: int) -> Tensor:
+        """E[x | z] at draws from the prior, (num_samples, *x_shape)."""
+        return self.decode(self.prior().sample((num_samples,))).mean

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..inference import common_noise_terms
 from . import figures
+from .kl_per_dim import kl_per_dim
 from .module import LitVAE
 from .noise import seed_noise
 
@@ -105,17 +106,8 @@ class Pictures(Callback):
                 points = {f"infer/elbo_step_{k}": value for k, value in enumerate(curve)}
                 logger.log_metrics(points, step=trainer.global_step - 1)
         drawn["reconstructions"] = figures.image_rows(rows)
-        prior = model.prior()
-        drawn["samples"] = figures.image_grid(model.decode(prior.sample((64,))).mean)
-        drawn["kl_per_dim"] = figures.kl_bars(_moment_kl(final, prior))
+        drawn["samples"] = figures.image_grid(model.sample(64))
+        kl = kl_per_dim(model, family, x, inferred.params)
+        if kl is not None:
+            drawn["kl_per_dim"] = figures.kl_bars(kl)
         return drawn
-
-
-def _moment_kl(q: Any, prior: Any) -> Tensor:
-    """KL between the normals that share mean and variance with q and the prior, per latent dimension, batch mean (D,).
-
-    Exact for normal families under a normal prior; a family's correlations and a mixture's modes do not show in it.
-    """
-    ratio = q.variance / prior.variance
-    shift = (q.mean - prior.mean).square() / prior.variance
-    return (0.5 * (ratio + shift - 1 - ratio.log())).mean(0)

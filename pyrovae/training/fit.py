@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 from torch import nn
 
 from ..guides import Guide, RefinedGuide
-from ..models import VAE
+from ..models.likelihoods.base import Likelihood
 from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, checkpoints
 from .checkpoint import AtomicCheckpointIO, read_checkpoint
 from .loggers import loggers
@@ -98,8 +98,9 @@ def fit(
     """
     start = perf_counter()
     _quiet()
-    if isinstance(model, VAE):
-        cast(Any, model.likelihood).check(next(iter(data.batches("train", batch_size, seed=seed))))
+    likelihood = getattr(model, "likelihood", None)
+    if isinstance(likelihood, Likelihood):
+        likelihood.check(next(iter(data.batches("train", batch_size, seed=seed))))
     module = LitVAE(model, guide, x_shape=data.x_shape, seed=seed, **options)
     run_dir = None if run_dir is None else Path(run_dir)
     callbacks: list[Callback] = [ProgressBar(refresh_rate=10)] if progress else []

@@ -1,0 +1,88 @@
+"""Several latent sites, a family for each."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ..distributions import Concatenated, full_precision, joined
+from .base import Family
+from .constrained import Constrained
+from .diagonal_normal import DiagonalNormal
+from .latent_sites import latent_sites
+
+
+class Joint(Family):
+    r"""Independent families by site name; λ is their λ side by side, P = P_1 + ... + P_L.
+
+    .. math:: q(z \mid \lambda) = \prod_l q_l(z_l \mid \lambda_l)
+
+    `sample` is a Pyro program with all sites in plate `"data"`; as one distribution, z is the flattened values side by
+    side.
+
+    Args:
+        families: Family of each site, by name.
+        others: The same, as keywords: `Joint(z1=DiagonalNormal(50), z2=FullNormal(5))`.
+
+    Raises:
+        ValueError: No family, or something else in its place.
+
+    Reference:
+        Automatic Differentiation Variational Inference (Kucukelbir et al., 2017), arXiv:1603.00788
+    """
+
+    def __init__(self, families: Mapping[str, Family] | None = None, **others: Family) -> None:
+        given = {**(families or {}), **others}
+        if not given:
+            raise ValueError("Joint needs a family for each latent site, got none; Joint(z=DiagonalNormal(50)) say")
+        for name, family in given.items():
+            if not isinstance(family, Family):
+                raise ValueError(f"{name} must be a family, DiagonalNormal(50) say, got {family!r}")
+        super().__init__(sum(family.z_dim for family in given.values()))
+        self.sites = tuple(given)
+        self.families = nn.ModuleList(given.values())  # no ModuleDict: names of sites may hold dots
+        self.num_params = sum(family.num_params for family in given.values())
+
+    @classmethod
+    def of(cls, model: Callable, x: Tensor, family: Callable[[int], Family] = DiagonalNormal) -> "Joint":
+        """The family of a model of one's own: a `family` for each latent site, on the site's support.
+
+        Args:
+            model: Pyro model of plate `"data"`; run once.
+            x: A batch of its data.
+            family: Makes the family of so many unconstrained dimensions.
+
+        Raises:
+            ValueError: No plate `"data"`, or a site that is discrete or belongs to no datapoint.
+        """
+        made: dict[str, Family] = {}
+        for name, site in latent_sites(model, x).items():
+            made[name] = family(site.num_free)
+            if not site.is_vector:  # left alone where it is, KL to a normal prior stays in closed form
+                made[name] = Constrained(made[name], site)
+        return cls(made)
+
+    def forward(self, params: Tensor) -> dist.TorchDistribution:
+        return Concatenated([q for _, q in self._by_site(params)])
+
+    def init_params(self) -> Tensor:
+        return torch.cat([family.init_params() for family in self._families()])
+
+    def sample(self, params: Tensor) -> Tensor:
+        values, event_dims = [], []
+        with pyro.plate("data", params.shape[0]), full_precision(params):
+            for name, q in self._by_site(params):
+                values.append(pyro.sample(name, q))
+                event_dims.append(len(q.event_shape))
+        return joined(values, event_dims)  # (..., B, D)
+
+    def _by_site(self, params: Tensor) -> Iterator[tuple[str, Any]]:
+        blocks = params.split([family.num_params for family in self._families()], -1)
+        for name, family, block in zip(self.sites, self._families(), blocks, strict=True):
+            yield name, family(block)
+
+    def _families(self) -> list[Any]:
+        return list(self.families)

@@ -1,0 +1,84 @@
+"""Top down through the layers of the model."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ..distributions import Concatenated, Conditional, full_precision, positive_scale
+from ..models import HierarchicalVAE
+from .base import Family
+
+
+class Ladder(Family):
+    r"""The posterior of a `HierarchicalVAE`, each layer given the one above: the model's p times a message from x.
+
+    .. math::
+        q(z_L) = \mathcal{N}(\hat\mu_L, \hat s_L^2), \qquad
+        q(z_l \mid z_{l+1}) \propto \mathcal{N}(z_l \mid \hat\mu_l, \hat s_l^2) \; p(z_l \mid z_{l+1})
+
+    The product is weighted by precisions. λ = (μ̂, log ŝ) of each layer, bottom first, P = 2 (D_1 + ... + D_L). As one
+    distribution, for statistics and pictures, it is the plug-in: each layer given the *mean* of the one above.
+
+    Args:
+        model: The model whose p(z_l | z_{l+1}) it takes; its weights are not the family's, but gradients reach them.
+
+    Raises:
+        ValueError: A model without layers.
+
+    Reference:
+        Ladder Variational Autoencoders (Sønderby et al., 2016), arXiv:1602.02282
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        if not isinstance(model, HierarchicalVAE):
+            raise ValueError(f"model must be a HierarchicalVAE, got {type(model).__name__}; use DiagonalNormal for it")
+        super().__init__(sum(model.z_dims))
+        self._model = (model,)  # in a tuple: known to the family, but no submodule of it
+        self.num_params = 2 * self.z_dim
+
+    def forward(self, params: Tensor) -> dist.TorchDistribution:
+        parts: list[Any] = []  # bottom first
+        for level, block in self._top_down(params):
+            parts.insert(0, self._given(level, block, parts[0].mean if parts else None))
+        return Concatenated(parts)
+
+    def sample(self, params: Tensor) -> Tensor:
+        values: list[Tensor] = []
+        with pyro.plate("data", params.shape[0]):
+            for level, block in self._top_down(params):
+                q = self._given(level, block, values[0] if values else None)
+                with full_precision(params):
+                    values.insert(0, pyro.sample(self._model[0].sites[level], q))
+        return torch.cat(values, -1)  # (..., B, D)
+
+    def _top_down(self, params: Tensor) -> Iterator[tuple[int, Tensor]]:
+        blocks = params.split([2 * dim for dim in self._model[0].z_dims], -1)
+        return reversed(list(enumerate(blocks)))
+
+    def _given(self, level: int, block: Tensor, above: Tensor | None) -> dist.TorchDistribution:
+        """q of a layer, with its block of λ (..., 2 D_l), given a value of the layer above, if there is one."""
+        if above is None:
+            return _message(block).to_event(1)
+        model = self._model[0]
+
+        def fixed() -> Any:
+            return _product(_message(block.detach()), model.conditional(level, above, fixed=True)).to_event(1)
+
+        return Conditional(_product(_message(block), model.conditional(level, above)), fixed)
+
+
+def _message(block: Tensor) -> dist.Normal:
+    loc, log_scale = block.chunk(2, -1)
+    return dist.Normal(loc, positive_scale(log_scale))
+
+
+def _product(message: dist.Normal, prior: dist.Independent) -> dist.Normal:
+    """Proportional to the product of the densities; by ratios of variances, which neither over- nor underflow."""
+    p = prior.base_dist
+    total = message.variance + p.variance
+    loc = p.loc + p.variance / total * (message.loc - p.loc)
+    return dist.Normal(loc, message.scale * p.scale * total.rsqrt())
