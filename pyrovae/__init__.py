@@ -20,6 +20,7 @@ from .inference import (  # noqa: E402
     Inferred,
     Refiner,
     SVIRefiner,
+    UnrolledRefiner,
     elbo_terms,
 )
 from .models import VAE  # noqa: E402
@@ -43,6 +44,7 @@ __all__ = [
     "SVIGuide",
     "SVIRefiner",
     "SemiAmortizedGuide",
+    "UnrolledRefiner",
     "data",
     "elbo_terms",
     "engine",
