@@ -21,6 +21,7 @@ from .inference import (  # noqa: E402
     Inferred,
     Refiner,
     SVIRefiner,
+    UnrolledRefiner,
     elbo_terms,
 )
 from .models import VAE, HierarchicalVAE  # noqa: E402
@@ -48,6 +49,7 @@ __all__ = [
     "SVIGuide",
     "SVIRefiner",
     "SemiAmortizedGuide",
+    "UnrolledRefiner",
     "data",
     "elbo_terms",
     "engine",

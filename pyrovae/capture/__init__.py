@@ -2,6 +2,6 @@
 
 from .capture import Capture, CaptureWarning
 from .engine import Engine, engine
-from .isolated import isolated
+from .isolated import Surroundings, isolated, surroundings
 
-__all__ = ["Capture", "CaptureWarning", "Engine", "engine", "isolated"]
+__all__ = ["Capture", "CaptureWarning", "Engine", "Surroundings", "engine", "isolated", "surroundings"]

@@ -1,6 +1,7 @@
 """What a family is."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -23,12 +24,14 @@ class Family(nn.Module, ABC):
 
     Attributes:
         num_params: P, the length of a row of λ.
+        scores_any_draw: Whether q(z | λ) has a density for z drawn from another λ, and not for its own draws alone.
 
     Raises:
         ValueError: `z_dim` below 1.
     """
 
     num_params: int
+    scores_any_draw: ClassVar[bool] = True
 
     def __init__(self, z_dim: int) -> None:
         super().__init__()

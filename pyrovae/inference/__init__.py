@@ -10,6 +10,7 @@ from .iwae import IWAE, iwae
 from .objective import Objective
 from .refiner import Inferred, Refiner
 from .svi_refiner import SVIRefiner
+from .unrolled_refiner import UnrolledRefiner
 
 __all__ = [
     "ELBO",
@@ -23,6 +24,7 @@ __all__ = [
     "Refiner",
     "SVIRefiner",
     "Terms",
+    "UnrolledRefiner",
     "common_noise",
     "common_noise_terms",
     "elbo_terms",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..distributions import full_precision
 from ..families import Family
+from .noise import noise_state, set_noise_state
 from .objective import Objective, kl_of_site, scored_sites
 
 Result = TypeVar("Result")
@@ -89,11 +90,11 @@ def elbo_terms(model: Callable, family: Family, x: Tensor, params: Tensor, num_p
 
 def common_noise(function: Callable[[Tensor], Result], *params: Tensor) -> list[Result]:
     """`function` of several λ, each from the same random draws, so that differences are precise."""
-    cuda = params[0].device if params[0].is_cuda else None
-    state = torch.cuda.get_rng_state(cuda) if cuda else torch.get_rng_state()
+    device = params[0].device
+    state = noise_state(device)
     results = []
     for row in params:
-        torch.cuda.set_rng_state(state, cuda) if cuda else torch.set_rng_state(state)
+        set_noise_state(state, device)
         results.append(function(row))
     return results
 

@@ -15,15 +15,24 @@ def frozen(module: nn.Module) -> Iterator[None]:
     weight's gradient would find the cached copy and silently get none; frozen weights are not cached.
     """
     params = [p for p in module.parameters() if p.requires_grad]
-    training = [m for m in module.modules() if m.training]
     for p in params:
         p.requires_grad_(False)
+    try:
+        with evaluating(module):
+            yield
+    finally:
+        for p in params:
+            p.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside, the layers of `module` are in evaluation mode; its parameters take gradients as ever."""
+    training = [m for m in module.modules() if m.training]
     for m in training:
         m.__dict__["training"] = False  # not by nn.Module's __setattr__, which is slow, and this runs for every batch
     try:
         yield
     finally:
-        for p in params:
-            p.requires_grad_(True)
         for m in training:
             m.__dict__["training"] = True

@@ -12,7 +12,7 @@ from .elbo import Terms
 from .frozen import frozen
 from .gauss_newton_step import GaussNewtonStep
 from .programs import Programs, scalar
-from .refiner import Inferred, Refiner
+from .refiner import Inferred, Refiner, check_rows
 from .safeguard import captured_score, keep_better
 
 
@@ -81,9 +81,7 @@ class GaussNewtonRefiner(Refiner):
         beta: float | Tensor = 1.0,
         record: bool = False,
     ) -> Inferred:
-        expected = x.shape[0], family.num_params
-        if params.shape != expected:
-            raise ValueError(f"params must be {expected}, a row of λ for each of x, got {tuple(params.shape)}")
+        check_rows(family, x, params)
         # Lightning validates under inference mode, where autograd is off.
         with torch.inference_mode(False), torch.enable_grad(), frozen(model), frozen(family):
             x = x.clone() if x.is_inference() else x

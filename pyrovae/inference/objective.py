@@ -86,6 +86,10 @@ class Objective(Trace_ELBO):
         beta: Weight of the latent sites' log-densities, on both sides.
         path_gradient: Score z under q with q held fixed.
 
+    Attributes:
+        scorer: A guide to score z under, in place of the guide held fixed: for derivatives of a path gradient, to which
+            the q held fixed is one more function of λ.
+
     Raises:
         ValueError: `num_particles` below 1; when called, latent sites or plates of model and guide that differ.
     """
@@ -100,17 +104,22 @@ class Objective(Trace_ELBO):
         )
         self.beta = beta
         self.path_gradient = path_gradient
+        self.scorer: Callable | None = None
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Any, Any]:
         with _ScaleLatents(self.beta):
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+            score_trace = None
+            if self.scorer is not None:
+                scorer = self._vectorized_num_particles(self.scorer)
+                score_trace = poutine.trace(poutine.replay(scorer, trace=guide_trace)).get_trace(*args, **kwargs)
         _check_sites(model_trace, guide_trace)
         for name, site in scored_sites(guide_trace):
             if not site["fn"].has_rsample:
                 raise ValueError(f"guide site {name!r} has no rsample; use pyro.infer.Trace_ELBO")
             if self.path_gradient and not site["is_observed"]:
-                site["fn"] = held_fixed(site["fn"])
+                site["fn"] = held_fixed(site["fn"]) if score_trace is None else score_trace.nodes[name]["fn"]
         with full_precision(args[0]):
             model_trace.compute_log_prob(scored)
             guide_trace.compute_log_prob(scored)

@@ -20,6 +20,11 @@ class Inferred(NamedTuple):
     path: Tensor | None = None  # (K + 1, B, P) λ₀ ... λ_K before any was reverted, on request
     slope: Tensor | None = None  # (B, P) an unbiased estimate of the gradient of -L_β at λ₀, where a refiner took one
 
+    @property
+    def attached(self) -> bool:
+        """Whether gradients at λ_K reach what proposed λ₀, so that the ELBO itself teaches it."""
+        return self.params is self.init or self.params.requires_grad
+
 
 class Refiner(ABC):
     """A loop that improves λ: state in, result out, nothing kept between calls."""
@@ -47,3 +52,10 @@ class Refiner(ABC):
             beta: Weight of the KL term.
             record: Keep the path.
         """
+
+
+def check_rows(family: Family, x: Tensor, params: Tensor) -> None:
+    """Raises `ValueError` unless λ has a row for each datapoint."""
+    expected = len(x), family.num_params
+    if params.shape != expected:
+        raise ValueError(f"params must be {expected}, a row of λ for each of x, got {tuple(params.shape)}")

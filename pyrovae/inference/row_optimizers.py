@@ -52,4 +52,6 @@ class Adam(RowOptimizer):
         mean = torch.lerp(slots[0], grad, 1 - b1)
         square = b2 * slots[1] + (1 - b2) * grad * grad
         correct1, correct2 = 1 - b1 ** (k + 1), 1 - b2 ** (k + 1)
-        return (mean / correct1) / ((square / correct2).sqrt() + self.eps), (mean, square)
+        # Clamped, for the derivative of a square root is infinite at zero, which an unrolled loop would meet.
+        root = (square / correct2).clamp_min(torch.finfo(square.dtype).tiny).sqrt()
+        return (mean / correct1) / (root + self.eps), (mean, square)

@@ -12,7 +12,7 @@ from .elbo import Terms
 from .frozen import frozen
 from .pace import Pace
 from .programs import Programs, scalar
-from .refiner import Inferred, Refiner
+from .refiner import Inferred, Refiner, check_rows
 from .row_optimizers import SGD, Adam
 from .safeguard import captured_score, keep_better
 from .svi_step import SVIStep
@@ -120,14 +120,12 @@ class SVIRefiner(Refiner):
         beta: float | Tensor = 1.0,
         record: bool = False,
     ) -> Inferred:
-        expected = len(x), family.num_params
-        if params.shape != expected:
-            raise ValueError(f"params must be {expected}, a row of λ for each of x, got {tuple(params.shape)}")
+        check_rows(family, x, params)
         # Lightning validates under inference mode, where autograd is off and SVI moves λ by zero.
         with torch.inference_mode(False), torch.enable_grad(), frozen(model), frozen(family):
             x = x.clone() if x.is_inference() else x
             start = params.detach().clone()
-            step, capture, score = self._programs_of(model, family)
+            step, capture, score = self.programs(model, family)
             scalars = [scalar(value, start) for value in (beta, self.lr, self.num_steps)]
             refined, slope, path = self._loop(step, capture, x, start, scalars, record)
             if not self.safeguard:
@@ -159,7 +157,7 @@ class SVIRefiner(Refiner):
                     x, state = x[active], tuple(part if part.dim() == 0 else part[active] for part in state)
         return params.detach(), slope, torch.stack(path) if record else None
 
-    def _programs_of(self, model: nn.Module, family: Family) -> tuple[SVIStep, Capture, Capture]:
+    def programs(self, model: nn.Module, family: Family) -> tuple[SVIStep, Capture, Capture]:
         """The step and the scores for a model and family, with their captures."""
         settings = (value for name, value in vars(self).items() if name not in ("lr", "num_steps", "_programs"))
         return self._programs.get(lambda: self._make_programs(model, family), (model, family), *settings)

@@ -17,7 +17,8 @@ class BatchLoss:
 
     Compiled, guide, model, ELBO and backward pass are one graph, and the gradients wait for `backward`, which scales
     them and hands them on: precision plugins, DDP and optimizers see what they always see. Refinement runs before, in
-    its own graphs; λ_K is an input.
+    its own graphs; λ_K is an input. Where λ_K is attached to λ₀, as an `UnrolledRefiner` leaves it, its gradient is one
+    of those handed on.
 
     Args:
         elbo: An `ELBO` applied to model and guide.
@@ -26,6 +27,7 @@ class BatchLoss:
     def __init__(self, elbo: ELBOModule) -> None:
         self.elbo = elbo
         self._gradients = Capture(self.gradients, elbo.model, elbo.guide, name="the training loss")
+        self._gradients_at = Capture(self.gradients_at, elbo.model, elbo.guide, name="the training loss")
 
     def __call__(
         self, x: Tensor, beta: float, refine: bool = True, start: Tensor | None = None
@@ -45,12 +47,17 @@ class BatchLoss:
         args = [x, scale]
         if inferred is not None:
             args += [inferred.params.detach(), *([] if inferred.slope is None else [inferred.slope])]
-        gradients = self._gradients.bind(*args)
-        if gradients is self._gradients.function:
+        through = inferred is not None and inferred.attached
+        capture = self._gradients_at if through else self._gradients
+        gradients = capture.bind(*args)
+        if gradients is capture.function:
             inferred = inferred or self._propose(x, beta)
             return self.loss(x, beta, inferred), inferred
-        loss, params, *grads = gradients(*args)
         parameters = [p for p in self.elbo.parameters() if p.requires_grad]
+        if inferred is not None and through:
+            loss, *grads = gradients(*args)
+            return _Known.apply(loss, grads, inferred.params, *parameters), inferred
+        loss, params, *grads = gradients(*args)
         return _Known.apply(loss, grads, *parameters), inferred or Inferred(params, params)
 
     def _propose(self, x: Tensor, beta: float | Tensor) -> Inferred:
@@ -78,6 +85,14 @@ class BatchLoss:
         parameters = [p for p in self.elbo.parameters() if p.requires_grad]
         grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
         return loss.detach(), inferred.params.detach(), *grads
+
+    def gradients_at(self, x: Tensor, beta: Tensor, refined: Tensor) -> tuple[Tensor, ...]:
+        """The loss, and the gradients of λ_K = `refined`, which alone teaches the proposal, and of each parameter."""
+        params = refined.detach().requires_grad_()
+        loss = self.loss(x, beta, Inferred(params, params))
+        parameters = [p for p in self.elbo.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(loss, [params, *parameters], materialize_grads=True)
+        return loss.detach(), *grads
 
 
 class _Known(torch.autograd.Function):
