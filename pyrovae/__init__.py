@@ -11,7 +11,7 @@ pyro.settings.set(module_local_params=True)
 from . import data, models, nets  # noqa: E402
 from .capture import engine  # noqa: E402
 from .families import DiagonalNormal, Family, FullNormal  # noqa: E402
-from .guides import AmortizedGuide, Guide, SemiAmortizedGuide, SVIGuide  # noqa: E402
+from .guides import AmortizedGuide, Guide, LearnedIterativeGuide, SemiAmortizedGuide, SVIGuide  # noqa: E402
 from .inference import (  # noqa: E402
     ELBO,
     IWAE,
@@ -38,6 +38,7 @@ __all__ = [
     "FullNormal",
     "Guide",
     "Inferred",
+    "LearnedIterativeGuide",
     "LitVAE",
     "Refiner",
     "SVIGuide",
