@@ -57,6 +57,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "guide": _concrete(guides, "Guide", guides.Guide),
     "refiner": {n: cls for n, cls in _concrete(inference, "Refiner", inference.Refiner).items() if n != "compiled"},
     "objective": _concrete(inference, "", inference.Objective),
+    "aggressive": {"aggressive": training.AggressiveTraining},
     "warmup": _concrete(training, "Warmup", training.Warmup),
 }
 

@@ -392,14 +392,19 @@ def trained(guide_name, choice, net="mlp", **options):
     q = pv.DiagonalNormal(Z_DIM)
     encoder = pv.nets.MLP(X_SHAPE, (q.num_params,), widths=(8,))
     loop = pv.SVIRefiner(num_steps=3, lr=0.05)
-    guide = (
-        pv.AmortizedGuide(q, encoder) if guide_name == "amortized" else pv.SemiAmortizedGuide(model, q, encoder, loop)
-    )
+    guide = {
+        "amortized": lambda: pv.AmortizedGuide(q, encoder),
+        "semi_amortized": lambda: pv.SemiAmortizedGuide(model, q, encoder, loop),
+        "learned_iterative": lambda: pv.LearnedIterativeGuide(model, q, encoder, num_steps=2, widths=(8,)),
+        "through the loop": lambda: pv.LearnedIterativeGuide(model, q, encoder, num_steps=2, widths=(8,), detach=False),
+    }[guide_name]()
     metrics = pv.fit(model, guide, tiny_images(), batch_size=16, epochs=2, engine=choice, progress=False, **options)
     return {n: p.detach() for n, p in [*model.named_parameters(), *guide.named_parameters()]}, metrics
 
 
-@pytest.mark.parametrize(("guide", "net"), [("amortized", "conv"), ("semi_amortized", "mlp")])
+@pytest.mark.parametrize(
+    ("guide", "net"), [("amortized", "conv"), ("semi_amortized", "mlp"), ("learned_iterative", "mlp")]
+)
 def test_training_is_the_same_under_either_engine(guide, net):
     options = {"gradient_clip": 30.0, "lr_schedule": "cosine", "lr": 0.01, "beta": 0.5}
     (eager, eager_metrics), (compiled, metrics) = (trained(guide, e, net, **options) for e in ("eager", "compiled"))

@@ -6,6 +6,7 @@ from .elbo import ELBO, Terms, common_noise, common_noise_terms, elbo_terms
 from .encoder_loss import EncoderLoss, encoder_loss
 from .frozen import frozen
 from .iwae import IWAE, iwae
+from .mutual_information import mutual_information
 from .objective import Objective
 from .refiner import Inferred, Refiner
 from .svi_refiner import SVIRefiner
@@ -27,4 +28,5 @@ __all__ = [
     "encoder_loss",
     "frozen",
     "iwae",
+    "mutual_information",
 ]
