@@ -11,7 +11,7 @@ pyro.settings.set(module_local_params=True)
 from . import data, models, nets  # noqa: E402
 from .capture import engine  # noqa: E402
 from .families import DiagonalNormal, Family, FullNormal, Joint, Ladder  # noqa: E402
-from .guides import AmortizedGuide, Guide, SemiAmortizedGuide, SVIGuide  # noqa: E402
+from .guides import AmortizedGuide, Guide, LearnedIterativeGuide, SemiAmortizedGuide, SVIGuide  # noqa: E402
 from .inference import (  # noqa: E402
     ELBO,
     IWAE,
@@ -44,6 +44,7 @@ __all__ = [
     "Inferred",
     "Joint",
     "Ladder",
+    "LearnedIterativeGuide",
     "LitVAE",
     "Refiner",
     "SVIGuide",

@@ -128,6 +128,8 @@ def fit_arguments(config: Config) -> dict[str, Any]:
     train = config.train.model_dump(exclude={"name", "save_dir", "num_threads"})
     if config.train.beta_warmup is not None:
         train["beta_warmup"] = _make("warmup", config.train.beta_warmup)
+    if config.train.aggressive is not None:
+        train["aggressive"] = _make("aggressive", config.train.aggressive)
     train["objective"] = _make("objective", config.train.objective)
     return {**train, "lr": config.model.lr, "beta": config.model.beta, "batch_size": config.dataset.batch_size}
 

@@ -91,6 +91,7 @@ class TrainConfig(Strict):
     lr_schedule: Literal["constant", "cosine"] = "constant"
     gradient_clip: PositiveFloat | None = None
     beta_warmup: block("warmup", "linear") | None = None  # type: ignore[valid-type]
+    aggressive: block("aggressive", "aggressive") | None = None  # type: ignore[valid-type]
     objective: block("objective", "elbo") = "elbo"  # type: ignore[valid-type]
     eval_particles: PositiveInt = 1
     checkpoint_every: PositiveInt | None = None
@@ -102,6 +103,11 @@ class TrainConfig(Strict):
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: PositiveInt | Literal["auto"] = 1
     strategy: str = "auto"
+
+    @field_validator("aggressive", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return ({} if value else None) if isinstance(value, bool) else value
 
 
 _DATASET_COMMON: dict[str, Any] = {"batch_size": (PositiveInt, 128), "num_workers": (NonNegativeInt, 0)}

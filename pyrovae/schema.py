@@ -57,6 +57,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "guide": members(guides, "Guide", base=guides.Guide),
     "refiner": {n: cls for n, cls in members(inference, "Refiner", base=inference.Refiner).items() if n != "compiled"},
     "objective": members(inference, "", base=inference.Objective),
+    "aggressive": {"aggressive": training.AggressiveTraining},
     "warmup": members(training, "Warmup", base=training.Warmup),
 }
 

@@ -392,9 +392,12 @@ def trained(guide_name, choice, net="mlp", **options):
     q = pv.DiagonalNormal(Z_DIM)
     encoder = pv.nets.MLP(X_SHAPE, (q.num_params,), widths=(8,))
     loop = pv.SVIRefiner(num_steps=3, lr=0.05)
-    guide = (
-        pv.AmortizedGuide(q, encoder) if guide_name == "amortized" else pv.SemiAmortizedGuide(model, q, encoder, loop)
-    )
+    guide = {
+        "amortized": lambda: pv.AmortizedGuide(q, encoder),
+        "semi_amortized": lambda: pv.SemiAmortizedGuide(model, q, encoder, loop),
+        "learned_iterative": lambda: pv.LearnedIterativeGuide(model, q, encoder, num_steps=1, widths=(8,)),
+        "through the loop": lambda: pv.LearnedIterativeGuide(model, q, encoder, num_steps=2, widths=(8,), detach=False),
+    }[guide_name]()
     metrics = pv.fit(model, guide, tiny_images(), batch_size=16, epochs=2, engine=choice, progress=False, **options)
     return {n: p.detach() for n, p in [*model.named_parameters(), *guide.named_parameters()]}, metrics
 
@@ -405,6 +408,8 @@ def trained(guide_name, choice, net="mlp", **options):
         ("amortized", "conv", pv.ELBO()),
         ("semi_amortized", "mlp", pv.AnalyticELBO(num_particles=2, free_bits=0.1)),
         ("amortized", "mlp", pv.IWAE(num_particles=3)),
+        ("learned_iterative", "mlp", pv.ELBO()),
+        pytest.param("through the loop", "mlp", pv.ELBO(), marks=pytest.mark.slow),  # compiles as long as all the rest
     ],
 )
 def test_training_is_the_same_under_either_engine(guide, net, objective):

@@ -101,9 +101,10 @@ def test_errors(values, line):
 
 
 def test_abstract_classes_are_no_choice():
-    assert set(COMPONENTS["guide"]) == {"amortized", "semi_amortized", "svi"}
-    assert set(COMPONENTS["family"]) == {"diagonal_normal", "full_normal", "ladder"}
-    assert set(COMPONENTS["refiner"]) == {"svi"}
+    assert set(COMPONENTS["guide"]) == {"amortized", "learned_iterative", "semi_amortized", "svi"}
+    assert {"diagonal_normal", "flow", "ladder"} < set(COMPONENTS["family"])
+    assert not {"family", "joint", "constrained"} & set(COMPONENTS["family"])
+    assert set(COMPONENTS["refiner"]) == {"svi", "unrolled", "gauss_newton"}
     assert set(COMPONENTS["dataset"]) == {"mnist", "sun397"}
 
 

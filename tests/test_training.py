@@ -270,11 +270,12 @@ def test_amp(name, images):
 
 
 def run(folder: Path, name: str, images, resume: Path | None = None):
-    model, guide = fresh(name)
+    model, guide = fresh("amortized" if name == "aggressive" else name)
     return pv.fit(
         model, guide, images, epochs=4, batch_size=10, lr=1e-2, lr_schedule="cosine", log_every=1, checkpoint_every=3,
         beta_warmup=LinearWarmup(epochs=3), gradient_clip=1.0, early_stopping=True, seed=3, run_dir=folder, resume=resume,
-        progress=False, refine_from=int(name != "amortized"), warm_start=name == "semi_amortized",
+        progress=False, refine_from=int(name in ("semi_amortized", "svi")), warm_start=name == "semi_amortized",
+        aggressive=pv.training.AggressiveTraining(window=2, max_steps=3) if name == "aggressive" else None,
     )  # fmt: skip
 
 
@@ -323,7 +324,7 @@ def uninterrupted(tmp_path_factory):
 
 # Of 16 steps, with checkpoints at 3, 6, 9, ... and at the epochs' ends 4, 8, 12.
 @pytest.mark.parametrize(("how", "stop"), [("killed", 5), ("killed", 8), ("killed", 14), ("terminated", 6)])
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", [*GUIDES, "aggressive"])
 def test_resume_is_bit_exact(name, how, stop, images, uninterrupted, tmp_path, monkeypatch):
     whole, result = uninterrupted(name)
     original = LitVAE.training_step

@@ -2,8 +2,9 @@
 
 from .amortized import AmortizedGuide
 from .base import Guide
+from .learned_iterative import LearnedIterativeGuide
 from .refined import RefinedGuide
 from .semi_amortized import SemiAmortizedGuide
 from .svi import SVIGuide
 
-__all__ = ["AmortizedGuide", "Guide", "RefinedGuide", "SVIGuide", "SemiAmortizedGuide"]
+__all__ = ["AmortizedGuide", "Guide", "LearnedIterativeGuide", "RefinedGuide", "SVIGuide", "SemiAmortizedGuide"]

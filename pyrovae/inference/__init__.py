@@ -7,6 +7,7 @@ from .encoder_loss import EncoderLoss, encoder_loss
 from .frozen import frozen
 from .gauss_newton_refiner import GaussNewtonRefiner
 from .iwae import IWAE, iwae
+from .mutual_information import mutual_information
 from .objective import Objective
 from .refiner import Inferred, Refiner
 from .svi_refiner import SVIRefiner
@@ -31,4 +32,5 @@ __all__ = [
     "encoder_loss",
     "frozen",
     "iwae",
+    "mutual_information",
 ]

@@ -45,7 +45,10 @@ class ELBO(Objective):
         super().__init__(num_particles, beta, path_gradient)
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        model_trace, guide_trace = self.traces(model, guide, *args, **kwargs)
+        return self.loss_of(*self.traces(model, guide, *args, **kwargs))
+
+    def loss_of(self, model_trace: Any, guide_trace: Any) -> Tensor:
+        """The loss from `traces`."""
         elbo: Any = 0.0
         for _, site in scored_sites(model_trace):
             elbo = elbo + site["log_prob_sum"]

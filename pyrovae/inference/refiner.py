@@ -19,6 +19,7 @@ class Inferred(NamedTuple):
     reverted: Tensor | None = None  # (B,) datapoints that kept λ₀ because refinement made them worse
     path: Tensor | None = None  # (K + 1, B, P) λ₀ ... λ_K before any was reverted, on request
     slope: Tensor | None = None  # (B, P) an unbiased estimate of the gradient of -L_β at λ₀, where a refiner took one
+    surrogate: Tensor | None = None  # (B,) of no meaning but its gradient, which teaches what the ELBO at λ_K cannot
 
     @property
     def attached(self) -> bool:

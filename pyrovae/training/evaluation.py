@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from ..guides import Guide
-from ..inference import Inferred, common_noise_terms
+from ..inference import Inferred, common_noise_terms, mutual_information
 from .noise import seed_noise
 from .statistics import SplitStatistics
 
@@ -21,10 +21,12 @@ class EvaluatedModule(pl.LightningModule):
     Attributes:
         seed: Of the noise.
         eval_particles: Draws of z a datapoint.
+        measures_information: Whether to estimate I(x; z) within each batch, too.
     """
 
     seed: int
     eval_particles: int
+    measures_information: bool
 
     @property
     @abstractmethod
@@ -60,7 +62,8 @@ class EvaluatedModule(pl.LightningModule):
             inferred = self.guide.infer(x)
         terms_init, terms = self.score(x, inferred, self.eval_particles)
         mean = self.guide.family(inferred.params).mean  # (B, D)
-        self._statistics.add(terms_init, terms, mean, inferred.reverted)
+        information = mutual_information(self.guide.family, inferred.params) if self.measures_information else None
+        self._statistics.add(terms_init, terms, mean, inferred.reverted, information)
 
     test_step = validation_step
 
@@ -70,7 +73,8 @@ class EvaluatedModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_statistics("test")
 
-    def _log_statistics(self, split: str) -> None:
+    def _log_statistics(self, split: str) -> dict[str, float]:
         summary = self._statistics.summary(self.trainer.strategy)
         for name, value in summary.items():
             self.log(f"{split}/{name}", value, prog_bar=(split, name) == ("val", "elbo"), rank_zero_only=False)
+        return summary

@@ -57,8 +57,9 @@ class BatchLoss:
         if inferred is not None and through:
             loss, *grads = gradients(*args)
             return _Known.apply(loss, grads, inferred.params, *parameters), inferred
-        loss, params, *grads = gradients(*args)
-        return _Known.apply(loss, grads, *parameters), inferred or Inferred(params, params)
+        loss, *results = gradients(*args)
+        ends, grads = results[: -len(parameters)], results[-len(parameters) :]
+        return _Known.apply(loss, grads, *parameters), inferred or Inferred(ends[0], ends[-1])
 
     def _propose(self, x: Tensor, beta: float | Tensor) -> Inferred:
         guide: Any = self.elbo.guide
@@ -75,7 +76,10 @@ class BatchLoss:
         return elbo.differentiable_loss(self.elbo.model, guide, x) / x.shape[0]
 
     def gradients(self, x: Tensor, beta: Tensor, *refined: Tensor) -> tuple[Tensor, ...]:
-        """The loss, λ, and the gradient of each parameter; `refined`, if given, is λ_K, and the slope."""
+        """The loss, λ₀ and λ_K or the one that is both, and the gradient of each parameter.
+
+        `refined`, if given, is λ_K, and the slope.
+        """
         guide: Any = self.elbo.guide
         if refined:
             inferred = Inferred(guide.initial(x), refined[0], slope=refined[1] if len(refined) > 1 else None)
@@ -84,7 +88,8 @@ class BatchLoss:
         loss = self.loss(x, beta, inferred)
         parameters = [p for p in self.elbo.parameters() if p.requires_grad]
         grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        return loss.detach(), inferred.params.detach(), *grads
+        ends = [inferred.params] if inferred.params is inferred.init else [inferred.init, inferred.params]
+        return loss.detach(), *(end.detach() for end in ends), *grads
 
     def gradients_at(self, x: Tensor, beta: Tensor, refined: Tensor) -> tuple[Tensor, ...]:
         """The loss, and the gradients of λ_K = `refined`, which alone teaches the proposal, and of each parameter."""

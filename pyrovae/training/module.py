@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..capture import Engine, engine, isolated
 from ..guides import Guide
 from ..inference import ELBO, Inferred, Objective
+from .aggressive import AggressiveTraining, Turns
 from .evaluation import EvaluatedModule
 from .last_rows import LastRows
 from .loss import BatchLoss
@@ -45,6 +46,7 @@ class LitVAE(EvaluatedModule):
         gradient_clip: Largest Euclidean norm of the whole gradient; none by default.
         beta: Weight of the KL term.
         beta_warmup: Factor on `beta` over time.
+        aggressive: Steps of the guide ahead of the model's, until z tells of x; by default both step at once.
         objective: What to maximise: `ELBO`, `AnalyticELBO` or `IWAE`; by default `ELBO()`, one draw and path gradients.
             `ELBO(path_gradient=False)` is `pyro.infer.Trace_ELBO`, gradient and all.
         eval_particles: Draws of z a datapoint for validation and test.
@@ -71,6 +73,7 @@ class LitVAE(EvaluatedModule):
         gradient_clip: float | None = None,
         beta: float = 1.0,
         beta_warmup: Warmup | None = None,
+        aggressive: AggressiveTraining | None = None,
         objective: Objective | None = None,
         eval_particles: int = 1,
         seed: int = 0,
@@ -85,6 +88,10 @@ class LitVAE(EvaluatedModule):
             raise ValueError(f"beta_warmup must be a Warmup, LinearWarmup(epochs=5) say, got {beta_warmup!r}")
         if not (objective is None or isinstance(objective, Objective)):
             raise ValueError(f"objective must be an Objective, IWAE(num_particles=5) say, got {objective!r}")
+        if not (aggressive is None or isinstance(aggressive, AggressiveTraining)):
+            raise ValueError(f"aggressive must be an AggressiveTraining, AggressiveTraining() say, got {aggressive!r}")
+        if aggressive is not None and not any(True for _ in guide.parameters()):
+            raise ValueError(f"aggressive needs a guide with parameters of its own, got {type(guide).__name__}")
         self.automatic_optimization = False
         # An ELBOModule: registers model and guide, once.
         self.elbo = (objective or ELBO())(model, guide)
@@ -106,6 +113,8 @@ class LitVAE(EvaluatedModule):
         self._svi: SVI | None = None
         self._batch_loss = BatchLoss(self.elbo)
         self._num_batches: int | None = None
+        self.measures_information = aggressive is not None
+        self._turns = Turns(aggressive)
         self._rows = LastRows()
         self._start: Tensor | None = None  # of the current step
         self._inferred: Inferred | None = None  # of the current step, for its log line
@@ -184,6 +193,7 @@ class LitVAE(EvaluatedModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips after gradients were unscaled; drops them where they, or the loss, are not finite."""
+        self._turns.keep(self.model, self.guide)
         params = list(self.parameters())
         self._grad_norm = nn.utils.clip_grad_norm_(params, self.gradient_clip or float("inf"))
         # A gradient that overflows in float16 is the scaler's everyday business; the loss is ours.
@@ -191,6 +201,7 @@ class LitVAE(EvaluatedModule):
         finite = bool(watched.isfinite())  # the one host sync of a training step
         if self.trainer.strategy.reduce_boolean_decision(finite, all=True):
             self.num_bad_steps = 0
+            self._turns.after_step(self._loss, partial(self.trainer.strategy.reduce, reduce_op="mean"))
             return
         self.num_bad_steps += 1
         if self.num_bad_steps >= MAX_BAD_STEPS:
@@ -213,6 +224,11 @@ class LitVAE(EvaluatedModule):
             fraction = self.epoch_time / max(self.trainer.max_epochs or 1, 1)
             for group in self.optimizers().param_groups:  # type: ignore[union-attr]
                 group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * fraction))
+
+    def on_validation_epoch_end(self) -> None:
+        summary = self._log_statistics("val")
+        if self.measures_information and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._turns.after_epoch(summary["mutual_information"])
 
     # Logging: tags are the same for every guide, so that runs overlay.
 
@@ -238,6 +254,8 @@ class LitVAE(EvaluatedModule):
         log("train/beta", self.beta)
         log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         log("train/images_per_second", rate, prog_bar=True)
+        if self._turns.settings is not None:
+            log("train/aggressive", float(self._turns.active))
         if inferred.reverted is not None:
             log("train/num_reverted", inferred.reverted.float().sum())
         self.on_train_epoch_start()
@@ -250,9 +268,11 @@ class LitVAE(EvaluatedModule):
             )
         checkpoint["x_shape"] = list(self.x_shape)
         checkpoint["last_rows"] = self._rows.rows
+        checkpoint["turns"] = self._turns.state_dict()
         for logger in self.trainer.loggers:
             logger.save()  # a resume keeps metrics up to here, so they must be on disk
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         rows = checkpoint.get("last_rows")
         self._rows.rows = None if rows is None else rows.to(self.device)
+        self._turns.load_state_dict(checkpoint.get("turns", {}))

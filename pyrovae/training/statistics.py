@@ -25,10 +25,18 @@ class SplitStatistics:
         self.count = torch.zeros((), dtype=dtype, device=device)
         self.reverted = torch.zeros((), dtype=dtype, device=device)
         self.values = torch.zeros(2, len(self.NAMES), dtype=dtype, device=device)  # sums, sums of squares
+        self.information: Tensor | None = None
         self.means = torch.zeros(2, z_dim, dtype=dtype, device=device)  # the same of E_q[z]
 
-    def add(self, terms_init: Terms, terms: Terms, mean: Tensor, reverted: Tensor | None) -> None:
-        """Adds a batch: scores at λ₀ and λ_K, E_q[z] (B, D), and which datapoints kept λ₀."""
+    def add(
+        self,
+        terms_init: Terms,
+        terms: Terms,
+        mean: Tensor,
+        reverted: Tensor | None,
+        information: Tensor | None = None,
+    ) -> None:
+        """Adds a batch: scores at λ₀ and λ_K, E_q[z] (B, D), which datapoints kept λ₀, and `mutual_information`."""
         elbo, elbo_init = terms.elbo(), terms_init.elbo()
         rows = torch.stack([elbo, elbo_init, elbo - elbo_init, terms.recon, terms.kl]).to(self.values)  # (5, B)
         self.values += torch.stack([rows.sum(1), rows.square().sum(1)])
@@ -37,6 +45,9 @@ class SplitStatistics:
         self.count += len(elbo)
         if reverted is not None:
             self.reverted += reverted.sum()
+        if information is not None:
+            total = information.to(self.values).sum()
+            self.information = total if self.information is None else self.information + total
 
     def summary(self, strategy: Any) -> dict[str, float]:
         """Means over all ranks, in nats a datapoint, with standard errors of the ELBO and of the gain."""
@@ -52,4 +63,6 @@ class SplitStatistics:
         spread = means[1] / n - (means[0] / n).square()
         result["active_units"] = float((spread > ACTIVE_VARIANCE).sum())
         result["num_reverted"] = float(reverted)
+        if self.information is not None:
+            result["mutual_information"] = float(strategy.reduce(self.information, reduce_op="sum")) / n
         return result

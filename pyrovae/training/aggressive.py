@@ -1,0 +1,96 @@
+"""The guide runs ahead of the model until z tells of x."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+
+class AggressiveTraining:
+    """At first the guide takes many steps for each of the model's, so that it does not lag behind the true posterior.
+
+    The guide steps, batch after batch, until the mean loss of `window` steps is no lower than that of the `window`
+    before, or for `max_steps`; then the model takes one step, on the next batch. That ends for good after the first
+    epoch whose mutual information between x and z, on the validation split, is not above the epoch's before; from then
+    on both step at once, as always.
+
+    (In the paper each of the model's steps has a loop of the guide's on batches drawn for it, so that an epoch is a
+    model step on every batch. Here one stream of batches feeds both, and an epoch costs what it always costs.)
+
+    Args:
+        max_steps: Most steps of the guide for one of the model's.
+        window: Steps whose losses are averaged.
+
+    Raises:
+        ValueError: A number below 1.
+
+    Reference:
+        Lagging Inference Networks and Posterior Collapse in Variational Autoencoders (He et al., 2019),
+        arXiv:1901.05534
+    """
+
+    def __init__(self, *, max_steps: PositiveInt = 100, window: PositiveInt = 10) -> None:
+        for name, value in (("max_steps", max_steps), ("window", window)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}; leave aggressive out for ordinary training")
+        self.max_steps = max_steps
+        self.window = window
+
+
+class Turns:
+    """Whose turn it is, model or guide, under `AggressiveTraining`.
+
+    Attributes:
+        active: Whether they take turns at all.
+    """
+
+    def __init__(self, settings: AggressiveTraining | None) -> None:
+        self.settings = settings
+        self.active = settings is not None
+        self.information = -math.inf  # after the last epoch
+        self._restart()
+
+    def _restart(self) -> None:
+        self.num_steps = 0  # of the guide, since the model's last
+        self.sum = torch.zeros(())  # of the losses in this window
+        self.before = math.inf  # the mean of the window before
+        self.models = False  # whether this is the model's turn
+
+    def keep(self, model: nn.Module, guide: nn.Module) -> None:
+        """Drops the gradients of the side whose turn it is not: its parameters, and their moments, stay as they are."""
+        if self.active:
+            for param in (guide if self.models else model).parameters():
+                param.grad = None
+
+    def after_step(self, loss: Tensor, mean_of_ranks: Callable[[Tensor], Tensor]) -> None:
+        """Passes the turn on after a step with this loss."""
+        if self.settings is None or not self.active:
+            return
+        if self.models:
+            return self._restart()
+        self.num_steps += 1
+        self.sum = self.sum.to(loss) + loss
+        if self.num_steps % self.settings.window == 0:  # the one look at losses, which waits for a GPU
+            mean = float(mean_of_ranks(self.sum)) / self.settings.window
+            self.models = not mean < self.before
+            self.sum, self.before = torch.zeros_like(loss), mean
+        self.models = self.models or self.num_steps >= self.settings.max_steps
+
+    def after_epoch(self, information: float) -> None:
+        """Ends the turns if the mutual information has not risen."""
+        self.active = self.active and information > self.information
+        self.information = information
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the settings; nothing where there are none."""
+        if self.settings is None:
+            return {}
+        return {name: value for name, value in vars(self).items() if name != "settings"}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`, if there are settings now too."""
+        if self.settings is not None:
+            vars(self).update(state)

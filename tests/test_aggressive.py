@@ -1,0 +1,146 @@
+"""The guide ahead of the model, for as long as z tells more and more of x."""
+
+import csv
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import FAMILIES, Z_DIM
+from test_training import BATCHES, QUIET, fresh
+
+import pyrovae as pv
+from pyrovae.inference import mutual_information
+from pyrovae.schema import COMPONENTS
+from pyrovae.training import AggressiveTraining, LitVAE
+from pyrovae.training.aggressive import Turns
+
+# The estimate of mutual information.
+
+
+def test_information_of_normal_means_is_the_closed_form():
+    """μ ~ N(0, τ²) and z | μ ~ N(μ, s²) make z ~ N(0, τ² + s²)."""
+    torch.manual_seed(0)
+    tau, scale, num, d = 2.0, 0.5, 2500, 2
+    params = torch.cat([tau * torch.randn(num, d), torch.full((num, d), math.log(scale))], -1).double()
+    rows = mutual_information(pv.DiagonalNormal(d), params)
+    exact = 0.5 * d * math.log(1 + tau**2 / scale**2)
+    assert rows.shape == (num,)
+    assert abs(rows.mean().item() - exact) < 5 * rows.std().item() / num**0.5
+    assert rows.std() / num**0.5 < 0.03
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_information_is_none_where_q_forgets_x_and_log_b_where_it_tells_all(family):
+    q = COMPONENTS["family"][family](Z_DIM).double()
+    params = 0.1 * torch.randn(1, q.num_params).double().expand(4, -1).clone()
+    torch.testing.assert_close(mutual_information(q, params), torch.zeros(4).double(), atol=1e-10, rtol=0)
+    params[:, :Z_DIM] += 1000 * torch.arange(4)[:, None]  # the locations
+    torch.testing.assert_close(mutual_information(q, params), torch.full((4,), math.log(4)).double())
+
+
+# Whose turn it is.
+
+
+def turns_of(losses: list[float], **settings: int) -> list[str]:
+    turns, order = Turns(AggressiveTraining(**settings)), []
+    for loss in losses:
+        order.append("model" if turns.models else "guide")
+        turns.after_step(torch.tensor(loss), lambda total: total)
+    return order
+
+
+def test_the_model_steps_once_a_window_is_no_better():
+    falling, level = [9.0, 8, 7, 6, 5, 4], [4.5, 4.5]
+    assert turns_of([*falling, *level, 1, 1, 1], window=2) == 8 * ["guide"] + ["model"] + 2 * ["guide"]
+    assert turns_of(list(range(9, 0, -1)), window=2, max_steps=3) == 2 * (3 * ["guide"] + ["model"]) + ["guide"]
+
+
+def test_turns_end_for_good_when_the_information_falls():
+    turns = Turns(AggressiveTraining())
+    for information, active in ((0.0, True), (1.0, True), (1.0, False), (5.0, False)):
+        turns.after_epoch(information)
+        assert turns.active == active
+    assert not Turns(None).active
+
+
+class Watched(LitVAE):
+    """Remembers who moved at each step, moments included."""
+
+    def on_train_start(self):
+        super().on_train_start()
+        self.moved, self.before = [], self.snapshot()
+
+    def snapshot(self):
+        state = self.trainer.optimizers[0].state
+        sides = []
+        for side in (self.model, self.guide):
+            params = list(side.parameters())
+            moments = [state[p]["exp_avg"].clone() for p in params if p in state]
+            sides.append([*(p.detach().clone() for p in params), *moments])
+        return sides
+
+    def on_train_batch_end(self, *args):
+        now = self.snapshot()
+        same = [
+            len(a) == len(b) and all(torch.equal(*pair) for pair in zip(a, b, strict=True))
+            for a, b in zip(self.before, now, strict=True)
+        ]
+        self.moved.append([name for name, still in zip(("model", "guide"), same, strict=True) if not still])
+        self.before = now
+
+
+@pytest.mark.parametrize("name", ["amortized", "semi_amortized"])
+def test_one_side_moves_at_a_time_until_the_phase_ends(name, monkeypatch):
+    information = iter([1.0, 0.5])  # falls at the end of the second epoch
+    monkeypatch.setattr(
+        "pyrovae.training.evaluation.mutual_information",
+        lambda family, params: params.new_full((1,), next(information, 0.0)),
+    )
+    lit = Watched(*fresh(name), aggressive=AggressiveTraining(window=1, max_steps=2))
+    val = BATCHES.dataset[0][None]
+    trainer = pl.Trainer(max_epochs=3, num_sanity_val_steps=0, **QUIET)
+    trainer.fit(lit, BATCHES, torch.utils.data.DataLoader(val, batch_size=None))
+    assert lit.moved[:12] == 4 * [["guide"], ["guide"], ["model"]]
+    assert lit.moved[12:] == 6 * [["model", "guide"]]
+
+
+def test_what_is_logged(images, tmp_path):
+    metrics = pv.fit(
+        *fresh("amortized"), images, epochs=1, batch_size=20, log_every=1, aggressive=AggressiveTraining(), run_dir=tmp_path,
+        progress=False,
+    )  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [float(row["train/aggressive"]) for row in rows if row["train/aggressive"]] == [1.0, 1.0]
+    assert 0 < metrics["val/mutual_information"] < math.log(10)
+    assert "val/mutual_information" not in pv.fit(*fresh("amortized"), images, epochs=1, progress=False)
+
+
+class Fixed(pv.Guide):
+    """No parameters at all."""
+
+    def infer(self, x, beta=1.0, record=False):
+        params = self.family.init_params().expand(x.shape[0], -1)
+        return pv.Inferred(params, params)
+
+
+def test_errors_name_value_and_remedy(model):
+    with pytest.raises(ValueError, match="window must be >= 1, got 0; leave aggressive out"):
+        AggressiveTraining(window=0)
+    with pytest.raises(
+        ValueError, match="aggressive must be an AggressiveTraining, AggressiveTraining\\(\\) say, got True"
+    ):
+        LitVAE(*fresh("amortized"), aggressive=True)
+    with pytest.raises(ValueError, match="aggressive needs a guide with parameters of its own, got Fixed"):
+        LitVAE(model, Fixed(pv.DiagonalNormal(Z_DIM)), aggressive=AggressiveTraining())
+
+
+@pytest.mark.parametrize(("value", "window"), [("false", None), ("true", 10), ("{window: 5}", 5)])
+def test_yaml(value, window, tmp_path):
+    from pyrovae.build import fit_arguments
+    from pyrovae.config import load_config
+
+    (tmp_path / "mine.yaml").write_text(f"train: {{aggressive: {value}}}")
+    made = fit_arguments(load_config(tmp_path / "mine.yaml"))["aggressive"]
+    assert (made is None) == (window is None)
+    assert made is None or made.window == window
