@@ -10,7 +10,7 @@ pyro.settings.set(module_local_params=True)
 
 from . import data, models, nets  # noqa: E402
 from .capture import engine  # noqa: E402
-from .families import DiagonalNormal, Family, FullNormal  # noqa: E402
+from .families import DiagonalNormal, Family, Flow, FullNormal  # noqa: E402
 from .guides import AmortizedGuide, Guide, SemiAmortizedGuide, SVIGuide  # noqa: E402
 from .inference import (  # noqa: E402
     ELBO,
@@ -35,6 +35,7 @@ __all__ = [
     "CompiledRefiner",
     "DiagonalNormal",
     "Family",
+    "Flow",
     "FullNormal",
     "Guide",
     "Inferred",

@@ -2,6 +2,7 @@
 
 from .base import Family
 from .diagonal_normal import DiagonalNormal
+from .flow import Flow
 from .full_normal import FullNormal
 
-__all__ = ["DiagonalNormal", "Family", "FullNormal"]
+__all__ = ["DiagonalNormal", "Family", "Flow", "FullNormal"]

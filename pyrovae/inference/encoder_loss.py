@@ -28,13 +28,14 @@ def encoder_loss(
     """
     if kind == "hybrid" and inferred.slope is not None:
         return (inferred.slope * inferred.init).sum()
-    if kind == "hybrid":
-        with frozen(model), isolated():  # a calculation within a guide, not part of its trace
-            elbo = ELBO(beta)
-            return elbo.differentiable_loss(model, lambda x: family.sample(inferred.init), x)
-    init, refined = family(inferred.init), family(inferred.params.detach())
-    try:
-        return torch.distributions.kl_divergence(init, refined).sum()
-    except NotImplementedError:  # no closed form: one draw
-        z = init.rsample()
-        return (init.log_prob(z) - refined.log_prob(z)).sum()
+    with frozen(model), frozen(family):  # a family's own weights, a flow's say, learn from the ELBO at λ_K
+        if kind == "hybrid":
+            with isolated():  # a calculation within a guide, not part of its trace
+                elbo = ELBO(beta)
+                return elbo.differentiable_loss(model, lambda x: family.sample(inferred.init), x)
+        init, refined = family(inferred.init), family(inferred.params.detach())
+        try:
+            return torch.distributions.kl_divergence(init, refined).sum()
+        except NotImplementedError:  # no closed form: one draw
+            z = init.rsample()
+            return (init.log_prob(z) - refined.log_prob(z)).sum()
