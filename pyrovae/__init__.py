@@ -10,7 +10,7 @@ pyro.settings.set(module_local_params=True)
 
 from . import data, models, nets  # noqa: E402
 from .capture import engine  # noqa: E402
-from .families import DiagonalNormal, Family, FullNormal, Joint, Ladder  # noqa: E402
+from .families import DiagonalNormal, Family, Flow, FullNormal, Joint, Ladder  # noqa: E402
 from .guides import AmortizedGuide, Guide, LearnedIterativeGuide, SemiAmortizedGuide, SVIGuide  # noqa: E402
 from .inference import (  # noqa: E402
     ELBO,
@@ -37,6 +37,7 @@ __all__ = [
     "CompiledRefiner",
     "DiagonalNormal",
     "Family",
+    "Flow",
     "FullNormal",
     "GaussNewtonRefiner",
     "Guide",

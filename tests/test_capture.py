@@ -72,7 +72,7 @@ def batch(size, dtype=torch.float32):
 
 
 def check_refiner(net, family, loop, dtype, **kwargs):
-    model, q = NETS[net]().to(dtype), COMPONENTS["family"][family](Z_DIM)
+    model, q = NETS[net]().to(dtype), COMPONENTS["family"][family](Z_DIM).to(dtype)
     refiner = pv.SVIRefiner(**{"num_steps": 5, **LOOPS[loop], **kwargs})
     for size in (7, 64, 1):
         start = 0.3 * torch.randn(size, q.num_params, dtype=dtype)

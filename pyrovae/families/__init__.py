@@ -2,8 +2,9 @@
 
 from .base import Family, has_natural_gradient
 from .diagonal_normal import DiagonalNormal
+from .flow import Flow
 from .full_normal import FullNormal
 from .joint import Joint
 from .ladder import Ladder
 
-__all__ = ["DiagonalNormal", "Family", "FullNormal", "Joint", "Ladder", "has_natural_gradient"]
+__all__ = ["DiagonalNormal", "Family", "Flow", "FullNormal", "Joint", "Ladder", "has_natural_gradient"]

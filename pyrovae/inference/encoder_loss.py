@@ -31,11 +31,10 @@ def encoder_loss(
     """
     if kind == "hybrid" and inferred.slope is not None:
         return (inferred.slope * inferred.init).sum()
-    if kind == "hybrid":
-        with frozen(model), isolated():  # a calculation within a guide, not part of its trace
-            elbo = ELBO(beta)
-            return elbo.differentiable_loss(model, lambda x: family.sample(inferred.init), x)
-    with frozen(model), isolated():  # a family may run the model's layers
+    # A calculation within a guide, not part of its trace. A family's own weights, a flow's say, learn from the ELBO at λ_K.
+    with frozen(model), frozen(family), isolated():
+        if kind == "hybrid":
+            return ELBO(beta).differentiable_loss(model, lambda x: family.sample(inferred.init), x)
         return _kl(family, inferred.init, inferred.params.detach())
 
 
