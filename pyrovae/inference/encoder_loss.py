@@ -31,7 +31,7 @@ def encoder_loss(
     """
     if kind == "hybrid" and inferred.slope is not None:
         return (inferred.slope * inferred.init).sum()
-    # A calculation within a guide, not part of its trace. A family's own weights, a flow's say, learn from the ELBO at λ_K.
+    # A calculation within a guide, not part of its trace. A family's own weights, a flow's say, learn from λ_K's ELBO.
     with frozen(model), frozen(family), isolated():
         if kind == "hybrid":
             return ELBO(beta).differentiable_loss(model, lambda x: family.sample(inferred.init), x)
