@@ -57,10 +57,12 @@ def test_the_model_steps_once_a_window_is_no_better():
 
 
 def test_turns_end_for_good_when_the_information_falls():
-    turns = Turns(AggressiveTraining())
-    for information, active in ((0.0, True), (1.0, True), (1.0, False), (5.0, False)):
-        turns.after_epoch(information)
-        assert turns.active == active
+    for patience, expected in ((1, [True, True, False, False, False]), (2, [True, True, True, False, False])):
+        turns, active = Turns(AggressiveTraining(patience=patience)), []
+        for information in (0.0, 1.0, 1.0, math.nan, 5.0):
+            turns.after_epoch(information)
+            active.append(turns.active)
+        assert active == expected
     assert not Turns(None).active
 
 

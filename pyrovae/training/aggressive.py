@@ -14,15 +14,18 @@ class AggressiveTraining:
 
     The guide steps, batch after batch, until the mean loss of `window` steps is no lower than that of the `window`
     before, or for `max_steps`; then the model takes one step, on the next batch. That ends for good after the first
-    epoch whose mutual information between x and z, on the validation split, is not above the epoch's before; from then
-    on both step at once, as always.
+    epoch, or `patience` epochs in a row, whose mutual information between x and z, on the validation split, is not
+    above the best before; from then on both step at once, as always.
 
     (In the paper each of the model's steps has a loop of the guide's on batches drawn for it, so that an epoch is a
-    model step on every batch. Here one stream of batches feeds both, and an epoch costs what it always costs.)
+    model step on every batch. Here one stream of batches feeds both, and an epoch costs what it always costs. With
+    few batches an epoch holds one or two steps of the model's, and the information may fail to rise by chance alone:
+    raise `patience`.)
 
     Args:
         max_steps: Most steps of the guide for one of the model's.
         window: Steps whose losses are averaged.
+        patience: Epochs in a row without a rise that end it; one in the paper.
 
     Raises:
         ValueError: A number below 1.
@@ -32,12 +35,13 @@ class AggressiveTraining:
         arXiv:1901.05534
     """
 
-    def __init__(self, *, max_steps: PositiveInt = 100, window: PositiveInt = 10) -> None:
-        for name, value in (("max_steps", max_steps), ("window", window)):
+    def __init__(self, *, max_steps: PositiveInt = 100, window: PositiveInt = 10, patience: PositiveInt = 1) -> None:
+        for name, value in (("max_steps", max_steps), ("window", window), ("patience", patience)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}; leave aggressive out for ordinary training")
         self.max_steps = max_steps
         self.window = window
+        self.patience = patience
 
 
 class Turns:
@@ -50,7 +54,8 @@ class Turns:
     def __init__(self, settings: AggressiveTraining | None) -> None:
         self.settings = settings
         self.active = settings is not None
-        self.information = -math.inf  # after the last epoch
+        self.information = -math.inf  # the most so far
+        self.num_stale = 0  # epochs in a row without a rise
         self._restart()
 
     def _restart(self) -> None:
@@ -80,9 +85,14 @@ class Turns:
         self.models = self.models or self.num_steps >= self.settings.max_steps
 
     def after_epoch(self, information: float) -> None:
-        """Ends the turns if the mutual information has not risen."""
-        self.active = self.active and information > self.information
-        self.information = information
+        """Ends the turns if the mutual information has not risen for long enough."""
+        if self.settings is None:
+            return
+        if information > self.information:
+            self.information, self.num_stale = information, 0
+        else:
+            self.num_stale += 1
+        self.active = self.active and self.num_stale < self.settings.patience
 
     def state_dict(self) -> dict[str, Any]:
         """All but the settings; nothing where there are none."""
