@@ -10,7 +10,15 @@ pyro.settings.set(module_local_params=True)
 
 from . import data, models, nets  # noqa: E402
 from .capture import engine  # noqa: E402
-from .families import DiagonalNormal, Family, FullNormal  # noqa: E402
+from .families import (  # noqa: E402
+    DiagonalNormal,
+    Family,
+    FullNormal,
+    Laplace,
+    LowRankNormal,
+    MixtureNormal,
+    StudentT,
+)
 from .guides import AmortizedGuide, Guide, SemiAmortizedGuide, SVIGuide  # noqa: E402
 from .inference import (  # noqa: E402
     ELBO,
@@ -38,11 +46,15 @@ __all__ = [
     "FullNormal",
     "Guide",
     "Inferred",
+    "Laplace",
     "LitVAE",
+    "LowRankNormal",
+    "MixtureNormal",
     "Refiner",
     "SVIGuide",
     "SVIRefiner",
     "SemiAmortizedGuide",
+    "StudentT",
     "data",
     "elbo_terms",
     "engine",

@@ -1,6 +1,8 @@
 """What the families and likelihoods need beyond `pyro.distributions`."""
 
+from . import kl  # registers closed forms
 from .held_fixed import held_fixed
 from .precision import full_precision
+from .reparameterized_mixture import ReparameterizedMixture
 
-__all__ = ["full_precision", "held_fixed"]
+__all__ = ["ReparameterizedMixture", "full_precision", "held_fixed", "kl"]
