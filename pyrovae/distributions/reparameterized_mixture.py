@@ -59,9 +59,11 @@ class _Implicit(torch.autograd.Function):
             weight = log_joint.softmax(-2)  # of a component given z_<d
             share = (log_joint + log_density).softmax(-2)  # of a component given z_<=d
             density = (weight * log_density.exp()).sum(-2, keepdim=True)  # (..., 1, D) ∂F_d/∂z_d
-            cdf = torch.special.ndtr(eps)
+            # The nearer tail: 1 - F would be rounding where F is nearly 1, and is divided by a small density.
+            side = torch.where((weight * eps).sum(-2, keepdim=True) > 0, -1.0, 1.0).to(z.dtype)
+            cdf = torch.special.ndtr(side * eps)
             # ∂F_d/∂(log weight of c), as all below divided by the density
-            tilt = weight * (cdf - (weight * cdf).sum(-2, keepdim=True)) / density.clamp_min(1e-30)
+            tilt = side * weight * (cdf - (weight * cdf).sum(-2, keepdim=True)) / density.clamp_min(1e-30)
             # ∂F_d/∂z_j for j < d; the diagonal is 1
             jacobian = -tilt.mT @ (eps / scale)  # (..., D, D)
             y = torch.linalg.solve_triangular(jacobian.mT, -grad.unsqueeze(-1), upper=True, unitriangular=True).mT

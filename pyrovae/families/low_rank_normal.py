@@ -5,6 +5,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from ..distributions import ConditionedLowRankNormal
 from .base import Family
 from .diagonal_normal import positive_scale
 
@@ -50,7 +51,7 @@ class LowRankNormal(Family):
         square_norm = factor.square().sum((-2, -1), keepdim=True)
         factor = factor * (1 + square_norm / MAX_NORM**2).rsqrt()
         scale = positive_scale(log_scale) * (1 + factor.square().sum(-1)).rsqrt()  # (..., D)
-        return dist.LowRankMultivariateNormal(loc, scale.unsqueeze(-1) * factor, scale.square())
+        return ConditionedLowRankNormal(loc, factor, scale)
 
     def init_params(self) -> Tensor:
         """Mean 0, variance 1, and slight correlations, drawn from torch's generator.

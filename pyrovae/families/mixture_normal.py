@@ -22,8 +22,8 @@ class MixtureNormal(Family):
 
     m and log s run component by component. Equal components would receive equal gradients for ever, so each has its
     fixed offset o_c, of mean 0 and mean square 1/4 in every dimension, the same in every process: then λ = 0 has mean
-    0 and variance 1 (to the scale floor of 1e-5), with components apart. A single component has no offset, and is
-    `DiagonalNormal` (without the 3/4). Draws are differentiable by implicit reparameterisation: see `ReparameterizedMixture`.
+    0 and variance 1 (to the scale floor of 1e-5), with components apart. A single component has neither offset nor the
+    3/4, and is `DiagonalNormal`. Draws are differentiable by implicit reparameterisation: see `ReparameterizedMixture`.
 
     Args:
         z_dim: Number of latent dimensions, D.
