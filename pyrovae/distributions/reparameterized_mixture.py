@@ -21,8 +21,10 @@ class ReparameterizedMixture(dist.MixtureSameFamily):
 
     where ∂F/∂z is triangular; F is never inverted. All derivatives of z are right, higher ones too.
 
-    (`pyro.distributions.MixtureOfDiagNormals` of Pyro 1.9 has a wrong gradient for its weights where scales differ from
-    each other or from 1, and none in one dimension.)
+    The farther apart the modes, the noisier the gradient of the weights: a draw in the gap moves far for a little mass.
+
+    (The gradient that `pyro.distributions.MixtureOfDiagNormals` of Pyro 1.9.2 has for its weights is not that of the
+    expectation, as quadrature shows, and it knows no second derivatives and no single dimension.)
 
     References:
         Implicit Reparameterization Gradients (Figurnov, Mohamed & Mnih, 2018), arXiv:1805.08498
