@@ -10,7 +10,18 @@ pyro.settings.set(module_local_params=True)
 
 from . import data, models, nets  # noqa: E402
 from .capture import engine  # noqa: E402
-from .families import DiagonalNormal, Family, Flow, FullNormal, Joint, Ladder  # noqa: E402
+from .families import (  # noqa: E402
+    DiagonalNormal,
+    Family,
+    Flow,
+    FullNormal,
+    Joint,
+    Ladder,
+    Laplace,
+    LowRankNormal,
+    MixtureNormal,
+    StudentT,
+)
 from .guides import AmortizedGuide, Guide, LearnedIterativeGuide, SemiAmortizedGuide, SVIGuide  # noqa: E402
 from .inference import (  # noqa: E402
     ELBO,
@@ -45,12 +56,16 @@ __all__ = [
     "Inferred",
     "Joint",
     "Ladder",
+    "Laplace",
     "LearnedIterativeGuide",
     "LitVAE",
+    "LowRankNormal",
+    "MixtureNormal",
     "Refiner",
     "SVIGuide",
     "SVIRefiner",
     "SemiAmortizedGuide",
+    "StudentT",
     "UnrolledRefiner",
     "data",
     "elbo_terms",

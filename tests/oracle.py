@@ -74,9 +74,20 @@ class LinearGaussian:
         if isinstance(family, pv.DiagonalNormal):
             log_scale = (self.precision.diagonal().rsqrt() - floor).log()
             return torch.cat([self.mean, log_scale.expand_as(self.mean)], -1)
+        if isinstance(family, pv.LowRankNormal):
+            return self._exact_factor(family.rank, floor)
         L = torch.linalg.cholesky(torch.linalg.inv(self.precision))
         rows = torch.cat([(L.diagonal() - floor).log(), L[family.rows, family.columns]])
         return torch.cat([self.mean, rows.expand(len(self.x), -1)], -1)
+
+    def _exact_factor(self, rank: int, floor: float) -> Tensor:
+        """λ of the posterior as a `LowRankNormal` of rank d - 1 or more: its covariance is v (I + U Uᵀ)."""
+        values, vectors = torch.linalg.eigh(torch.linalg.inv(self.precision))
+        spread = vectors[:, 1:] * (values[1:] / values[0] - 1).sqrt()  # U, (d, d - 1)
+        factor = nn.functional.pad(spread, (0, rank - spread.shape[1]))
+        scale = (values[0] * (1 + factor.square().sum(-1))).sqrt()
+        flat = (factor / (1 - factor.square().sum() / 100**2).sqrt()).flatten()  # V
+        return torch.cat([self.mean, torch.cat([(scale - floor).log(), flat]).expand(len(self.x), -1)], -1)
 
 
 def evidence_of_ppca(x: Tensor, d: int) -> Tensor:

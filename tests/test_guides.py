@@ -63,25 +63,28 @@ def test_encoder_factor_leaves_the_value_of_the_elbo_alone(model, x):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_zero_params_are_the_standard_normal(family):
+def test_first_params_have_the_mean_and_variance_of_the_prior(family):
     q = COMPONENTS["family"][family](Z_DIM)
     made = q(q.init_params()[None])
-    torch.testing.assert_close(made.mean, torch.zeros(1, Z_DIM))
+    torch.testing.assert_close(made.mean, torch.zeros(1, Z_DIM), rtol=0, atol=1e-6)
     torch.testing.assert_close(made.variance, torch.ones(1, Z_DIM), rtol=1e-4, atol=0)
+    torch.manual_seed(3)
+    first = q.init_params()
+    torch.manual_seed(3)
+    assert torch.equal(q.init_params(), first)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("extreme", [-200.0, 200.0])
 def test_extreme_params_stay_finite(family, extreme):
     q = COMPONENTS["family"][family](Z_DIM)
-    params = torch.zeros(2, q.num_params)
-    params[:, Z_DIM : 2 * Z_DIM] = extreme  # the log-scales of both families
-    params.requires_grad_()
+    each, together = torch.eye(q.num_params), torch.ones(1, q.num_params)
+    params = (extreme * torch.cat([each, together])).requires_grad_()
     made = q(params)
-    log_prob = made.log_prob(made.rsample())
+    log_prob = made.log_prob(made.rsample((8,)))
     (gradient,) = torch.autograd.grad(log_prob.sum(), params)
-    assert log_prob.isfinite().all()
-    assert gradient.isfinite().all()
+    for value in (log_prob, gradient, made.mean, made.variance):
+        assert value.isfinite().all()
 
 
 def test_errors_name_value_and_remedy(model):

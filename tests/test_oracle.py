@@ -1,5 +1,6 @@
 """Inference against closed forms. The letters in names are those of the correctness table in docs/design.md."""
 
+from functools import partial
 from math import log
 
 import pytest
@@ -12,7 +13,8 @@ from torch import nn
 import pyrovae as pv
 from pyrovae.inference import ELBO, elbo_terms, iwae
 
-FAMILIES = [pv.DiagonalNormal, pv.FullNormal]
+FAMILIES = [pv.DiagonalNormal, pv.FullNormal, pv.LowRankNormal]
+EXACT = [pv.FullNormal, partial(pv.LowRankNormal, rank=2)]  # for three dimensions
 sizes = {"d": st.integers(1, 8), "extra": st.integers(0, 4), "sigma": st.floats(0.3, 2.0), "seed": st.integers(0, 999)}
 
 
@@ -63,9 +65,10 @@ def test_c2_ordinary_noise():
     assert (best - exact_elbo(oracle, family, refined)).max() < 0.02
 
 
+@pytest.mark.parametrize("Family", EXACT)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-def test_c3_exact_posterior_gives_constant_weights(dtype, tolerance):
-    oracle, family = LinearGaussian.random(), pv.FullNormal(3)
+def test_c3_exact_posterior_gives_constant_weights(Family, dtype, tolerance):
+    oracle, family = LinearGaussian.random(), Family(3)
     params = oracle.best_params(family).to(dtype)
     model, x = oracle.model.to(dtype), oracle.x.to(dtype)
     evidence = LinearGaussian.random().log_evidence
@@ -96,8 +99,9 @@ def test_c7_importance_weights_from_another_q_rise_from_the_elbo_to_the_evidence
         iwae(oracle.model, family, oracle.x, params, 0)
 
 
-def test_c3_path_gradient_vanishes_at_the_exact_posterior():
-    oracle, family = LinearGaussian.random(), pv.FullNormal(3).double()
+@pytest.mark.parametrize("Family", EXACT)
+def test_c3_path_gradient_vanishes_at_the_exact_posterior(Family):
+    oracle, family = LinearGaussian.random(), Family(3).double()
     params = oracle.best_params(family).requires_grad_()
     grads = []
     for path_gradient in (True, False):
@@ -144,7 +148,7 @@ def test_c4_the_right_linear_encoder_leaves_no_amortization_gap():
 def test_c8_a_datapoint_ends_alike_alone_and_in_a_batch(Family, optimizer, dtype, tolerance):
     oracle, family = LinearGaussian.random(), Family(3).to(dtype)
     model, x = oracle.model.to(dtype), oracle.x.to(dtype)
-    start, noise = torch.zeros(4, family.num_params, dtype=dtype), torch.randn(2, 4, 3, dtype=dtype)
+    start, noise = family.init_params().to(dtype).expand(4, -1), torch.randn(2, 4, 3, dtype=dtype)
     refine = pv.SVIRefiner(num_steps=10, lr=0.05, optimizer=optimizer, num_particles=2, clip=3.0, safeguard=False)
 
     def run(rows: slice, x: torch.Tensor = x) -> torch.Tensor:

@@ -6,5 +6,21 @@ from .flow import Flow
 from .full_normal import FullNormal
 from .joint import Joint
 from .ladder import Ladder
+from .laplace import Laplace
+from .low_rank_normal import LowRankNormal
+from .mixture_normal import MixtureNormal
+from .student_t import StudentT
 
-__all__ = ["DiagonalNormal", "Family", "Flow", "FullNormal", "Joint", "Ladder", "has_natural_gradient"]
+__all__ = [
+    "DiagonalNormal",
+    "Family",
+    "Flow",
+    "FullNormal",
+    "Joint",
+    "Ladder",
+    "Laplace",
+    "LowRankNormal",
+    "MixtureNormal",
+    "StudentT",
+    "has_natural_gradient",
+]

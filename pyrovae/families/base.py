@@ -44,7 +44,7 @@ class Family(nn.Module, ABC):
         """λ (..., P) to q(z | λ), batch shape (...), event shape (D,)."""
 
     def init_params(self) -> Tensor:
-        """A row λ (P,) to start from when nothing is known: here zeros, which should mean N(0, I)."""
+        """A row λ (P,) to start from when nothing is known: here zeros, which should give mean 0 and variance 1."""
         return torch.zeros(self.num_params)
 
     def natural_gradient(self, params: Tensor, grad: Tensor) -> Tensor:

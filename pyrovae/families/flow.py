@@ -7,11 +7,10 @@ import pyro.distributions as dist
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ..distributions import FlowDistribution, moment_noise
+from ..distributions import FlowDistribution, moment_noise, positive_scale
 from ..distributions.monotone import Affine, Spline
 from ..nets.made import made_chain
 from .base import Family
-from .diagonal_normal import positive_scale
 
 Transform = Literal["iaf", "maf", "nsf"]
 
