@@ -90,6 +90,7 @@ def check_refiner(net, family, loop, dtype, **kwargs):
         ("mlp", "diagonal_normal", "pace", torch.float64),
         ("mlp", "full_normal", "adam", torch.float64),
         ("conv", "diagonal_normal", "sgd", torch.float64),
+        ("mlp", "flow", "adam", torch.float64),
     ],
 )
 def test_the_compiled_loop_is_the_eager_one(net, family, loop, dtype):

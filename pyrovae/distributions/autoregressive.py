@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from .monotone import Monotone
 
-BLOCK = 16  # entries solved for at once: at D = 50 five times as fast as the whole Jacobian
+BLOCK = 16  # entries solved for at once: at D = 50 a score takes 5 ms so, and 13 by the whole Jacobian
 
 
 @dataclass(frozen=True)
