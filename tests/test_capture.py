@@ -93,6 +93,7 @@ def check_refiner(net, family, loop, dtype, **kwargs):
         ("mlp", "full_normal", "adam", torch.float64),
         ("mlp", "full_normal", "natural", torch.float64),
         ("conv", "diagonal_normal", "sgd", torch.float64),
+        ("mlp", "flow", "adam", torch.float64),
     ],
 )
 def test_the_compiled_loop_is_the_eager_one(net, family, loop, dtype):

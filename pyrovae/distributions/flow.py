@@ -140,8 +140,7 @@ class FlowDistribution(TorchDistribution):
         with torch.no_grad():
             u, score = noise, -noise
             for transform in self.transforms:
-                score = transform.pull_back(u, score - transform.log_det_gradient(u)).flip(-1)
-                u = transform(u)[0].flip(-1)
+                u, score = (each.flip(-1) for each in transform.push_score(u, score))
             return score / self.scale
 
 
