@@ -355,6 +355,7 @@ def test_contract_of_a_model_of_ones_own(name):
         "amortized": lambda: pv.AmortizedGuide(family, encoder),
         "semi_amortized": lambda: pv.SemiAmortizedGuide(model, family, encoder, pv.SVIRefiner(num_steps=2)),
         "svi": lambda: pv.SVIGuide(model, family, pv.SVIRefiner(num_steps=2)),
+        "learned_iterative": lambda: pv.LearnedIterativeGuide(model, family, encoder, num_steps=2),
     }[name]()
     check_guide(model, guide, x)
 

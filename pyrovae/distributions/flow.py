@@ -108,17 +108,17 @@ class FlowDistribution(TorchDistribution):
     @property
     def mean(self) -> Tensor:
         """Of T over the fixed draws, so an estimate, but always the same one."""
-        return self.loc + self.scale * self._moment_draws().mean(0)
+        return (self.loc + self.scale * self._moment_draws().mean(0)).expand(self._extended_shape())
 
     @property
     def variance(self) -> Tensor:
         """As `mean`."""
-        return self.scale.square() * self._moment_draws().var(0, correction=0)
+        return (self.scale.square() * self._moment_draws().var(0, correction=0)).expand(self._extended_shape())
 
     def _moment_draws(self) -> Tensor:
-        shape = len(self._noise), *(1 for _ in self.batch_shape), *self.event_shape
-        noise = self._noise.to(self.loc).reshape(shape).expand(-1, *self.batch_shape, -1)
-        return self._forward(noise)[0]  # (M, ..., D)
+        batch = self.loc.shape[:-1]  # before any expansion: what is the same for all is drawn once
+        noise = self._noise.to(self.loc).reshape(-1, *(1 for _ in batch), self.loc.shape[-1])
+        return self._forward(noise.expand(-1, *batch, -1))[0]  # (M, ..., D)
 
     def _forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """T and its log-determinant."""
