@@ -47,7 +47,7 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
         "model.z_dmi: unknown key (value 3); did you mean z_dim? valid: type, z_dim, lr, beta, prior, likelihood, encoder, "
         "decoder",
         "guide.refiner.num_steps: input should be greater than 0, got 0",
-        "guide.refiner.optimizer: 'adma' is not valid; did you mean adam? valid: adam, sgd",
+        "guide.refiner.optimizer: 'adma' is not valid; did you mean adam? valid: adam, sgd, natural",
         "trian: unknown key (value {}); did you mean train? valid: dataset, model, guide, train",
     ]
 
@@ -81,7 +81,7 @@ def test_errors(values, line):
 def test_abstract_classes_are_no_choice():
     assert set(COMPONENTS["guide"]) == {"amortized", "semi_amortized", "svi"}
     assert set(COMPONENTS["family"]) == {"diagonal_normal", "full_normal"}
-    assert set(COMPONENTS["refiner"]) == {"svi"}
+    assert set(COMPONENTS["refiner"]) == {"gauss_newton", "svi"}
     assert set(COMPONENTS["dataset"]) == {"mnist", "sun397"}
 
 
