@@ -27,6 +27,7 @@ from pyrovae.inference import iwae
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 _SEMI = ["guide.refiner.num_steps=10", "guide.refiner.lr=0.03"]
+_NATURAL = [f"guide.refiner.{setting}" for setting in ("num_steps=10", "optimizer=natural", "lr=0.3", "clip=2")]
 CELLS: dict[str, tuple[str, list[str]]] = {  # name -> configuration, overrides
     "VAE": ("default", []),
     "VAE, full_normal": ("default", ["guide.family=full_normal"]),
@@ -39,15 +40,8 @@ CELLS: dict[str, tuple[str, list[str]]] = {  # name -> configuration, overrides
     "VAE+SVI": ("vae_svi", _SEMI),
     "VAE+SVI, full_normal": ("vae_svi", [*_SEMI, "guide.family=full_normal"]),
     "VAE+SVI, flow": ("vae_svi", [*_SEMI, "guide.family=flow"]),
-    "VAE+SVI, natural": (
-        "vae_svi",
-        [
-            "guide.refiner.num_steps=10",
-            "guide.refiner.optimizer=natural",
-            "guide.refiner.lr=0.3",
-            "guide.refiner.clip=2",
-        ],
-    ),
+    "VAE+SVI, natural": ("vae_svi", _NATURAL),
+    "VAE+SVI, full_normal, natural": ("vae_svi", [*_NATURAL, "guide.family=full_normal"]),
     "VAE+SVI+KL": ("vae_svi_kl", _SEMI),
     "SA-VAE": ("sa_vae", ["guide.refiner.num_steps=10"]),
     "learned iterative": ("learned_iterative", []),
