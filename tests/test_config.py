@@ -81,7 +81,7 @@ def test_errors(values, line):
 def test_abstract_classes_are_no_choice():
     assert set(COMPONENTS["guide"]) == {"amortized", "semi_amortized", "svi"}
     assert set(COMPONENTS["family"]) == {"diagonal_normal", "full_normal"}
-    assert set(COMPONENTS["refiner"]) == {"svi"}
+    assert set(COMPONENTS["refiner"]) == {"svi", "unrolled"}
     assert set(COMPONENTS["dataset"]) == {"mnist", "sun397"}
 
 
