@@ -24,7 +24,7 @@ class Family(nn.Module, ABC):
 
     Attributes:
         num_params: P, the length of a row of λ.
-        scores_any_draw: Whether q(z | λ) has a density for z drawn from another λ, and not for its own draws alone.
+        scores_any_draw: Whether q(z | λ) has a twice differentiable density for z drawn from another λ.
 
     Raises:
         ValueError: `z_dim` below 1.
