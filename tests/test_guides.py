@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import COMPONENTS, FAMILIES, GUIDES, Z_DIM, make_guide
+from conftest import COMPONENTS, FAMILIES, GUIDES, X_SHAPE, Z_DIM, make_guide
 from contracts import check_guide
 
 import pyrovae as pv
@@ -11,6 +11,19 @@ from pyrovae.inference import encoder_loss
 @pytest.mark.parametrize("name", GUIDES)
 def test_contract(name, family, model, x):
     check_guide(model, make_guide(name, family, model), x)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("loop", [pv.SVIRefiner(optimizer="natural", num_steps=3, lr=0.2, clip=2.0), pv.GaussNewtonRefiner(num_steps=2)])  # fmt: skip
+def test_contract_with_loops_that_are_for_some_families(loop, family, model, x):
+    q = COMPONENTS["family"][family](Z_DIM)
+    encoder = pv.nets.MLP(X_SHAPE, (q.num_params,), widths=(8,))
+    known = {"diagonal_normal", "full_normal", "laplace"} if isinstance(loop, pv.SVIRefiner) else {"full_normal"}
+    if family in known:
+        check_guide(model, pv.SemiAmortizedGuide(model, q, encoder, loop), x)
+        return
+    with pytest.raises(ValueError, match=f"got {type(q).__name__}; use "):
+        pv.SemiAmortizedGuide(model, q, encoder, loop)
 
 
 @pytest.mark.parametrize("loss", ["hybrid", "kl"])
