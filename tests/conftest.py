@@ -45,6 +45,16 @@ def x() -> torch.Tensor:
     return (torch.rand(7, *X_SHAPE) < 0.4).float()
 
 
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captured graphs run operation by operation: tests that ask what tracing makes of a program spare Inductor."""
+
+    def interpret(traced: torch.fx.GraphModule) -> object:
+        return lambda *flat: torch.fx.Interpreter(traced).run(*flat, enable_io_processing=False)
+
+    monkeypatch.setattr("pyrovae.capture.graph._compiled", interpret)
+
+
 def tiny_images() -> pv.data.ImageData:
     """A tiny data set: 40 training images."""
     generator = torch.Generator().manual_seed(0)

@@ -97,11 +97,7 @@ def check_captured(names):
         torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
 
 
-def test_every_family_can_be_traced(monkeypatch):
-    def interpreted(traced):  # Inductor takes its time
-        return lambda *flat: torch.fx.Interpreter(traced).run(*flat, enable_io_processing=False)
-
-    monkeypatch.setattr("pyrovae.capture.graph._compiled", interpreted)
+def test_every_family_can_be_traced(interpreted):
     check_captured(FAMILIES)
 
 

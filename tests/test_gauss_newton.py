@@ -119,14 +119,24 @@ def test_c8_a_datapoint_ends_alike_alone_and_in_a_batch(curved, dtype, tolerance
 
 
 @pytest.mark.filterwarnings("error::pyrovae.capture.CaptureWarning")
+def test_the_captured_loop_is_the_eager_one(interpreted):
+    check_captured("mlp", "bernoulli", torch.float64, 1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error::pyrovae.capture.CaptureWarning")
 @pytest.mark.parametrize(
     ("net", "likelihood", "dtype", "tolerance"),
     [
         ("mlp", "bernoulli", torch.float64, 1e-10),
-        pytest.param("conv", "continuous_bernoulli", torch.float32, 1e-3, marks=pytest.mark.slow),
+        ("conv", "continuous_bernoulli", torch.float32, 1e-3),
     ],
 )
-def test_the_compiled_loop_is_the_eager_one(net, likelihood, dtype, tolerance):
+def test_so_when_compiled(net, likelihood, dtype, tolerance):
+    check_captured(net, likelihood, dtype, tolerance)
+
+
+def check_captured(net, likelihood, dtype, tolerance):
     likelihood = COMPONENTS["likelihood"][likelihood](3)
     options = {"widths": (8,), "likelihood": likelihood, **({"channels": (2, 4)} if net == "conv" else {})}
     model = getattr(pv.models, net)(X_SHAPE, Z_DIM, **options).to(dtype)
