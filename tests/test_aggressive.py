@@ -35,7 +35,9 @@ def test_information_is_none_where_q_forgets_x_and_log_b_where_it_tells_all(fami
     q = COMPONENTS["family"][family](Z_DIM).double()
     params = 0.1 * torch.randn(1, q.num_params).double().expand(4, -1).clone()
     torch.testing.assert_close(mutual_information(q, params), torch.zeros(4).double(), atol=1e-10, rtol=0)
-    params[:, :Z_DIM] += 1000 * torch.arange(4)[:, None]  # the locations
+    logits = q.num_components if family == "mixture_normal" else 0
+    num_locations = max(logits, 1) * Z_DIM
+    params[:, logits : logits + num_locations] += 1000 * torch.arange(4)[:, None]
     torch.testing.assert_close(mutual_information(q, params), torch.full((4,), math.log(4)).double())
 
 

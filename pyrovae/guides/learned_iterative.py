@@ -23,10 +23,11 @@ class LearnedIterativeGuide(Guide):
     r"""λ₀ is one learned row; a network reads what λ_k does to the ELBO, and takes it to λ_{k+1}, K times.
 
     .. math:: \lambda_{k+1} = g_k \odot \lambda_k + (1 - g_k) \odot u_k, \qquad
-        (u_k, g_k) = f(\lambda_k, \operatorname{asinh} \nabla_\lambda L_\beta(\lambda_k), e(x - E[x \mid z_k]))
+        (u_k, g_k) = f(\lambda_k, \operatorname{asinh} \nabla_\lambda L_\beta(\lambda_k),
+        e(\operatorname{asinh}(x - E[x \mid z_k])))
 
-    with f the update head, e the encoder, and z_k the draws that the gradient comes from; asinh because gradients vary
-    over orders of magnitude. What is taught is the sum of the ELBOs at λ₀ ... λ_K. That at λ_K is the reported one and
+    with f the update head, e the encoder, and z_k the draws that the gradient comes from; asinh because gradients, and
+    errors of counts, vary over orders of magnitude. What is taught is the sum of the ELBOs at λ₀ ... λ_K. That at λ_K is the reported one and
     alone teaches the model; what the others teach enters as a `pyro.factor` of value zero, whose gradient the steps
     have already estimated, so it costs no pass.
 
@@ -124,7 +125,7 @@ class LearnedIterativeGuide(Guide):
         params = params.detach() if self.detach else params
         read = {"params": params, "gradient": gradient.asinh()}
         if self.encoder is not None:
-            read["errors"] = self.encoder(error).to(params.dtype)  # back from bfloat16 under autocast
+            read["errors"] = self.encoder(error.asinh()).to(params.dtype)  # back from bfloat16 under autocast
         h = torch.cat([read[name] for name in self.inputs], -1)
         update, gate = self.head(h).to(params.dtype).unbind(-2)
         return torch.lerp(params, update, gate.sigmoid())
