@@ -132,7 +132,7 @@ def test_a_datapoint_ends_alike_alone_and_in_a_batch(detach):
 
 
 def test_it_learns_to_find_the_best_diagonal():
-    oracle, guide = on_oracle(num_particles=6, widths=())
+    oracle, guide = on_oracle(num_particles=6, widths=(16,))
     generator = torch.Generator().manual_seed(1)
 
     def draw(num: int) -> LinearGaussian:
@@ -149,7 +149,7 @@ def test_it_learns_to_find_the_best_diagonal():
     fresh = draw(200)
     assert min(gaps(fresh)) > 1  # at step 0
     optimizer = torch.optim.Adam(guide.parameters(), lr=0.03)
-    elbo, num_steps = pv.ELBO(num_particles=6), 250
+    elbo, num_steps = pv.ELBO(num_particles=6), 400
     with pyro.validation_enabled(False):
         for step in range(num_steps):
             optimizer.param_groups[0]["lr"] = 0.03 * (1 - step / num_steps)

@@ -27,9 +27,9 @@ class LearnedIterativeGuide(Guide):
         e(\operatorname{asinh}(x - E[x \mid z_k])))
 
     with f the update head, e the encoder, and z_k the draws that the gradient comes from; asinh because gradients, and
-    errors of counts, vary over orders of magnitude. What is taught is the sum of the ELBOs at λ₀ ... λ_K. That at λ_K is the reported one and
-    alone teaches the model; what the others teach enters as a `pyro.factor` of value zero, whose gradient the steps
-    have already estimated, so it costs no pass.
+    errors of counts, vary over orders of magnitude. What is taught is the sum of the ELBOs at λ₀ ... λ_K. That at λ_K
+    is the reported one and alone teaches the model; what the others teach enters as a `pyro.factor` of value zero,
+    whose gradient the steps have already estimated, so it costs no pass.
 
     Args:
         model: The model that λ is found under; held fixed meanwhile.
@@ -124,7 +124,7 @@ class LearnedIterativeGuide(Guide):
         """λ_{k+1} (B, P)."""
         params = params.detach() if self.detach else params
         read = {"params": params, "gradient": gradient.asinh()}
-        if self.encoder is not None:
+        if self.encoder is not None and error is not None:
             read["errors"] = self.encoder(error.asinh()).to(params.dtype)  # back from bfloat16 under autocast
         h = torch.cat([read[name] for name in self.inputs], -1)
         update, gate = self.head(h).to(params.dtype).unbind(-2)
