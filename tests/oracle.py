@@ -77,8 +77,7 @@ class LinearGaussian:
         if isinstance(family, pv.LowRankNormal):
             return self._exact_factor(family.rank, floor)
         L = torch.linalg.cholesky(torch.linalg.inv(self.precision))
-        rows = torch.cat([(L.diagonal() - floor).log(), L[family.rows, family.columns]])
-        return torch.cat([self.mean, rows.expand(len(self.x), -1)], -1)
+        return family.params_of(self.mean, L.expand(len(self.x), -1, -1))
 
     def _exact_factor(self, rank: int, floor: float) -> Tensor:
         """λ of the posterior as a `LowRankNormal` of rank d - 1 or more: its covariance is v (I + U Uᵀ)."""
