@@ -94,18 +94,25 @@ def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[VAE | Hierarc
         ),
         refiner=lambda: _make("refiner", config.guide.refiner, parts),
     )
-    _check_prior(section.prior.type, config.guide.type)
+    _check_prior(config)
     model = parts["model"]
     return model, _make("guide", config.guide, parts)
 
 
-def _check_prior(prior: str, guide: str) -> None:
-    takes_encoder = "encoder" in inspect.signature(COMPONENTS["prior"][prior].__init__).parameters
-    if takes_encoder and not issubclass(COMPONENTS["guide"][guide], AmortizedGuide | SemiAmortizedGuide):
-        raise ConfigError(
-            f"model.prior: {prior} mixes what the guide's encoder gives, and in guide {guide} none gives λ; "
-            "use guide amortized or semi_amortized, or prior mixture_normal"
-        )
+def _check_prior(config: Config) -> None:
+    """Raises `ConfigError` where the prior is made of the guide's posteriors, and those are not to be had."""
+    name, guide, family = config.model.prior.type, config.guide.type, config.guide.family.type
+    if "encoder" not in inspect.signature(COMPONENTS["prior"][name].__init__).parameters:
+        return
+    if not issubclass(COMPONENTS["guide"][guide], AmortizedGuide | SemiAmortizedGuide):
+        reason = f"mixes what the guide's encoder gives, and in guide {guide} none gives λ; use guide amortized"
+    elif config.model.type == "vae_hierarchical":
+        reason = "is for one latent layer, and vae_hierarchical has several; use prior mixture_normal"
+    elif not COMPONENTS["family"][family].scores_any_draw:
+        reason = f"scores each draw under many posteriors, which takes family {family} a pass a dimension; use another"
+    else:
+        return
+    raise ConfigError(f"model.prior: {name} {reason}")
 
 
 def _model(z_dims: list[int], parts: Mapping[str, Any]) -> VAE | HierarchicalVAE:
