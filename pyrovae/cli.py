@@ -44,7 +44,7 @@ def train(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="override one value of the file")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.resume and args.config:
         parser.error("--resume takes the configuration from the run's folder; leave --config out")
     return _guarded(lambda: _train(args), args.debug)

@@ -88,11 +88,17 @@ def test_constructor_errors_become_config_errors():
         build_model(config, (7,))
 
 
-def test_a_prior_of_encodings_needs_an_encoder():
-    config = check({"model": {"prior": "vamp_prior", "z_dim": 4}, "guide": "svi"})
-    with pytest.raises(
-        ConfigError, match="model.prior: vamp_prior mixes .* in guide svi none gives λ; use guide amort"
-    ):
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"model": {"z_dim": 4}, "guide": "svi"}, "mixes .* in guide svi none gives λ; use guide amortized"),
+        ({"model": {"type": "vae_hierarchical"}, "guide": {"family": "ladder"}}, "is for one latent layer"),
+        ({"guide": {"family": "flow"}}, "takes family flow a pass a dimension; use another"),
+    ],
+)
+def test_a_prior_of_posteriors_needs_posteriors_that_score(values, reason):
+    config = check({**values, "model": {**values.get("model", {}), "prior": "vamp_prior"}})
+    with pytest.raises(ConfigError, match=f"model.prior: vamp_prior .*{reason}"):
         build_model(config, (1, 6, 6))
 
 

@@ -13,7 +13,7 @@ from ..inference import Inferred
 class Guide(PyroModule):
     """A way to find λ; as a Pyro program, a guide for a model of plate `"data"` and site `"z"`.
 
-    A new guide writes `infer`. Any Pyro driver trains it: `Trace_ELBO()(model, guide)`, `SVI`, or `pyrovae.fit`.
+    A new guide writes `infer`. `pyrovae.fit` trains it, or any torch optimizer on `Trace_ELBO()(model, guide)(x)`.
 
     Args:
         family: Turns λ into q.
