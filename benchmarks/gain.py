@@ -55,11 +55,8 @@ def trained(data: pv.data.ImageData, epochs: int, path_gradient: bool) -> tuple[
     model = pv.models.mlp(data.x_shape, Z_DIM, widths=WIDTHS)
     family = pv.DiagonalNormal(Z_DIM)
     guide = pv.AmortizedGuide(family, pv.nets.MLP(data.x_shape, (family.num_params,), widths=WIDTHS))
-    return (
-        model,
-        guide,
-        pv.fit(model, guide, data, epochs=epochs, objective=pv.ELBO(path_gradient=path_gradient), progress=False),
-    )
+    objective = pv.ELBO(path_gradient=path_gradient)
+    return model, guide, pv.fit(model, guide, data, epochs=epochs, objective=objective, progress=False)
 
 
 def gain(before: Terms, after: Terms) -> tuple[float, float]:
