@@ -205,5 +205,6 @@ def _quiet() -> None:
         ".*smaller than the logging interval.*",
         ".*no pre-optimization state was saved.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*torch.jit.script. is deprecated.*",  # torch says so of its own forward-mode derivatives
     ):
         warnings.filterwarnings("ignore", message)
