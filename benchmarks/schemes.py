@@ -1,12 +1,14 @@
 """What inference schemes reach at equal epochs: guides, refiners, families, objectives and priors over one model.
 
-    python benchmarks/schemes.py --root data --epochs 10 --seeds 0 1                   # everything
-    python benchmarks/schemes.py --root data --epochs 10 --only VAE SVI VAE+SVI VAE+SVI+KL SA-VAE   # Kim et al. (2018)
+    python benchmarks/schemes.py --root data --epochs 5 --seeds 0 1                    # everything
+    python benchmarks/schemes.py --root data --epochs 5 --only VAE SVI VAE+SVI VAE+SVI+KL SA-VAE   # Kim et al. (2018)
 
 One model, 784-200-200-50, on the full MNIST with dynamic binarisation, 1,000 training images held out for validation,
 one thread. Scores are ELBOs of the 10,000 test digits at λ₀ and λ_K, and IWAE of the first 1,000 with q at λ_K, in
 nats, of the best epoch by validation. Each cell writes a file to `--out`; those there are not run again, so that a run
-can be interrupted, or shared by processes that are given other seeds.
+can be interrupted, or shared by processes that are given other seeds. The published cells print by
+
+    python benchmarks/schemes.py --seeds --out benchmarks/results/schemes
 """
 
 import argparse
@@ -75,11 +77,11 @@ def run(config: Config, data: pv.data.ImageData, num_iwae: int) -> dict[str, Any
     return result
 
 
-def table(folder: Path, names: list[str]) -> str:
+def table(folder: Path, names: list[str], epochs: int) -> str:
     """A row for each cell with a file in `folder`: means over seeds, ± their standard errors."""
     lines = ["| scheme | ELBO at λ₀ | ELBO at λ_K | IWAE | training, s | ms an image | seeds |", "|---" * 7 + "|"]
     for name in names:
-        rows = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{_file(name)}-*.json"))]
+        rows = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{_file(name)}-{epochs}_epochs-*.json"))]
         if rows:
             scores = [_cell([r[key] for r in rows]) for key in ("test/elbo_init", "test/elbo", "iwae")]
             costs = f"{mean(r['seconds'] for r in rows):.0f} | {mean(r['ms_per_image'] for r in rows):.2f}"
@@ -100,19 +102,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data", help="folder that holds MNIST/raw")
     parser.add_argument("--source", default="full", help="full, or embedded for a quick look")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1], help="none: only print the table")
     parser.add_argument("--only", nargs="+", default=list(CELLS), choices=CELLS, metavar="CELL", help=", ".join(CELLS))
     parser.add_argument("--num-samples", type=int, default=500, help="k of the IWAE score")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/schemes"))
+    parser.add_argument("--out", type=Path, default=Path("runs/schemes"), help="folder of the cells' files")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
 
+    if args.seeds:
+        train(args)
+    print(table(args.out, args.only, args.epochs))
+
+
+def train(args: argparse.Namespace) -> None:
+    """Runs the cells that have no file yet."""
     data = pv.data.MNIST(root=args.root, source=args.source, num_val=1000)
     for seed in args.seeds:  # seeds outside, so that an interrupted run has compared all schemes
         for name in args.only:
-            path = args.out / f"{_file(name)}-{seed}.json"
+            path = args.out / f"{_file(name)}-{args.epochs}_epochs-{seed}.json"
             if path.exists():
                 continue
             file, overrides = CELLS[name]
@@ -122,7 +131,6 @@ def main() -> None:
             path.write_text(json.dumps(row, indent=2) + "\n")
             elbo = f"{row['test/elbo_init']:.2f} -> {row['test/elbo']:.2f} ± {row['test/elbo_se']:.2f}"
             print(f"{name} seed {seed}: {elbo}, IWAE {row['iwae']:.2f}, {row['seconds']:.0f} s", flush=True)
-    print(table(args.out, args.only))
 
 
 if __name__ == "__main__":
