@@ -109,7 +109,7 @@ def test_help():
 
 
 def rows(run: Path) -> list[dict]:
-    volatile = ("train/images_per_second",)
+    volatile = ("train/images_per_second", "train/seconds")
     with (run / "metrics.csv").open() as file:
         return [{k: v for k, v in row.items() if v and k not in volatile} for row in csv.DictReader(file)]
 

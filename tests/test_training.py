@@ -282,7 +282,7 @@ def run(folder: Path, name: str, images, resume: Path | None = None):
 def state_of(folder: Path) -> tuple[dict, list[dict]]:
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     rows = [
-        {k: v for k, v in row.items() if v and k != "train/images_per_second"}
+        {k: v for k, v in row.items() if v and k not in ("train/images_per_second", "train/seconds")}
         for row in csv.DictReader((folder / "metrics.csv").open())
     ]
     return {k: checkpoint[k] for k in ("state_dict", "optimizer_states", "global_step", "epoch")}, rows

@@ -1,7 +1,7 @@
 """Data sets as tensors on the device. Imports nothing of the project."""
 
-from .base import Batches, Binarize, DataError, ImageData
+from .base import Batches, Binarize, DataError, ImageData, Split
 from .mnist import MNIST
 from .sun397 import SUN397
 
-__all__ = ["MNIST", "SUN397", "Batches", "Binarize", "DataError", "ImageData"]
+__all__ = ["MNIST", "SUN397", "Batches", "Binarize", "DataError", "ImageData", "Split"]

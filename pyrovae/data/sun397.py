@@ -55,10 +55,20 @@ def SUN397(  # noqa: N802 - named as the data set is
     check_holdouts("SUN397", len(files), num_val=num_val, num_test=num_test)
     images = _decode(files, image_size, color, num_workers)
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))
-    train, val, test = images[order].split([len(files) - num_val - num_test, num_val, num_test])
-    num_classes = len({f.parent for f in files})
-    source = f"{len(files)} images of {num_classes} classes in {folder}"
-    return ImageData("sun397", source, train, val, test, binarize, seed)
+    scenes = [f.parent.relative_to(folder).as_posix() for f in files]
+    names = {scene: number for number, scene in enumerate(sorted(set(scenes)))}
+    labels = torch.tensor([names[scene] for scene in scenes])
+    rows = order.split([len(files) - num_val - num_test, num_val, num_test])
+    parts = dict(zip(("train", "val", "test"), rows, strict=True))
+    return ImageData(
+        "sun397",
+        f"{len(files)} images of {len(names)} classes in {folder}",
+        **{split: images[r] for split, r in parts.items()},
+        binarize=binarize,
+        seed=seed,
+        labels={split: labels[r] for split, r in parts.items()},
+        class_names=tuple(names),
+    )
 
 
 def _decode(files: list[Path], size: int, color: str, num_workers: int) -> Tensor:

@@ -1,6 +1,7 @@
 """What Lightning does beside the steps."""
 
 from pathlib import Path
+from time import perf_counter
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -27,6 +28,30 @@ class PatientEarlyStopping(EarlyStopping):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch >= self.start_epoch:
             super().on_validation_end(trainer, pl_module)
+
+
+class Stopwatch(Callback):
+    """Logs `train/seconds` at each validation: what training has taken so far, in all its runs, validation left out."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since: float | None = None
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds + (0.0 if self._since is None else perf_counter() - self._since)}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.seconds = state_dict["seconds"]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = perf_counter()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds, self._since = self.state_dict()["seconds"], None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            pl_module.log("train/seconds", self.seconds, rank_zero_only=True)
 
 
 class ProgressBar(TQDMProgressBar):

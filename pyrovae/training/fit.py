@@ -17,7 +17,7 @@ from torch import nn
 
 from ..guides import Guide, RefinedGuide
 from ..models.likelihoods.base import Likelihood
-from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, checkpoints
+from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, Stopwatch, checkpoints
 from .checkpoint import AtomicCheckpointIO, read_checkpoint
 from .loggers import loggers
 from .module import LitVAE
@@ -109,7 +109,11 @@ def fit(
     run_loggers: list[Logger] = []
     if run_dir is not None:
         x = next(iter(data.batches("val", 64, seed=seed)))
-        callbacks += [Pictures(x, run_dir / "figures"), *checkpoints(run_dir / "checkpoints", checkpoint_every)]
+        callbacks += [
+            Stopwatch(),
+            Pictures(x, run_dir / "figures"),
+            *checkpoints(run_dir / "checkpoints", checkpoint_every),
+        ]
         step = None if resume is None else read_checkpoint(Path(resume))["global_step"]
         run_loggers = loggers(run_dir, hparams or {}, step)
     trainer = _trainer(
