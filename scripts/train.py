@@ -2,7 +2,7 @@
 
 import sys
 
-from pyrovae.cli import train
+from pyrovae.cli.train import main
 
 if __name__ == "__main__":
-    sys.exit(train())
+    sys.exit(main())

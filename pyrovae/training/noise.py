@@ -5,11 +5,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-_STREAMS = ("train", "eval", "pictures")
+_STREAMS = ("train", "eval", "pictures", "evaluation")
 
 
 def seed_noise(
-    device: torch.device, seed: int, stream: Literal["train", "eval", "pictures"], step: int, rank: int
+    device: torch.device, seed: int, stream: Literal["train", "eval", "pictures", "evaluation"], step: int, rank: int
 ) -> None:
     """Seeds the generators of the CPU and of `device` from (seed, stream, step, rank), and from nothing before.
 

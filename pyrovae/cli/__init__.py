@@ -1,0 +1,1 @@
+"""The command line: a module for each script, whose `main` returns the exit code."""

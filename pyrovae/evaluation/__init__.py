@@ -1,0 +1,6 @@
+"""How good is a posterior, and where is the loss? Measures of a trained model and guide."""
+
+from .findings import Findings, estimate
+from .subject import Subject
+
+__all__ = ["Findings", "Subject", "estimate"]
