@@ -11,6 +11,7 @@ from torch import Tensor
 
 Binarize = Literal["dynamic", "static", "none"]
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class DataError(Exception):
@@ -52,7 +53,7 @@ class ImageData:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             images = getattr(self, split)
             if not isinstance(images, Tensor):
                 raise DataError(f"{self.name}: {split} is {type(images).__name__}; use torch.from_numpy(...)")
@@ -67,7 +68,7 @@ class ImageData:
                 raise DataError(f"{self.name}: {split} has {len(images)} images and labels {tuple(labels.shape)}")
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{len(getattr(self, split))} {split}" for split in ("train", "val", "test"))
+        sizes = ", ".join(f"{len(getattr(self, split))} {split}" for split in SPLITS)
         return f"ImageData({self.source}: {sizes}, {self.x_shape}, binarize={self.binarize!r})"
 
     @property
@@ -78,10 +79,23 @@ class ImageData:
     def batches(self, split: Split, batch_size: int, **options: Any) -> "Batches":
         """Batches of float images of one split; only `train` is shuffled. `options` go to `Batches`."""
         train = split == "train"
-        images, dynamic = getattr(self, split), train and self.binarize == "dynamic"
-        if self.binarize != "none" and not dynamic:
-            images = _binarize_once(images, _generator(self.seed, _STATIC, ("train", "val", "test").index(split)))
+        dynamic = train and self.binarize == "dynamic"
+        images = getattr(self, split) if dynamic else self._drawn(split)
         return Batches(images, batch_size, shuffle=train, dynamic=dynamic, **options)
+
+    def take(self, split: Split, num: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """The first `num` images of a split, in its own order, as floats (N, C, H, W), and their labels (N,).
+
+        Each is drawn once: `val` and `test` are the images that `batches` gives, `train` is with `dynamic` one of many.
+        """
+        labels = self.labels.get(split)
+        return self._drawn(split)[:num].float().div_(255), None if labels is None else labels[:num]
+
+    def _drawn(self, split: Split) -> Tensor:
+        """The images as uint8, binary ones drawn once."""
+        if self.binarize == "none":
+            return getattr(self, split)
+        return _binarize_once(getattr(self, split), _generator(self.seed, _STATIC, SPLITS.index(split)))
 
 
 def _binarize_once(images: Tensor, generator: torch.Generator) -> Tensor:
