@@ -80,30 +80,30 @@ class ImageData:
         """Batches of float images of one split; only `train` is shuffled. `options` go to `Batches`."""
         train = split == "train"
         dynamic = train and self.binarize == "dynamic"
-        images = getattr(self, split) if dynamic else self._drawn(split)
+        images = getattr(self, split) if dynamic else self.drawn(split)
         return Batches(images, batch_size, shuffle=train, dynamic=dynamic, **options)
 
+    def in_order(self, split: Split, batch_size: int, **options: Any) -> "Batches":
+        """Batches of float images in the order of `split`, each drawn once, whatever the size of batches."""
+        return Batches(self.drawn(split), batch_size, **options)
+
     def take(self, split: Split, num: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """The first `num` images of a split, in its own order, as floats (N, C, H, W), and their labels (N,).
-
-        Each is drawn once: `val` and `test` are the images that `batches` gives, `train` is with `dynamic` one of many.
-        """
+        """The first `num` images of `in_order`, as floats (N, C, H, W), and their labels (N,) if there are any."""
         labels = self.labels.get(split)
-        return self._drawn(split)[:num].float().div_(255), None if labels is None else labels[:num]
+        return self.drawn(split)[:num].float().div_(255), None if labels is None else labels[:num]
 
-    def _drawn(self, split: Split) -> Tensor:
-        """The images as uint8, binary ones drawn once."""
+    def drawn(self, split: Split) -> Tensor:
+        """uint8 images (N, C, H, W) of one split; unless `binarize` is `none`, black or white, drawn from `seed`."""
         if self.binarize == "none":
             return getattr(self, split)
         return _binarize_once(getattr(self, split), _generator(self.seed, _STATIC, SPLITS.index(split)))
 
 
 def _binarize_once(images: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = [
-        torch.rand(chunk.shape, generator=generator) < chunk.float() / 255  # in chunks: floats are four times the bytes
-        for chunk in images.split(4096)
-    ]
-    return torch.cat(drawn).to(torch.uint8) * 255
+    drawn = torch.empty_like(images)
+    for here, grey in zip(drawn.split(4096), images.split(4096), strict=True):  # floats are four times the bytes
+        here.copy_(torch.rand(grey.shape, generator=generator) < grey.float() / 255)
+    return drawn.mul_(255)
 
 
 def check_holdouts(name: str, num_images: int, **holdouts: int) -> None:
