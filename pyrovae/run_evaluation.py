@@ -1,25 +1,20 @@
 """Evaluates a run, and leaves the results in its folder."""
 
-import io
 import json
-import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from pydantic import ValidationError
-from torch.utils.tensorboard import SummaryWriter
 
 from .build import Trained, build_data
 from .config import ConfigError, load_config
 from .data import SHIFTS, ImageData, shifted
-from .evaluation import EvaluationSettings, Findings, Sample, evaluate
+from .evaluation.evaluate import Sample, evaluate
+from .evaluation.files import plain, write
+from .evaluation.settings import EvaluationSettings
 from .run_folder import open_run, versions
 
-_SUFFIX = ".evaluation"
 OCCLUDED = (0.1, 0.3, 0.5)  # shares of the image, for the curve of gaps against occlusion
 
 
@@ -61,9 +56,9 @@ def evaluate_run(
         settings=chosen,
         progress=progress,
     )
-    result = _plain({**_origin(run_dir, trained, data), "settings": chosen.plain(), **found.numbers})
+    result = plain({**_origin(run_dir, trained, data), "settings": chosen.plain(), **found.numbers})
     result["warnings"] = found.warnings
-    _write(run_dir, result, found)
+    write(run_dir, result, found)
     return result
 
 
@@ -136,60 +131,3 @@ def _origin(run_dir: Path, trained: Trained, data: ImageData) -> dict[str, Any]:
         "num_parameters": sum(p.numel() for part in (trained.model, trained.guide) for p in part.parameters()),
         "versions": versions(),
     }
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: numbers that are none become null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, torch.Tensor):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(run_dir: Path, result: dict[str, Any], found: Findings) -> None:
-    """The files of an evaluation, `evaluation.json` last: where it is, all is."""
-    figures = run_dir / "figures"
-    try:
-        figures.mkdir(exist_ok=True)
-        for name, figure in found.figures.items():
-            figure.savefig(figures / f"{name}.png", dpi=150)
-        arrays = io.BytesIO()
-        np.savez_compressed(arrays, **{name: value.cpu().numpy() for name, value in found.values.items()})
-        _replace(run_dir / "evaluation.npz", arrays.getvalue())
-        _log(run_dir, result, found)
-        _replace(run_dir / "evaluation.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
-    except OSError as error:
-        raise OSError(f"cannot write to {run_dir} ({error.strerror}); make it writable, or copy the run") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
-def _log(run_dir: Path, result: dict[str, Any], found: Findings) -> None:
-    """Numbers and figures for TensorBoard; those of an earlier evaluation are taken away."""
-    for old in run_dir.glob(f"events.out.tfevents.*{_SUFFIX}"):
-        old.unlink()
-    with SummaryWriter(run_dir, filename_suffix=_SUFFIX) as writer:
-        for split, numbers in result["splits"].items():
-            for name, value in _scalars(numbers):
-                writer.add_scalar(f"evaluation_{split}/{name}", value)
-        for name, figure in found.figures.items():
-            writer.add_figure(f"evaluation/{name}", figure)
-
-
-def _scalars(numbers: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in numbers.items():
-        if isinstance(value, dict):
-            value = value["mean"] if "mean" in value else value
-        if isinstance(value, dict):
-            yield from _scalars(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield prefix + name, value

@@ -113,7 +113,7 @@ class RunFolder:
             "num_val": len(data.val),
             "num_test": len(data.test),
             "seed": config.train.seed,
-            "versions": _versions(),
+            "versions": versions(),
             "commit": _commit(),
             **metrics,
         }
@@ -171,7 +171,8 @@ def _differences(run_dir: Path, before: Config, now: Config, data: ImageData) ->
     return lines
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what the numbers come from."""
     return {
         "pyrovae": __version__,
         "python": platform.python_version(),
