@@ -16,6 +16,10 @@ class Chains(NamedTuple):
     more: tuple[Tensor, ...] = ()  # (B, ...) anything else that goes with the position
 
 
+# Shares by which a transition's step varies. Trajectories of one length come back to where they were, or to the mirror
+# image of it, in directions whose period fits.
+JITTER = 0.2
+
 Density = Callable[[Tensor], Chains]
 
 
@@ -30,13 +34,14 @@ def hmc_transition(density: Density, chains: Chains, step_size: Tensor, num_leap
     Args:
         density: What is known of f at positions (B, D).
         chains: Where they are.
-        step_size: A row's step (B,), in units of u.
+        step_size: A row's step (B,), in units of u; varied by up to a fifth at random.
         num_leapfrog: Steps of a trajectory.
 
     Reference:
         MCMC using Hamiltonian dynamics (Neal, 2011), arXiv:1206.1901
     """
-    step = step_size[:, None]
+    spread = JITTER * (2 * torch.rand_like(step_size) - 1)
+    step = (step_size * (1 + spread))[:, None]
     momentum = torch.randn_like(chains.position)
     velocity, proposal = momentum, chains
     for _ in range(num_leapfrog):

@@ -7,7 +7,7 @@ import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
-MIN_TAIL = 5  # weights that a tail is fitted to, at the least
+MIN_DRAWS_FOR_TAIL = 25  # of which a fifth, 5, are the tail
 
 
 def iwae_bounds(log_weights: Tensor, ks: Sequence[int]) -> Tensor:
@@ -59,9 +59,9 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024), arXiv:1507.02646
     """
     num = log_weights.shape[0]
+    if num < MIN_DRAWS_FOR_TAIL:
+        raise ValueError(f"pareto_k needs at least {MIN_DRAWS_FOR_TAIL} draws, got {num}")
     size = math.ceil(min(num / 5, 3 * math.sqrt(num)))
-    if size < MIN_TAIL:
-        raise ValueError(f"pareto_k needs at least {5 * MIN_TAIL} draws, got {num}")
     largest = log_weights.double().topk(size + 1, dim=0).values.T.cpu()  # (B, size + 1), the last the threshold
     top, threshold = largest[:, :1], largest[:, -1:]
     excess = (largest[:, :-1] - top).exp() - (threshold - top).exp()

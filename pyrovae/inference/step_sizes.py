@@ -9,8 +9,8 @@ from .annealing import Annealing, repeated
 
 TARGET_ACCEPTANCE = 0.65  # the best share for long trajectories in many dimensions
 MAX_CHAINS = 4
-MIN_TRANSITIONS = 200  # on the way, however short the path is
-WARMUP, FAST, SLOW = 30, 0.5, 0.2  # transitions before it, and how fast the log step size moves then and on the way
+MIN_TRANSITIONS = 100  # on the way, however short the path is
+WARMUP, FAST, SLOW = 20, 0.5, 0.2  # transitions before it, and how fast the log step size moves then and on the way
 
 
 def tuned_step_sizes(annealing: Annealing, x: Tensor, params: Tensor, num_chains: int) -> tuple[Tensor, ...]:
