@@ -9,6 +9,8 @@ from .gauss_newton_refiner import GaussNewtonRefiner
 from .iwae import IWAE, iwae
 from .mutual_information import mutual_information
 from .objective import Objective
+from .optimum import Optimum, optimum
+from .precise_terms import precise_terms
 from .refiner import Inferred, Refiner
 from .svi_refiner import SVIRefiner
 from .unrolled_refiner import UnrolledRefiner
@@ -22,6 +24,7 @@ __all__ = [
     "GaussNewtonRefiner",
     "Inferred",
     "Objective",
+    "Optimum",
     "Refiner",
     "SVIRefiner",
     "Terms",
@@ -33,4 +36,6 @@ __all__ = [
     "frozen",
     "iwae",
     "mutual_information",
+    "optimum",
+    "precise_terms",
 ]
