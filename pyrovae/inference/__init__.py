@@ -13,6 +13,8 @@ from .importance_diagnostics import effective_sample_size, iwae_bounds, pareto_k
 from .iwae import IWAE, iwae
 from .mutual_information import mutual_information
 from .objective import Objective
+from .optimum import Optimum, optimum
+from .precise_terms import precise_terms
 from .refiner import Inferred, Refiner
 from .svi_refiner import SVIRefiner
 from .unrolled_refiner import UnrolledRefiner
@@ -28,6 +30,7 @@ __all__ = [
     "GaussNewtonRefiner",
     "Inferred",
     "Objective",
+    "Optimum",
     "Refiner",
     "SVIRefiner",
     "Terms",
@@ -44,5 +47,7 @@ __all__ = [
     "iwae_bounds",
     "log_weights",
     "mutual_information",
+    "optimum",
     "pareto_k",
+    "precise_terms",
 ]
