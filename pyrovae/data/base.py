@@ -78,18 +78,27 @@ class ImageData:
     def batches(self, split: Split, batch_size: int, **options: Any) -> "Batches":
         """Batches of float images of one split; only `train` is shuffled. `options` go to `Batches`."""
         train = split == "train"
-        images, dynamic = getattr(self, split), train and self.binarize == "dynamic"
-        if self.binarize != "none" and not dynamic:
-            images = _binarize_once(images, _generator(self.seed, _STATIC, ("train", "val", "test").index(split)))
+        dynamic = train and self.binarize == "dynamic"
+        images = getattr(self, split) if dynamic else self.drawn(split)
         return Batches(images, batch_size, shuffle=train, dynamic=dynamic, **options)
+
+    def in_order(self, split: Split, batch_size: int, **options: Any) -> "Batches":
+        """Batches of float images in the order of `split`, each drawn once, whatever the size of batches."""
+        return Batches(self.drawn(split), batch_size, **options)
+
+    def drawn(self, split: Split) -> Tensor:
+        """uint8 images (N, C, H, W) of one split; unless `binarize` is `none`, black or white, drawn from `seed`."""
+        images = getattr(self, split)
+        if self.binarize == "none":
+            return images
+        return _binarize_once(images, _generator(self.seed, _STATIC, ("train", "val", "test").index(split)))
 
 
 def _binarize_once(images: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = [
-        torch.rand(chunk.shape, generator=generator) < chunk.float() / 255  # in chunks: floats are four times the bytes
-        for chunk in images.split(4096)
-    ]
-    return torch.cat(drawn).to(torch.uint8) * 255
+    drawn = torch.empty_like(images)
+    for here, grey in zip(drawn.split(4096), images.split(4096), strict=True):  # floats are four times the bytes
+        here.copy_(torch.rand(grey.shape, generator=generator) < grey.float() / 255)
+    return drawn.mul_(255)
 
 
 def check_holdouts(name: str, num_images: int, **holdouts: int) -> None:
