@@ -113,7 +113,7 @@ class RunFolder:
             "num_val": len(data.val),
             "num_test": len(data.test),
             "seed": config.train.seed,
-            "versions": _versions(),
+            "versions": versions(),
             "commit": _commit(),
             **metrics,
         }
@@ -171,7 +171,20 @@ def _differences(run_dir: Path, before: Config, now: Config, data: ImageData) ->
     return lines
 
 
-def _versions() -> dict[str, str]:
+def provenance(trained: Trained, data: ImageData, split: str) -> dict[str, Any]:
+    """What arrays made of a run and a split should say of themselves."""
+    return {
+        "split": split,
+        "dataset": data.source,
+        "class_names": data.class_names,
+        "guide": trained.config.guide.type,
+        "family": trained.config.guide.family.type,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what results depend on."""
     return {
         "pyrovae": __version__,
         "python": platform.python_version(),
