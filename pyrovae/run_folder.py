@@ -171,8 +171,20 @@ def _differences(run_dir: Path, before: Config, now: Config, data: ImageData) ->
     return lines
 
 
+def provenance(trained: Trained, data: ImageData, split: str) -> dict[str, Any]:
+    """What arrays made of a run and a split should say of themselves."""
+    return {
+        "split": split,
+        "dataset": data.source,
+        "class_names": data.class_names,
+        "guide": trained.config.guide.type,
+        "family": trained.config.guide.family.type,
+        "versions": versions(),
+    }
+
+
 def versions() -> dict[str, str]:
-    """Of what the numbers come from."""
+    """Of what results depend on."""
     return {
         "pyrovae": __version__,
         "python": platform.python_version(),
