@@ -158,6 +158,23 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The sections of a YAML file, as plain values.
+
+    Raises:
+        ConfigError: No such file, or not YAML, or no sections in it.
+    """
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name a YAML file, configs/ivae.yaml say") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds {type(values).__name__}, not sections; it needs dataset, model, train")
+    return values
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Reads a YAML file, applies overrides such as `model.z_dim=16`, and checks everything.
 
@@ -165,18 +182,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         ConfigError: One line for each problem: dotted key, value, remedy.
     """
     path = Path(path)
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name a YAML file, configs/ivae.yaml say") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds {type(values).__name__}, not sections; it needs dataset, model, train")
+    values = read_yaml(path)
     values.setdefault("train", None)
     values["train"] = {"name": path.stem, **(values["train"] or {})}
     for override in overrides:
-        _override(values, override)
+        apply_override(values, override)
     return check(values)
 
 
@@ -201,7 +211,12 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _override(values: dict, text: str) -> None:
+def apply_override(values: dict, text: str) -> None:
+    """Sets one value, `model.z_dim=16`, in place.
+
+    Raises:
+        ConfigError: It is not written so.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"{text}: an override is written section.key=value")
@@ -227,9 +242,9 @@ def _explain(error: dict[str, Any], values: Mapping[str, Any]) -> str:
         return f"{key}: unknown key{owner} (value {value!r}); {_nearest_key(loc, _valid_keys(error['loc'][:-1]))}"
     if error["type"] == "union_tag_invalid":
         tag, name = error["ctx"]["discriminator"].strip("'"), error["ctx"]["tag"]
-        return f"{key}.{tag}: {name!r} is unknown; {_nearest(name, _quoted(error['ctx']['expected_tags']))}"
+        return f"{key}.{tag}: {name!r} is unknown; {nearest(name, _quoted(error['ctx']['expected_tags']))}"
     if error["type"] == "literal_error":
-        return f"{key}: {value!r} is not valid; {_nearest(str(value), _quoted(error['ctx']['expected']))}"
+        return f"{key}: {value!r} is not valid; {nearest(str(value), _quoted(error['ctx']['expected']))}"
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"{key}: {message}" if error["type"] == "missing" else f"{key}: {message}, got {value!r}"
 
@@ -248,7 +263,8 @@ def _quoted(text: str) -> list[str]:
     return re.findall(r"'([^']*)'", text)
 
 
-def _nearest(name: str, valid: list[str]) -> str:
+def nearest(name: str, valid: list[str]) -> str:
+    """The end of an error line: what was perhaps meant, and what can be."""
     close = difflib.get_close_matches(name, valid, n=1)
     return (f"did you mean {close[0]}? " if close else "") + f"valid: {', '.join(valid)}"
 
@@ -261,7 +277,7 @@ def _nearest_key(loc: list, valid: list[str]) -> str:
     for section, field in Config.model_fields.items():  # the right key in the wrong section
         if section != loc[0] and loc[-1] in getattr(field.annotation, "model_fields", ()):
             return f"did you mean {section}.{loc[-1]}? valid: {', '.join(valid)}"
-    return _nearest(str(loc[-1]), valid)
+    return nearest(str(loc[-1]), valid)
 
 
 def _strip_tags(loc: tuple, values: Any) -> list:

@@ -1,0 +1,124 @@
+"""Figures of what ELBO costs, in inner steps and in seconds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from .measures import trained_num_steps
+from .results import Result, by_scheme
+
+
+def colours(results: Sequence[Result]) -> dict[str, Any]:
+    """A colour for each scheme, the same in all figures."""
+    names = list(by_scheme(results))
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    return {name: palette(i % palette.N) for i, name in enumerate(names)}
+
+
+def mean_trajectory(group: Sequence[Result]) -> dict[str, np.ndarray]:
+    """`step`, `elbo`, `elbo_se` and `seconds`, means over seeds at the steps that all have; empty if there is none."""
+    found = [result.evaluation.get("trajectory") or {} for result in group]
+    if not all(part.get("step") and part.get("elbo") for part in found):
+        return {}
+    steps = sorted(set.intersection(*(set(part["step"]) for part in found)))
+
+    def mean(key: str) -> np.ndarray:
+        if not all(part.get(key) for part in found):
+            return np.full(len(steps), np.nan)
+        values = [[part[key][part["step"].index(step)] for step in steps] for part in found]
+        return np.array(values, dtype=float).mean(0)
+
+    keys = {"elbo": "elbo", "elbo_se": "elbo_se", "seconds": "seconds_per_image"}
+    return {"step": np.array(steps), **{name: mean(key) for name, key in keys.items()}}
+
+
+def elbo_against_steps(results: Sequence[Result]) -> Figure | None:
+    """Test ELBO along inner steps, far beyond those of training; None without trajectories."""
+    paths = {name: (mean_trajectory(group), group) for name, group in by_scheme(results).items()}
+    paths = {name: path for name, path in paths.items() if path[0]}
+    if not paths:
+        return None
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes, shades = figure.subplots(), colours(results)
+    for name, (path, group) in paths.items():
+        axes.plot(path["step"], path["elbo"], color=shades[name], label=name, linewidth=1.5)
+        low, high = path["elbo"] - path["elbo_se"], path["elbo"] + path["elbo_se"]
+        axes.fill_between(path["step"], low, high, color=shades[name], alpha=0.12, linewidth=0)
+        k = trained_num_steps(group[0].evaluation)
+        if k in path["step"]:
+            axes.plot(k, path["elbo"][path["step"] == k], "o", color=shades[name], markersize=6)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set(xlabel="inner step k", ylabel="test ELBO at λ_k (nats an image)")
+    axes.set_title("What inner steps gain; dots are at the K of training, bands ± SE over images", fontsize=10)
+    _finish(axes)
+    _legend(figure, axes)
+    return figure
+
+
+def elbo_against_seconds(results: Sequence[Result]) -> Figure | None:
+    """Validation ELBO against seconds of training, and test ELBO against milliseconds of inference."""
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    train, test = figure.subplots(1, 2)
+    shades, drawn = colours(results), False
+    for name, group in by_scheme(results).items():
+        for i, result in enumerate(result for result in group if result.curve):
+            seconds, elbo = zip(*result.curve, strict=True)
+            train.plot(seconds, elbo, ".-", color=shades[name], linewidth=1, label=None if i else name, markersize=4)
+            drawn = True
+        path = mean_trajectory(group)
+        if path and np.isfinite(path["seconds"]).any():
+            ms = 1e3 * path["seconds"]
+            test.plot(ms, path["elbo"], color=shades[name], linewidth=1.5, label=name)
+            k = trained_num_steps(group[0].evaluation)
+            at = path["step"] == k
+            test.plot(ms[at], path["elbo"][at], "o", color=shades[name], markersize=6)
+            drawn = True
+    if not drawn:
+        return None
+    train.set(xlabel="seconds of training", ylabel="validation ELBO (nats an image)", title="Training: a line a seed")
+    test.set(
+        xlabel="ms of inference an image", ylabel="test ELBO (nats an image)", title="Test: dots at the K of training"
+    )
+    for axes in (train, test):
+        axes.set_title(axes.get_title(), fontsize=10)
+        if any(len(line.get_xdata()) and np.nanmax(line.get_xdata()) > 0 for line in axes.lines):
+            axes.set_xscale("symlog", linthresh=_smallest(axes))
+            axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        _zoom(axes)
+        _finish(axes)
+    _legend(figure, train, test)
+    return figure
+
+
+def _smallest(axes: Any) -> float:
+    times = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in axes.lines])
+    return float(times[times > 0].min())
+
+
+def _zoom(axes: Any) -> None:
+    """Leaves out the first moments of training, beside which schemes could not be told apart."""
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.zeros(1)])
+    values = values[np.isfinite(values)]
+    if len(values) > 8:
+        low, high = np.quantile(values, 0.1), values.max()
+        axes.set_ylim(low - 0.15 * (high - low), high + 0.08 * (high - low))
+
+
+def _finish(axes: Any) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure, *axes: Any) -> None:
+    entries = {label: handle for part in axes for handle, label in zip(*part.get_legend_handles_labels(), strict=True)}
+    if entries:
+        columns = 1 if max(map(len, entries)) > 40 else 2 if max(map(len, entries)) > 20 else 4
+        figure.legend(
+            entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=8, frameon=False
+        )

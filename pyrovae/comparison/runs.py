@@ -1,0 +1,48 @@
+"""Cells made of runs that are there already."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import Config, load_config
+from ..training import CheckpointError
+from .plan import Cell
+
+_OF_A_RUN = {"seed", "name", "save_dir"}  # of `train:`
+
+
+def cells_of_runs(run_dirs: Sequence[Path]) -> list[Cell]:
+    """A cell for each run; runs that differ in nothing but the seed are one scheme.
+
+    Schemes are named as their runs are, with more of the path where two would share a name.
+
+    Raises:
+        CheckpointError: A folder that holds no finished run.
+    """
+    configs = []
+    for path in run_dirs:
+        if not (path / "summary.json").is_file():
+            raise CheckpointError(f"{path} holds no summary.json; name a finished run, runs/ivae/version_0 say")
+        configs.append(load_config(path / "config.yaml"))
+    contents = [_content(config) for config in configs]
+    names: dict[str, str] = {}
+    for path, config, content in zip(run_dirs, configs, contents, strict=True):
+        if content not in names:
+            name = config.train.name
+            names[content] = f"{name}/{path.name}" if name in names.values() else name
+            if list(names.values()).count(names[content]) > 1:
+                names[content] = str(path)
+    cells, seen = list[Cell](), set[tuple[str, int]]()
+    for path, config, content in zip(run_dirs, configs, contents, strict=True):
+        name, seed = names[content], config.train.seed
+        if (name, seed) in seen:
+            name = str(path)  # the same training twice
+        seen.add((name, seed))
+        cells.append(Cell(name, seed, config, path))
+    return cells
+
+
+def _content(config: Config) -> str:
+    values = config.model_dump(mode="json")
+    values["train"] = {key: value for key, value in values["train"].items() if key not in _OF_A_RUN}
+    return json.dumps(values, sort_keys=True)

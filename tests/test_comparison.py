@@ -1,0 +1,557 @@
+"""Comparisons of schemes: plans, what is run and what is not, numbers, and the report."""
+
+import csv
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import fake_cell
+import numpy as np
+import pytest
+import yaml
+
+from pyrovae import comparison as c
+from pyrovae.cli import cell as cell_command
+from pyrovae.cli import compare
+from pyrovae.comparison.measures import Estimate, over_seeds
+from pyrovae.comparison.merge import merge
+from pyrovae.comparison.report import _FIGURES
+from pyrovae.config import ConfigError, check
+
+ROOT = Path(__file__).parent.parent
+REPRODUCE = sorted((ROOT / "benchmarks" / "reproduce").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs" / "compare").glob("*.yaml"))
+FILE = """
+base: {dataset: {source: embedded}, model: {z_dim: 4}, guide: {type: semi_amortized, refiner: {num_steps: 10}}}
+common: {train: {epochs: 2}, dataset: {batch_size: 500}}
+cells:
+  amortized: {guide: amortized}
+  semi: {}
+  SVI: {guide: {type: svi, refiner: {num_steps: 20}}}
+seeds: [0, 1]
+evaluation: {num_data: 40}
+published: {amortized: {nll: 100.5, source: "Someone & al. <2020>"}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _evaluation(monkeypatch):
+    """Settings as the evaluation checks them."""
+
+    def check_settings(values):
+        unknown = values.keys() - {
+            "num_data",
+            "num_samples",
+            "splits",
+            "shifts",
+            "num_particles",
+            "num_annealed",
+            "num_simulated",
+            "num_probe",
+            "max_steps",
+        }
+        if unknown:
+            raise ConfigError("\n".join(f"{name}: unknown" for name in unknown))
+        return SimpleNamespace(plain=lambda: {"num_data": 500, "num_samples": 1000, **values})
+
+    def evaluate_run(run, *, overrides=(), **settings):
+        fake_cell.write(run, yaml.safe_load((run / "config.yaml").read_text()), settings)
+
+    fake = SimpleNamespace(check_settings=check_settings, evaluate_run=evaluate_run)
+    monkeypatch.setitem(sys.modules, "pyrovae.run_evaluation", fake)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "schemes.yaml"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture
+def main(tmp_path, file, monkeypatch):
+    """Runs the command with fake cells; gives its exit code and the names of the cells that ran."""
+    diary = tmp_path / "diary"
+    command = compare._command
+    monkeypatch.setenv("FAKE_DIARY", str(diary))
+    monkeypatch.setattr(compare, "_command", lambda *args: [sys.executable, fake_cell.__file__, *command(*args)[3:]])
+
+    def run(*words):
+        diary.write_text("")
+        code = compare.main(["--config", str(file), "--out", str(tmp_path / "out"), "--quiet", *words])
+        return code, diary.read_text().split()
+
+    return run
+
+
+def cells(tmp_path, text=FILE, overrides=()):
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    settings, for_cells = c.load_settings(path, overrides)
+    return c.plan(settings, for_cells, path, tmp_path / "out")
+
+
+def results(folder, **changes):
+    """Evaluated fakes: three schemes, two seeds."""
+    found = []
+    for cell in cells(folder):
+        fake_cell.write(cell.run_dir, cell.config.model_dump(mode="json"), {"num_samples": 200})
+        found.append(c.read_result(cell))
+    return found
+
+
+# Plans.
+
+
+def test_a_component_of_another_type_replaces():
+    base = {
+        "guide": {"type": "semi_amortized", "family": "flow", "refiner": {"type": "svi", "lr": 0.1}},
+        "model": {"z_dim": 3, "prior": "laplace"},
+    }
+    assert merge(base, {"guide": "amortized"})["guide"] == {"type": "amortized"}
+    assert merge(base, {"guide": {"refiner": {"num_steps": 2}}})["guide"]["refiner"] == {
+        "type": "svi",
+        "lr": 0.1,
+        "num_steps": 2,
+    }
+    assert merge(base, {"guide": {"refiner": "unrolled"}})["guide"] == {
+        "type": "semi_amortized",
+        "family": "flow",
+        "refiner": {"type": "unrolled"},
+    }
+    assert merge(base, {"guide": {"family": {"transform": "maf"}}})["guide"]["family"] == {
+        "type": "flow",
+        "transform": "maf",
+    }
+    assert merge(base, {"model": {"type": "vae_conv"}})["model"] == {"type": "vae_conv", "z_dim": 3, "prior": "laplace"}
+    assert merge({"dataset": {"name": "mnist", "seed": 3}}, {"dataset": "sun397"})["dataset"] == {"name": "sun397"}
+    assert base["guide"]["refiner"] == {"type": "svi", "lr": 0.1}
+
+
+def test_plan(tmp_path):
+    found = cells(tmp_path, overrides=["model.z_dim=7", "seeds=[3, 4]"])
+    assert [cell.name for cell in found[:4]] == [
+        "amortized, seed 3",
+        "semi, seed 3",
+        "SVI, seed 3",
+        "amortized, seed 4",
+    ]
+    assert {cell.config.train.seed for cell in found} == {3, 4}
+    assert {(cell.config.model.z_dim, cell.config.train.epochs, cell.config.dataset.batch_size) for cell in found} == {
+        (7, 2, 500)
+    }
+    assert found[1].config.guide.refiner.num_steps == 10
+    assert found[0].run_dir == tmp_path / "out" / "cells" / "amortized-seed_3" / "version_0"
+    assert found[0].config.train.save_dir == str(tmp_path / "out" / "cells")
+
+
+def test_families_are_crossed_with_the_cells_that_name_none(tmp_path):
+    text = (
+        FILE.replace("SVI: {guide: {", "VLAE: {guide: {family: laplace, ")
+        + "\nfamilies: [full_normal, {type: flow, transform: maf}]\n"
+    )
+    text = text.replace("published: {amortized", "published: {'amortized, full_normal'")
+    names = {cell.scheme: cell.config.guide.family.type for cell in cells(tmp_path, text)}
+    assert names == {
+        "amortized, full_normal": "full_normal",
+        "amortized, flow (transform maf)": "flow",
+        "semi, full_normal": "full_normal",
+        "semi, flow (transform maf)": "flow",
+        "VLAE": "laplace",
+    }
+    with pytest.raises(ConfigError, match=r"guide.family: the file lists families"):
+        cells(tmp_path, text, ["guide.family=laplace"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("semi: {}", "semi: {model: {z_dmi: 3}}", r"model.z_dmi: unknown key \(value 3\); did you mean z_dim\? .* \(cells semi\)$"),
+        ("epochs: 2", "epochs: 0", r"^train.epochs: input should be greater than 0, got 0$"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "seeds: each seed once"),
+        ("seeds:", "seedz:", r"seedz: unknown key .* did you mean seeds\?"),
+        ("cells:", "cells: {}\nset:", "cells: "),
+        ("semi: {}", "amortized.: {}\n  Amortized_: {}", "would share a folder"),
+        ("{amortized: {nll", "{amortised: {nll", "published.amortised: no such cell; valid: amortized, semi, SVI"),
+        ("nll: 100.5", "nlll: 100.5", r"amortized.nlll is not measured; did you mean nll\?"),
+        ("num_data: 40", "num_dta: 40", "evaluation.num_dta: unknown"),
+        ("semi: {}", "semi: 3", "cells.semi: "),
+        ("base: {", "base: nowhere.yaml\nbse: {", "bse: unknown key"),
+    ],
+)  # fmt: skip
+def test_errors_of_the_file(tmp_path, old, new, message):
+    with pytest.raises(ConfigError, match=message):
+        cells(tmp_path, FILE.replace(old, new))
+
+
+def test_pairs_that_cannot_work_are_found_before_training(tmp_path):
+    found = cells(tmp_path, FILE.replace("semi: {}", "semi: {guide: {refiner: gauss_newton}}"))
+    with pytest.raises(ConfigError, match="full_normal|FullNormal"):
+        c.check_builds(found)
+
+
+# What is run.
+
+
+def test_finished_cells_are_not_run_again(main, tmp_path, capsys):
+    code, ran = main()
+    assert (code, len(ran)) == (0, 6)
+    assert ran[:3] == ["amortized-seed_0", "semi-seed_0", "SVI-seed_0"]
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        ".lock",
+        "cells",
+        "configs",
+        "logs",
+        "figures",
+        "table.md",
+        "table.csv",
+        "report.html",
+    }
+    assert {path.stem for path in (out / "figures").iterdir()} == set(_FIGURES)
+    assert (out / "table.md").read_text() in capsys.readouterr().out
+    assert main() == (0, [])
+    (out / "cells" / "semi-seed_1" / "version_0" / "evaluation.json").unlink()
+    assert main() == (0, ["semi-seed_1"])
+    assert main("seeds=[0, 1, 2]")[1] == ["amortized-seed_2", "semi-seed_2", "SVI-seed_2"]
+
+
+def test_other_evaluation_settings_evaluate_again(main):
+    main()
+    assert len(main("evaluation.num_data=20")[1]) == 6
+    assert main("evaluation.num_data=20")[1] == []
+
+
+def test_a_changed_configuration_is_refused(main, tmp_path, capsys):
+    main()
+    before = (tmp_path / "out" / "table.md").read_bytes()
+    assert main("train.epochs=3", "guide.family=full_normal") == (2, [])
+    errors = capsys.readouterr().err.splitlines()
+    assert (
+        f"error: train.epochs: amortized, seed 0 was run with 2, and is 3 now; name another --out, or remove {tmp_path}/out/cells/amortized-seed_0/version_0"
+        in errors
+    )
+    assert len(errors) == 12
+    assert (tmp_path / "out" / "table.md").read_bytes() == before
+    assert main("train.log_every=3", "dataset.root=elsewhere") == (0, [])
+
+
+def test_a_failed_cell_does_not_stop_the_others(main, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_FAILS", "semi-seed_0")
+    code, ran = main()
+    assert (code, len(ran)) == (5, 6)
+    out, err = capsys.readouterr()
+    log = tmp_path / "out" / "logs" / "semi-seed_0.txt"
+    assert err.splitlines() == [f"error: semi, seed 0: train.accelerator 'tpu': no such device; see {log}"]
+    assert "## Failed\n\n- semi, seed 0: exit code 5: train.accelerator 'tpu': no such device" in out
+    assert "semi, seed 0: exit code 5" in (tmp_path / "out" / "report.html").read_text()
+    monkeypatch.setenv("FAKE_FAILS", "")
+    assert main() == (0, ["semi-seed_0"])
+    assert "Failed" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_two_at_a_time(main, monkeypatch):
+    monkeypatch.setenv("FAKE_COMPANY", "2")  # each waits until another has begun, too
+    code, ran = main("seeds=[0]", "--jobs", "2")
+    assert (code, len(ran)) == (0, 3)
+
+
+def test_dry_run_writes_nothing(main, tmp_path, capsys):
+    code, ran = main("--dry-run", "seeds=[0]")
+    assert (code, ran) == (0, [])
+    assert not (tmp_path / "out").exists()
+    text = capsys.readouterr().out
+    assert "3 cells: 0 done, 3 to train, 3 to evaluate" in text
+    assert re.search(
+        r"new +SVI, seed 0: mnist, guide svi, family diagonal_normal, refiner svi, K = 20, epochs 2, about \d+ s", text
+    )
+    main("seeds=[0]")
+    main("--dry-run")
+    text = capsys.readouterr().out
+    assert "6 cells: 3 done, 3 to train, 3 to evaluate" in text
+    assert re.search(r"done +SVI, seed 0", text)
+    assert re.search(r"new +SVI, seed 1: .*, about 4 min", text)  # 230 s, as its first seed took
+    assert not (tmp_path / "out" / "configs" / "SVI-seed_1.yaml").exists()
+
+
+def test_what_runs_ends_with_the_comparison(tmp_path):
+    one, other, *_ = cells(tmp_path)
+
+    def command(cell):
+        if cell is other:  # as Ctrl-C would
+            while not (tmp_path / "started").exists():
+                time.sleep(0.02)
+            raise KeyboardInterrupt
+        code = f"import time; open({str(tmp_path / 'started')!r}, 'w').write(str(__import__('os').getpid())); time.sleep(600)"
+        return [sys.executable, "-c", code]
+
+    with pytest.raises(KeyboardInterrupt):
+        c.run_cells([one, other], command, tmp_path / "logs", num_jobs=2, progress=False)
+    while not (text := (tmp_path / "started").read_text()):
+        time.sleep(0.02)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(text), 0)
+
+
+def test_a_crash_without_a_word_is_told(tmp_path):
+    one, *_ = cells(tmp_path)
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    (failure,) = c.run_cells([one], lambda _: [sys.executable, "-c", code], tmp_path, progress=False)
+    assert failure.code == -signal.SIGKILL
+    assert failure.message == "killed by signal 9; it said nothing"
+
+
+def test_one_comparison_at_a_time(tmp_path, main, capsys):
+    with c.locked(tmp_path / "out"):
+        assert main("seeds=[0]") == (2, [])
+    assert "a comparison is at work there; wait for it, or name another --out" in capsys.readouterr().err
+    assert main("seeds=[0]")[0] == 0
+
+
+def test_a_cell_trains_goes_on_or_only_evaluates(tmp_path, monkeypatch):
+    calls = []
+    (one, *_) = cells(tmp_path)
+    run, config = one.run_dir, one.config.model_dump(mode="json")
+
+    def train(argv):
+        calls.append(argv)
+        fake_cell.write(run, config, {})
+        (run / "evaluation.json").unlink()
+        return 0
+
+    monkeypatch.setattr(cell_command, "train", train)
+    words = ["--run", str(run), "--config", "c.yaml", "--evaluation", '{"num_data": 4}', "dataset.root=d"]
+    assert cell_command.main(words) == 0
+    assert calls == [["--config", "c.yaml", "--quiet", "dataset.root=d"]]
+    assert json.loads((run / "evaluation.json").read_text())["settings"] == {"num_data": 4}
+    (run / "evaluation.json").unlink()
+    assert cell_command.main(words) == 0
+    assert len(calls) == 1
+    (run / "summary.json").unlink()
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    assert c.state(run, {}) == "interrupted"
+    assert cell_command.main(words) == 0
+    assert calls[1:] == [["--resume", str(run), "--quiet", "dataset.root=d"]]
+    (run / "summary.json").unlink()
+    (run / "checkpoints" / "last.ckpt").unlink()
+    (run / "half").touch()  # it never came to a checkpoint
+    assert cell_command.main(words) == 0
+    assert calls[2] == calls[0]
+    assert not (run / "half").exists()
+    monkeypatch.setattr(cell_command, "train", lambda argv: 5)
+    (run / "summary.json").unlink()
+    assert cell_command.main(words) == 5
+
+
+def test_runs_that_are_there(tmp_path, monkeypatch, capsys):
+    runs = []
+    for i, (name, guide, seed) in enumerate(
+        [("a", "amortized", 0), ("a", "amortized", 1), ("b", "svi", 0), ("b", "svi", 1), ("a", "semi_amortized", 0)]
+    ):
+        run = tmp_path / name / f"version_{i}"
+        fake_cell.write(
+            run,
+            check({"guide": guide, "train": {"name": name, "seed": seed}}).model_dump(mode="json"),
+            {"num_data": 40},
+        )
+        runs.append(str(run))
+    monkeypatch.setattr(compare, "_command", lambda *args: pytest.fail("all is there"))
+    assert compare.main([*runs, "--out", str(tmp_path / "out"), "--quiet", "evaluation.num_data=40"]) == 0
+    with (tmp_path / "out" / "table.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert [(row["scheme"], row["seeds"]) for row in rows] == [("a", "2"), ("b", "2"), ("a/version_4", "1")]
+    assert compare.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 4
+    assert "holds no summary.json; name a finished run" in capsys.readouterr().err
+    assert compare.main([*runs, "train.epochs=2", "--out", str(tmp_path / "out")]) == 2
+
+
+# Numbers.
+
+
+def result(scheme, seed, elbo, index, **dataset):
+    config = check({"dataset": dataset})
+    return c.Result(
+        c.Cell(scheme, seed, config, Path("none")), {}, {"test/elbo": np.array(elbo), "test/index": np.array(index)}, []
+    )
+
+
+def test_paired_differences_by_hand():
+    first = [result("a", 0, [1.0, 2, 3, 9], [0, 1, 2, 5]), result("a", 1, [4.0, 3, 2], [2, 1, 0])]
+    other = [result("b", 0, [4.0, 2, 5], [2, 0, 1]), result("b", 1, [2.0, 3, 8], [0, 1, 2]), result("b", 7, [0.0], [0])]
+    # Images 0, 1, 2: seed 0 differs by 1, 3, 1 and seed 1 by 0, 0, 4; averaged 0.5, 1.5, 2.5.
+    found = c.paired_difference(first, other)
+    assert found.mean == pytest.approx(1.5)
+    assert found.se == pytest.approx(1 / math.sqrt(3))
+    means = np.array([5 / 3, 4 / 3])
+    assert found.se_over_seeds == pytest.approx(means.std(ddof=1) / math.sqrt(2))
+    assert (found.num_images, found.num_seeds) == (3, 2)
+    alone = c.paired_difference(first[:1], other[:1])
+    assert alone.mean == pytest.approx(5 / 3)
+    assert math.isnan(alone.se_over_seeds)
+    assert c.paired_difference(first, [result("b", 5, [1.0, 2], [0, 1])]) is None  # no seed
+    assert c.paired_difference(first, [result("b", 0, [1.0, 2], [7, 8])]) is None  # no image
+    assert c.paired_difference(first, [result("b", 0, [1.0, 2], [0, 1], num_val=7)]) is None  # no split
+    assert c.paired_difference(first, [result("b", 0, [1.0, 2], [0, 1], root="elsewhere")]) is not None
+
+
+def test_means_over_seeds():
+    assert over_seeds([Estimate(1.0, 0.5)]) == (1.0, 0.5)
+    assert over_seeds([Estimate(1.0, 0.5), None, Estimate(4.0, 0.1)]) == pytest.approx((2.5, 1.5))
+    assert over_seeds([None]) is None
+
+
+def test_csv_parses_back_to_the_numbers(tmp_path):
+    found = results(tmp_path)
+    c.write_report(tmp_path / "out", found)
+    with (tmp_path / "out" / "table.csv").open(encoding="utf-8") as file:
+        rows = {row["scheme"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["amortized", "semi", "SVI"]
+    for scheme, row in rows.items():
+        tests = [r.evaluation["splits"]["test"] for r in found if r.cell.scheme == scheme]
+        for name in ("elbo_init", "elbo", "iwae"):
+            values = [test[name]["mean"] for test in tests]
+            assert float(row[name]) == pytest.approx(np.mean(values), rel=1e-14)
+            assert float(row[f"{name}_se"]) == pytest.approx(np.std(values, ddof=1) / 2**0.5, rel=1e-10)
+        assert float(row["approximation"]) == pytest.approx(
+            np.mean([test["gap"]["approximation"]["mean"] for test in tests]), rel=1e-14
+        )
+        assert (float(row["active_units"]), float(row["knn"])) == (18.5, 0.93)
+    assert rows["amortized"]["difference"] == ""
+    expected = c.paired_difference(found[::3], found[1::3])
+    assert float(rows["semi"]["difference"]) == expected.mean
+    assert float(rows["semi"]["difference_se"]) == expected.se
+    assert float(rows["semi"]["difference_over_seeds"]) == expected.se_over_seeds
+    # of paired images: far less than the images' own spread
+    assert expected.se < 0.2 < found[0].evaluation["splits"]["test"]["elbo"]["se"]
+    k10 = found[1].evaluation["trajectory"]["seconds_per_image"][fake_cell.STEPS.index(10)]
+    assert float(rows["semi"]["ms_per_image"]) == pytest.approx(1e3 * k10)
+
+
+def test_table_in_words(tmp_path):
+    found = results(tmp_path)
+    c.write_report(tmp_path / "out", found, title="three", published={"amortized": {"nll": 100.5, "source": "S"}})
+    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    header = text.splitlines()[4]
+    assert "ELBO at λ₀ | ELBO at λ_K | IWAE-200 |" in header
+    assert "ELBO minus that of amortized" in header
+    assert re.search(r"\| amortized +\| diagonal_normal +\| 2 +\| −\d+\.\d\d ± \d\.\d\d \|", text)
+    assert "-" not in re.sub(r"\|---|^- .*|seed-|made-up", "", text, flags=re.MULTILINE)  # minus signs are minus signs
+    difference = c.paired_difference(found[::3], found[1::3])
+    assert (
+        f"| semi | ELBO at λ_K | +{difference.mean:.2f} ± {difference.se:.2f} | {difference.se_over_seeds:.2f} | 40 | 2 |"
+        in text
+    )
+    nll = -np.mean([r.evaluation["splits"]["test"]["iwae"]["mean"] for r in found[::3]])
+    assert f"| 100.50 | {nll:.2f} ±" in text
+    assert f"| +{nll - 100.5:.2f} | S |" in text
+
+
+# The page.
+
+
+def test_report_needs_nothing_else_and_is_escaped(main, tmp_path, file):
+    file.write_text(FILE.replace("semi: {}", "'<b>semi</b> & \"co\"': {}"))
+    assert main()[0] == 0
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert set(re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^";,]*)', text)) == {"data:image/png"}
+    assert "http" not in text
+    assert "<script" not in text
+    assert text.count("<img") == len(_FIGURES)
+    assert "&lt;b&gt;semi&lt;/b&gt; &amp; &quot;co&quot;" in text
+    assert "<b>" not in text
+    assert "3 images weigh &lt;too much&gt;" in text
+    assert "Someone &amp; al. &lt;2020&gt;" in text
+
+
+def test_what_was_not_measured_is_left_out(tmp_path):
+    found = []
+    for cell in cells(tmp_path):
+        cell.run_dir.mkdir(parents=True)
+        numbers = {
+            "splits": {"test": {"elbo": {"mean": -1.0, "se": None}, "gap": None, "probe": None}},
+            "trajectory": None,
+        }
+        (cell.run_dir / "evaluation.json").write_text(json.dumps(numbers))
+        found.append(c.read_result(cell))
+    c.write_report(tmp_path / "out", found)
+    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert text.splitlines()[4] == "| scheme | family | seeds | ELBO at λ_K |"
+    assert list((tmp_path / "out" / "figures").iterdir()) == []
+    assert "<img" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_figures_show_the_numbers(tmp_path):
+    found = results(tmp_path)
+    bars = _FIGURES["gaps"](found).axes[0]
+    gap = found[0].evaluation["splits"]["test"]["gap"]
+    whole = np.mean([r.evaluation["splits"]["test"]["gap"]["approximation"]["mean"] for r in found[::3]])
+    assert bars.patches[0].get_width() == pytest.approx(whole)
+    assert gap["recovered"]["mean"] == 0
+    steps = _FIGURES["elbo_against_steps"](found).axes[0]
+    semi = next(line for line in steps.lines if line.get_label() == "semi")
+    assert semi.get_ydata()[3] == pytest.approx(np.mean([r.evaluation["trajectory"]["elbo"][3] for r in found[1::3]]))
+    heat = _FIGURES["steps_heat_map"](found).axes[0]
+    assert [t.get_text() for t in heat.get_yticklabels()] == ["semi (K = 10)", "SVI (K = 20)"]
+    marked = [(patch.get_x() + 0.47, patch.get_y() + 0.47) for patch in heat.patches]
+    assert marked == pytest.approx([(fake_cell.STEPS.index(10), 0), (fake_cell.STEPS.index(20), 1)])
+    for draw in _FIGURES.values():
+        for axes in draw(found).axes:
+            assert axes.get_xlabel() or axes.get_ylabel() or axes.get_title()
+
+
+# The files that come with the project.
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, *REPRODUCE], ids=lambda p: p.stem)
+def test_files_of_the_project_are_plans(path, tmp_path):
+    first = path.read_text().splitlines()[0]
+    name = path.relative_to(ROOT)
+    assert first.startswith(f"# python scripts/compare.py --config {name}")
+    settings, _ = c.load_settings(path)
+    planned = c.plan(settings, ["dataset.source=embedded"], path, tmp_path)
+    assert len(c.check_builds(planned)) == len({cell.scheme for cell in planned})
+
+
+def test_reproduce_runs(tmp_path):
+    """Training for real, in two of its cells."""
+    path = ROOT / "benchmarks" / "reproduce" / "iwae.yaml"
+    overrides = [
+        "dataset.source=embedded",
+        "dataset.num_val=4400",
+        "train.epochs=1",
+        "model.z_dim=2",
+        "train.accelerator=cpu",
+    ]
+    settings, for_cells = c.load_settings(path, [*overrides, "evaluation.num_data=20", "evaluation.num_samples=5"])
+    assert settings.evaluation["num_samples"] == 5
+    planned = c.plan(settings, for_cells, path, tmp_path)[:2]
+    for cell in planned:
+        command = compare._command(cell, settings.evaluation, SimpleNamespace(overrides=overrides), tmp_path)
+        assert cell_command.main(command[3:]) == 0
+        assert c.state(cell.run_dir, settings.evaluation) == "done"
+    c.check_unchanged(planned)
+    c.write_report(tmp_path, [c.read_result(cell) for cell in planned], published=settings.published)
+    assert "| 86.76 |" in (tmp_path / "table.md").read_text()
+
+
+def test_help_and_bad_words(capsys):
+    for words, code in [(["--help"], 0), ([], 2), (["--config", "x", "runs/a"], 2), (["runs/a", "--jobs", "0"], 2)]:
+        with pytest.raises(SystemExit) as end:
+            compare.main(words)
+        assert end.value.code == code
+    assert "configs/compare/quick.yaml" in capsys.readouterr().out
+
+
+def test_the_script(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), "--config", str(tmp_path / "none.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*none.yaml: No such file or directory.*\n", done.stderr)
