@@ -13,6 +13,7 @@ from .data import SHIFTS, ImageData, shifted
 from .evaluation.evaluate import Sample, evaluate
 from .evaluation.files import plain, write
 from .evaluation.settings import EvaluationSettings
+from .files import check_writable
 from .run_folder import open_run, versions
 
 OCCLUDED = (0.1, 0.3, 0.5)  # shares of the image, for the curve of gaps against occlusion
@@ -42,7 +43,8 @@ def evaluate_run(
     """
     run_dir, chosen = Path(run_dir), check_settings(settings)
     trained, data = open_run(run_dir, chosen.checkpoint, overrides)
-    samples = {split: _sample(data, split, chosen.num_data) for split in chosen.splits}
+    check_writable(run_dir / "figures", "a copy of the run")
+    samples: dict[str, Sample] = {split: _sample(data, split, chosen.num_data) for split in chosen.splits}
     main = "test" if "test" in samples else chosen.splits[-1]
     samples |= {_name(shift): _shift(data, shift, chosen.num_data) for shift in chosen.shifts}
     found = evaluate(

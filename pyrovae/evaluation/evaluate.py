@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple, TypeVar
 
@@ -15,7 +16,7 @@ from ..training.noise import seed_noise
 from .annealed import annealed
 from .bounds import bounds
 from .calibration import calibration
-from .findings import Findings
+from .findings import Findings, estimate
 from .gaps import gap_bars, gaps
 from .hardness import hardness, occlusion_curve
 from .predictive_checks import predictive_checks
@@ -101,7 +102,7 @@ def evaluate(
     model.eval(), guide.eval()
     device = next(model.parameters()).device
     once = 4 + (settings.num_annealed > 0) + (settings.num_simulated > 0)
-    total = 4 * len(samples) + (probe is not None) + 3 * len(occluded) + once
+    total = 4 * len(samples) + (probe is not None) + 2 * len(occluded) + once
     run = _Evaluation(settings, device, total, progress)
 
     def subject(name: str, sample: Sample) -> Subject:
@@ -167,7 +168,11 @@ def _measure_occlusion(run: _Evaluation, subject: Subject, hidden: Mapping[float
     """The gap against the share of the image that is hidden."""
     gap = {0.0: run.found.values[f"{subject.name}/gap_inference"]}
     for share, it in hidden.items():
-        bounded = run("occlusion", lambda it=it: bounds(it, **_draws(run.settings)), it.name)
-        found = run("occlusion gaps", lambda it=it, b=bounded: _gaps(it, b, run.settings), it.name)
-        gap[share] = found.values["gap_inference"]
-    run.keep(occlusion_curve(gap), "occlusion")
+        gap[share] = run("occlusion", partial(_inference_gap, it, run.settings), it.name)
+    numbers = {"occlusion": {f"{share:g}": estimate(value) for share, value in gap.items()}}
+    run.keep(Findings(numbers, figures={"occlusion": occlusion_curve(gap)}), "occlusion")
+
+
+def _inference_gap(subject: Subject, settings: EvaluationSettings) -> Tensor:
+    """log p̂ - L[λ_K] (N,)."""
+    return _gaps(subject, bounds(subject, **_draws(settings)), settings).values["gap_inference"]

@@ -1,9 +1,7 @@
 """The files of an evaluation."""
 
-import io
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from ..files import replacing
 from .findings import Findings
 
 _SUFFIX = ".evaluation"  # of the events file
@@ -31,25 +30,20 @@ def plain(value: Any) -> Any:
 
 
 def write(run_dir: Path, result: dict[str, Any], found: Findings) -> None:
-    """The files of an evaluation, `evaluation.json` last: where it is, all is."""
-    figures = run_dir / "figures"
-    try:
-        figures.mkdir(exist_ok=True)
-        for name, figure in found.figures.items():
-            figure.savefig(figures / f"{name}.png", dpi=150)
-        arrays = io.BytesIO()
-        np.savez_compressed(arrays, **{name: value.cpu().numpy() for name, value in found.values.items()})
-        _replace(run_dir / "evaluation.npz", arrays.getvalue())
-        _log(run_dir, result, found)
-        _replace(run_dir / "evaluation.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
-    except OSError as error:
-        raise OSError(f"cannot write to {run_dir} ({error.strerror}); make it writable, or copy the run") from error
+    """The files of an evaluation, `evaluation.json` last: where it is, all is.
 
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    Raises:
+        OSError: They cannot be written.
+    """
+    for name, figure in found.figures.items():
+        with replacing(run_dir / "figures" / f"{name}.png") as path:
+            figure.savefig(path, dpi=150, format="png")
+    arrays: dict[str, Any] = {name: value.detach().cpu().numpy() for name, value in found.values.items()}
+    with replacing(run_dir / "evaluation.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    _log(run_dir, result, found)
+    with replacing(run_dir / "evaluation.json") as path:
+        path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _log(run_dir: Path, result: dict[str, Any], found: Findings) -> None:
