@@ -2,5 +2,6 @@
 
 from .findings import Findings, estimate
 from .subject import Subject
+from .traversals import traversals
 
-__all__ = ["Findings", "Subject", "estimate"]
+__all__ = ["Findings", "Subject", "estimate", "traversals"]
