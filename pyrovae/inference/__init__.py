@@ -10,6 +10,7 @@ from .iwae import IWAE, iwae
 from .mutual_information import mutual_information
 from .objective import Objective
 from .refiner import Inferred, Refiner
+from .simulate import simulate
 from .svi_refiner import SVIRefiner
 from .unrolled_refiner import UnrolledRefiner
 
@@ -33,4 +34,5 @@ __all__ = [
     "frozen",
     "iwae",
     "mutual_information",
+    "simulate",
 ]
