@@ -16,6 +16,7 @@ from .objective import Objective
 from .optimum import Optimum, optimum
 from .precise_terms import precise_terms
 from .refiner import Inferred, Refiner
+from .simulate import simulate
 from .svi_refiner import SVIRefiner
 from .unrolled_refiner import UnrolledRefiner
 
@@ -50,4 +51,5 @@ __all__ = [
     "optimum",
     "pareto_k",
     "precise_terms",
+    "simulate",
 ]
