@@ -120,28 +120,28 @@ def _warnings(numbers: Mapping[str, Any], num_data: int, max_steps: int) -> list
 
 
 def gap_bars(gaps_by_split: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
-    """Approximation, remaining and recovered gap, stacked, with standard errors; a bar for each split.
+    """Approximation, remaining and recovered gap side by side, with standard errors, for each split.
 
     Args:
         gaps_by_split: `numbers["gap"]` of `gaps` by name of the split, or of the scheme.
     """
     names = list(gaps_by_split)
-    figure = Figure(figsize=(max(4.5, 1.2 * len(names) + 2.5), 3.8), layout="constrained")
+    figure = Figure(figsize=(min(8.0, 1.3 * len(names) + 3.0), 3.8), layout="constrained")
     axes = figure.subplots()
-    meaning = {
-        "approximation": ("approximation: log p(x) − L[q*]", "C0"),
-        "remaining": ("remaining: L[q*] − L[λ_K]", "C1"),
-        "recovered": ("recovered: L[λ_K] − L[λ₀]", "C2"),
+    labels = {
+        "approximation": "approximation: log p(x) − L[q*]",
+        "remaining": "remaining: L[q*] − L[λ_K]",
+        "recovered": "recovered: L[λ_K] − L[λ₀]",
     }
-    base = [0.0] * len(names)
-    for part, (label, color) in meaning.items():
+    for shift, (part, label) in zip((-0.27, 0.0, 0.27), labels.items(), strict=True):
         means = [gaps_by_split[name][part]["mean"] for name in names]
         errors = [gaps_by_split[name][part]["se"] for name in names]
-        axes.bar(names, means, 0.6, bottom=base, yerr=errors, capsize=3, label=label, color=color, alpha=0.85)
-        for i, mean in enumerate(means):
-            axes.text(i, base[i] + mean / 2, f"{mean:.2f}", ha="center", va="center", fontsize=8)
-        base = [b + m for b, m in zip(base, means, strict=True)]
-    axes.set(ylabel="gap (nats a datapoint)", title="What inference loses; up to λ_K without the recovered part")
-    axes.tick_params(axis="x", labelrotation=20 if max(map(len, names)) > 10 else 0)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        places = [i + shift for i in range(len(names))]
+        bars = axes.bar(places, means, 0.25, yerr=errors, capsize=2, label=label, alpha=0.85)
+        axes.bar_label(bars, [f"{mean:.2f}" for mean in means], fontsize=7, padding=1)
+    axes.set_xticks(range(len(names)), names, rotation=20 if max(map(len, names)) > 10 else 0)
+    axes.set(ylabel="gap (nats a datapoint)", title="Where the ELBO falls short of log p(x)")
+    axes.margins(y=0.12)
+    axes.axhline(0, color="black", linewidth=0.6)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=3 if len(names) > 2 else 1, frameon=False)
     return figure

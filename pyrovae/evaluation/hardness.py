@@ -86,7 +86,7 @@ def _gallery(subject: Subject, gap: Tensor, num_images: int) -> Figure:
     images = {"input": subject.x[rows], "at λ₀": _reconstructed(subject, subject.init[rows])}
     if subject.refines:
         images["at λ_K"] = _reconstructed(subject, subject.params[rows])
-    figure = Figure(figsize=(8, 0.62 * len(images) + 0.75), layout="constrained")
+    figure = Figure(figsize=(8, 0.5 * len(images) + 0.65), layout="constrained")
     panels = figure.subplots(len(images), len(rows), squeeze=False)
     for line, (label, pictures) in zip(panels, images.items(), strict=True):
         line[0].set_ylabel(label, rotation=0, ha="right", va="center")
@@ -120,6 +120,6 @@ def occlusion_curve(gap_by_fraction: Mapping[float, Tensor], name: str = "infere
     axes.errorbar(fractions, values, errors, fmt="o-", markersize=4, capsize=3)
     axes.set(xlabel="share of the image that is hidden", ylabel=f"{name} (nats an image)")
     axes.set_title("How inference fares as more of the image is hidden")
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(alpha=0.3)
     return figure

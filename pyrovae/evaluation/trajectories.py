@@ -142,7 +142,10 @@ def trajectory_figure(numbers: dict[str, Any]) -> Figure:
     left.plot(steps, elbo, "C0o-", markersize=3, label="ELBO")
     left.plot(steps, recon, "C1--", label="reconstruction")
     left.plot(steps, kl, "C2:", label="−KL")
-    left.set_xscale("symlog", linthresh=10)
+    left.set_xscale("symlog", linthresh=1, linscale=0.3)
+    ticks = [0, *(mantissa * 10**power for power in range(6) for mantissa in (1, 2, 5))]
+    left.set_xticks(shown := [tick for tick in ticks if tick <= steps[-1]], map(str, shown))
+    left.minorticks_off()
     left.set(xlabel="inner step k", ylabel="change from λ₀ (nats an image)", title=_title(numbers))
     time = [1000 * value for value in numbers["seconds_per_image"]]
     right.errorbar(time, numbers["elbo"], None, fmt="C0o-", markersize=3)
