@@ -299,6 +299,17 @@ def test_one_step_is_the_importance_weighted_bound(start):
     assert exact == (start == "q")
 
 
+def test_compiled_annealing_is_the_eager_one(interpreted):
+    oracle, family = LinearGaussian.random(batch=3), pv.DiagonalNormal(3).double()
+    results = []
+    for engine in ("eager", "compiled"):
+        torch.manual_seed(1)
+        with pv.engine(engine):
+            path = {"num_chains": 2, "num_steps": 5, "num_leapfrog": 2}
+            results.append(ais(oracle.model, family, oracle.x, mismatched(oracle, family), **path).log_weights)
+    torch.testing.assert_close(*results, rtol=0, atol=1e-8)
+
+
 def test_simulated_data_have_bounds_on_both_sides_that_meet():
     oracle, family = LinearGaussian.random(d=2, D=3, sigma=1.0), pv.DiagonalNormal(2).double()
     gaps = []

@@ -87,6 +87,7 @@ def in_batches(
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), frozen(family):
         all_rows = [part.detach().clone() if part.is_inference() else part.detach() for part in (x, *rows)]
         size = annealing.rows_at_once(all_rows[0], all_rows[1], num_chains)
+        annealing.num_batches = math.ceil(len(x) / size)
         found = [run(*part) for part in zip(*(rows.split(size) for rows in all_rows), strict=True)]
     return [
         Annealed(torch.cat([one.log_weights for one in same], 1), torch.cat([one.acceptance for one in same]))

@@ -61,6 +61,7 @@ class Annealing:
         self.start = start
         self.num_steps = num_steps
         self.num_leapfrog = num_leapfrog
+        self.num_batches = 1  # to come, which tells whether compiling pays
         level = (STEEPNESS * torch.linspace(-1, 1, num_steps + 1, dtype=torch.float64)).sigmoid()
         self.betas: list[float] = ((level - level[0]) / (level[-1] - level[0])).tolist()
         self.capture = Capture(self.terms, model, family, name="the density of annealing")
@@ -110,7 +111,7 @@ class Annealing:
         self, x: Tensor, params: Tensor, u: Tensor, intervals: Sequence[int], step_sizes: Sequence[Tensor]
     ) -> Weighed:
         """Adds up the weight's share of each interval from β_{t-1} to β_t, with transitions where two meet."""
-        terms = self.capture.bind(x, params, u, calls=self.num_steps * self.num_leapfrog)
+        terms = self.capture.bind(x, params, u, calls=self.num_steps * self.num_leapfrog * self.num_batches)
         found, batch = terms(x, params, u), len(step_sizes[0]) if step_sizes else 0
         total, accepted, last = torch.zeros_like(found[0]), torch.zeros_like(found[0]), 0
         for number, t in enumerate(intervals):

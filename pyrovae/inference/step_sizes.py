@@ -29,7 +29,8 @@ def tuned_step_sizes(annealing: Annealing, x: Tensor, params: Tensor, num_chains
     x, params = repeated(num, x, params)
     u = annealing.draw_start(x, params)
     stays = math.ceil(MIN_TRANSITIONS / annealing.num_steps)
-    terms = annealing.capture.bind(x, params, u, calls=annealing.num_steps * stays * annealing.num_leapfrog)
+    calls = annealing.num_steps * stays * annealing.num_leapfrog * annealing.num_batches
+    terms = annealing.capture.bind(x, params, u, calls=calls)
     found, sizes = terms(x, params, u), []
     for t in range(annealing.num_steps):
         for _ in range(stays if t else WARMUP):
