@@ -159,6 +159,22 @@ def test_too_wide_and_shifted_posteriors_are_rejected(spread, shift):
         assert found["coverage"]["0.5"]["mean"] > 0.6
 
 
+def test_refinement_that_widens_a_narrow_posterior_is_seen():
+    class Widened(Exact):
+        def infer(self, x, beta=1.0, record=False):
+            narrow = Exact(self.oracle, self.family, 0.5).infer(x)
+            return Inferred(narrow.params, super().infer(x).params)
+
+    oracle = LinearGaussian.random()
+    findings = calibration(subject_of(Widened(oracle, pv.FullNormal(3)), oracle), N)
+    found = findings.numbers["calibration"]
+    assert found["calibrated"]
+    assert not found["init"]["calibrated"]
+    assert found["control"]["coverage"]["0.9"]["mean"] == pytest.approx(
+        found["init"]["coverage"]["0.9"]["mean"], abs=0.05
+    )
+
+
 def test_too_few_simulations_are_said_to_be_too_few():
     oracle = LinearGaussian.random()
     findings = calibration(subject_of(Exact(oracle, pv.FullNormal(3)), oracle), 5)

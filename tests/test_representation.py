@@ -2,6 +2,8 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from conftest import FAMILIES, X_SHAPE, Z_DIM, make_guide
@@ -9,7 +11,7 @@ from oracle import LinearGaussian
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.evaluation import Subject, representation, traversals
+from pyrovae.evaluation import Subject, calibration, predictive_checks, representation, traversals
 from pyrovae.evaluation.aggregate_posterior import elbo_surgery
 from pyrovae.evaluation.draws import posterior_draws, posterior_mean
 from pyrovae.evaluation.probes import probe_correct
@@ -161,7 +163,7 @@ def test_surgery_in_blocks_is_surgery(monkeypatch):
     oracle, family = LinearGaussian.random(d=2, batch=11), pv.DiagonalNormal(2)
     params = encoder_of_variance(11, 2, 1.0, 0.5)
     found = []
-    for rows, columns in ((50, 1000), (3, 4)):
+    for rows, columns in ((20, 500), (3, 4)):
         monkeypatch.setattr("pyrovae.evaluation.aggregate_posterior.ROWS", rows)
         monkeypatch.setattr("pyrovae.evaluation.aggregate_posterior.COLUMNS", columns)
         torch.manual_seed(3)
@@ -354,3 +356,21 @@ def test_numbers_of_no_datapoints_are_refused(model, x):
     subject = Subject.of("test", model, make_guide("amortized", "diagonal_normal", model), x)
     with pytest.raises(ValueError, match="surgery_datapoints must be >= 1, got 0"):
         representation(subject, surgery_datapoints=0)
+
+
+def test_a_pyro_model_of_ones_own():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            rate = pyro.sample("rate", dist.Gamma(torch.ones(5), torch.ones(5)).to_event(1))
+            pyro.sample("x", dist.Poisson(rate).to_event(1), obs=x)
+
+    x = torch.poisson(torch.ones(6, 5))
+    family = pv.Joint.of(model, x)
+    subject = Subject.of("test", model, pv.AmortizedGuide(family, nn.Linear(5, family.num_params)), x)
+    findings = representation(subject)
+    assert findings.numbers["reconstruction"] is None  # nothing says what its E[x | z] is
+    assert findings.numbers["kl_per_dim"] is None
+    assert findings.numbers["mutual_information"]["mean"] < math.log(6)
+    assert calibration(subject, 10).numbers["calibration"]["num_simulated"] == 10
+    for measure in (predictive_checks, traversals):
+        assert "no `decode`" in measure(subject).warnings[0]

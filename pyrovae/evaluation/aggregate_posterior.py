@@ -14,7 +14,7 @@ from ..distributions import full_precision
 from ..families import Family
 from ..inference.objective import scored_sites
 
-ROWS, COLUMNS = 50, 1000  # of the table of log q(z_i | x_j) held at a time
+ROWS, COLUMNS = 20, 500  # of the table of log q(z_i | x_j) at a time; larger blocks leave the cache
 
 
 class Surgery(NamedTuple):

@@ -52,6 +52,10 @@ def predictive_checks(subject: Subject, num_draws: int = 100, num_datapoints: in
     for name, value in (("num_draws", num_draws), ("num_datapoints", num_datapoints)):
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
+    if not hasattr(subject.model, "decode"):
+        return Findings(
+            warnings=["predictive_checks: left out, for the model has no `decode`; write one, z to p(x | z)"]
+        )
     x, params = subject.x[:num_datapoints], subject.params[:num_datapoints]
     size = max(1, CHUNK_ENTRIES // (num_draws * x[0].numel()))
     chunks = zip(x.split(size), params.split(size), strict=True)

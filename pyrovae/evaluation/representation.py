@@ -21,7 +21,7 @@ NEAR_BOUND = 0.9  # of log N, from where the number of datapoints says more than
 ZERO = 0.05  # a posterior mean below it in size counts as zero; the prior's standard deviation is mostly 1
 
 
-def representation(subject: Subject, probe_train: Subject | None = None, surgery_datapoints: int = 5000) -> Findings:
+def representation(subject: Subject, probe_train: Subject | None = None, surgery_datapoints: int = 2000) -> Findings:
     """Active units, information, sparsity, reconstruction and probes, of λ_K and, by names with `_init`, of λ₀.
 
     Refined means jitter by the noise of the inner loop, so units that mean nothing may count as active at λ_K;
@@ -104,7 +104,9 @@ def _information(subject: Subject, num: int) -> dict[str, Any]:
     return found
 
 
-def _reconstruction(subject: Subject, means: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _reconstruction(subject: Subject, means: dict[str, Tensor]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    if not hasattr(subject.model, "decode"):
+        return None, {}  # a Pyro model of one's own
     quality: dict[str, Any] = {"data_range": data_range(subject.x)}
     values = {}
     for suffix, mean in means.items():

@@ -90,6 +90,8 @@ def traversals(subject: Subject) -> Findings:
 
     Each dimension goes from -3 to 3 standard deviations of the aggregate posterior around that posterior's mean.
     """
+    if not hasattr(subject.model, "decode"):
+        return Findings(warnings=["traversals: left out, for the model has no `decode`; write one, z to p(x | z)"])
     means, model = posterior_mean(subject.family, subject.params), subject.model
     dims = most_active(means, NUM_DIMS)
     drawn = posterior_draws(subject.family, subject.params, 1)[0][:, dims]  # (N, R), of the aggregate posterior
