@@ -149,11 +149,13 @@ class Trained:
         model: p(x, z).
         guide: q(z | x).
         config: What they were built and trained with.
+        x_shape: Of an image.
     """
 
     model: VAE | HierarchicalVAE
     guide: Guide
     config: Config
+    x_shape: tuple[int, ...]
 
     @torch.no_grad()
     def infer(self, x: Tensor) -> Inferred:
@@ -190,7 +192,8 @@ def load(run_dir: str | Path, checkpoint: str = "best") -> Trained:
     path = run_dir / "checkpoints" / f"{checkpoint}.ckpt"
     state = read_checkpoint(path)
     config = load_config(run_dir / "config.yaml")
-    model, guide = build_model(config, tuple(state["x_shape"]))
+    x_shape = tuple(state["x_shape"])
+    model, guide = build_model(config, x_shape)
     modules = nn.ModuleDict({"model": model, "guide": guide})
     weights = {name.removeprefix("elbo."): value for name, value in state["state_dict"].items()}
     try:
@@ -199,4 +202,4 @@ def load(run_dir: str | Path, checkpoint: str = "best") -> Trained:
         raise CheckpointError(
             f"{path} does not fit {run_dir / 'config.yaml'}: {' '.join(str(error).split())}"
         ) from error
-    return Trained(model.eval(), guide.eval(), config)
+    return Trained(model.eval(), guide.eval(), config, x_shape)

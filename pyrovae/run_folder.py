@@ -3,6 +3,8 @@
 import json
 import platform
 import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -14,8 +16,9 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from . import __version__
+from .build import Trained, build_data, load
 from .config import Config, ConfigError, load_config, to_yaml
-from .data import ImageData
+from .data import DataError, ImageData
 from .training import CheckpointError
 
 
@@ -110,7 +113,7 @@ class RunFolder:
             "num_val": len(data.val),
             "num_test": len(data.test),
             "seed": config.train.seed,
-            "versions": _versions(),
+            "versions": versions(),
             "commit": _commit(),
             **metrics,
         }
@@ -118,7 +121,70 @@ class RunFolder:
         print(_report(self.path, summary))
 
 
-def _versions() -> dict[str, str]:
+def open_run(run_dir: str | Path, checkpoint: str = "best", overrides: Sequence[str] = ()) -> tuple[Trained, ImageData]:
+    """A trained run and its data set; says on stderr if that is not the one it was trained on.
+
+    Args:
+        run_dir: Folder of the run.
+        checkpoint: `best` by validation ELBO, or `last`.
+        overrides: Where data lies by now, `dataset.root=DIR`; other sections are the run's own.
+
+    Raises:
+        CheckpointError: No run there, or a damaged or foreign checkpoint.
+        ConfigError: An override that is unknown, or of another section.
+        DataError: Missing or damaged data, or images of another shape.
+    """
+    foreign = [override for override in overrides if not override.startswith("dataset.")]
+    if foreign:
+        raise ConfigError(
+            f"{foreign[0]}: a run stays as it was trained; only dataset values can change, dataset.root=DIR say"
+        )
+    trained = load(run_dir, checkpoint)
+    config = load_config(Path(run_dir) / "config.yaml", overrides)
+    data = build_data(config)
+    if data.x_shape != trained.x_shape:
+        raise DataError(
+            f"dataset {data.name}: its images are {data.x_shape}, and {run_dir} was trained on {trained.x_shape}; "
+            "name the data that it was trained on"
+        )
+    for difference in _differences(Path(run_dir), trained.config, config, data):
+        print(f"warning: not the data that {run_dir} was trained on: {difference}", file=sys.stderr)
+    return trained, data
+
+
+def _differences(run_dir: Path, before: Config, now: Config, data: ImageData) -> list[str]:
+    """What makes the data set another than the one that the run was trained on."""
+    old, new = before.dataset.model_dump(), now.dataset.model_dump()
+    free = {"root", "source", "num_workers", "batch_size"}  # a source shows in the number of images
+    changed = [key for key in new if key not in free and new[key] != old.get(key)]
+    lines = [f"dataset.{key} was {old.get(key)}, is {new[key]}" for key in changed]
+    try:
+        summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a run that was stopped
+        return lines
+    sizes = {"num_train": len(data.train), "num_val": len(data.val), "num_test": len(data.test)}
+    if any(summary.get(key, size) != size for key, size in sizes.items()):
+        lines.append(
+            f"that was {summary.get('dataset')} ({summary.get('num_train')} training images), "
+            f"this is {data.source} ({len(data.train)})"
+        )
+    return lines
+
+
+def provenance(trained: Trained, data: ImageData, split: str) -> dict[str, Any]:
+    """What arrays made of a run and a split should say of themselves."""
+    return {
+        "split": split,
+        "dataset": data.source,
+        "class_names": data.class_names,
+        "guide": trained.config.guide.type,
+        "family": trained.config.guide.family.type,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what results depend on."""
     return {
         "pyrovae": __version__,
         "python": platform.python_version(),

@@ -1,4 +1,5 @@
 import socket
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -206,3 +207,17 @@ def test_scenes_keep_their_labels(tmp_path):
 def test_a_label_for_each_image():
     with pytest.raises(DataError, match=r"val has 5 images and labels \(4,\)"):
         ImageData("tiny", "random", pixels(5), pixels(5), pixels(5), labels={"val": torch.zeros(4)})
+
+
+def test_taken_images_are_those_of_batches(images):
+    for split in ("val", "test"):
+        x, labels = images.take(split, 7)
+        assert torch.equal(x, next(iter(images.batches(split, 7))))
+        assert labels is None
+    grey = replace(images, binarize="none")
+    assert torch.equal(grey.take("train")[0], images.train / 255)
+    drawn, _ = images.take("train", 40)
+    assert torch.equal(drawn[:7], images.take("train", 7)[0])
+    assert set(drawn.unique().tolist()) == {0, 1}
+    digits = MNIST(source="embedded")
+    assert torch.equal(digits.take("val", 5)[1], digits.labels["val"][:5])

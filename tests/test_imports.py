@@ -9,10 +9,10 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 ORDER = [
-    "capture", "distributions", "nets", "models", "families", "inference", "guides", "training", "evaluation", "schema", "config", "build",
-    "run_folder", "run_evaluation", "comparison", "cli", "scripts",
+    "files", "capture", "distributions", "nets", "models", "families", "inference", "guides", "training", "evaluation", "schema", "config", "build",
+    "run_folder", "run_evaluation", "run_embedding", "run_samples", "comparison", "cli", "scripts",
 ]  # fmt: skip
-ABOVE_DATA = {"schema", "build", "run_folder", "run_evaluation", "comparison", "cli"}
+ABOVE_DATA = {"schema", "build", "run_folder", "run_evaluation", "run_embedding", "run_samples", "comparison", "cli"}
 
 
 def imported(file: Path) -> set[str]:

@@ -41,6 +41,29 @@ def command_parser(prog: str, description: str, examples: str) -> argparse.Argum
     return parser
 
 
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what every command about one trained run takes."""
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of a run, runs/ivae/version_0 say")
+    parser.add_argument(
+        "--checkpoint", choices=("best", "last"), default="best", help="best by validation ELBO (default), or last"
+    )
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: test")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="dataset.key=value", help="where data lies now, dataset.root=DIR say"
+    )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number from `least` on."""
+
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"must be >= {least}, got {value}")
+        return value
+
+    return number
+
+
 def guarded(job: Callable[[], None], debug: bool) -> int:
     """Runs `job`; returns the exit code."""
     try:

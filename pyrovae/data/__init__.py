@@ -2,6 +2,20 @@
 
 from .base import Batches, Binarize, DataError, ImageData, Split
 from .mnist import MNIST
+from .shifts import SHIFTS, noised, occluded, rotated, shifted
 from .sun397 import SUN397
 
-__all__ = ["MNIST", "SUN397", "Batches", "Binarize", "DataError", "ImageData", "Split"]
+__all__ = [
+    "MNIST",
+    "SHIFTS",
+    "SUN397",
+    "Batches",
+    "Binarize",
+    "DataError",
+    "ImageData",
+    "Split",
+    "noised",
+    "occluded",
+    "rotated",
+    "shifted",
+]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 Binarize = Literal["dynamic", "static", "none"]
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class DataError(Exception):
@@ -52,7 +53,7 @@ class ImageData:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             images = getattr(self, split)
             if not isinstance(images, Tensor):
                 raise DataError(f"{self.name}: {split} is {type(images).__name__}; use torch.from_numpy(...)")
@@ -67,7 +68,7 @@ class ImageData:
                 raise DataError(f"{self.name}: {split} has {len(images)} images and labels {tuple(labels.shape)}")
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{len(getattr(self, split))} {split}" for split in ("train", "val", "test"))
+        sizes = ", ".join(f"{len(getattr(self, split))} {split}" for split in SPLITS)
         return f"ImageData({self.source}: {sizes}, {self.x_shape}, binarize={self.binarize!r})"
 
     @property
@@ -78,18 +79,31 @@ class ImageData:
     def batches(self, split: Split, batch_size: int, **options: Any) -> "Batches":
         """Batches of float images of one split; only `train` is shuffled. `options` go to `Batches`."""
         train = split == "train"
-        images, dynamic = getattr(self, split), train and self.binarize == "dynamic"
-        if self.binarize != "none" and not dynamic:
-            images = _binarize_once(images, _generator(self.seed, _STATIC, ("train", "val", "test").index(split)))
+        dynamic = train and self.binarize == "dynamic"
+        images = getattr(self, split) if dynamic else self.drawn(split)
         return Batches(images, batch_size, shuffle=train, dynamic=dynamic, **options)
+
+    def in_order(self, split: Split, batch_size: int, **options: Any) -> "Batches":
+        """Batches of float images in the order of `split`, each drawn once, whatever the size of batches."""
+        return Batches(self.drawn(split), batch_size, **options)
+
+    def take(self, split: Split, num: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """The first `num` images of `in_order`, as floats (N, C, H, W), and their labels (N,) if there are any."""
+        labels = self.labels.get(split)
+        return self.drawn(split)[:num].float().div_(255), None if labels is None else labels[:num]
+
+    def drawn(self, split: Split) -> Tensor:
+        """uint8 images (N, C, H, W) of one split; unless `binarize` is `none`, black or white, drawn from `seed`."""
+        if self.binarize == "none":
+            return getattr(self, split)
+        return _binarize_once(getattr(self, split), _generator(self.seed, _STATIC, SPLITS.index(split)))
 
 
 def _binarize_once(images: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = [
-        torch.rand(chunk.shape, generator=generator) < chunk.float() / 255  # in chunks: floats are four times the bytes
-        for chunk in images.split(4096)
-    ]
-    return torch.cat(drawn).to(torch.uint8) * 255
+    drawn = torch.empty_like(images)
+    for here, grey in zip(drawn.split(4096), images.split(4096), strict=True):  # floats are four times the bytes
+        here.copy_(torch.rand(grey.shape, generator=generator) < grey.float() / 255)
+    return drawn.mul_(255)
 
 
 def check_holdouts(name: str, num_images: int, **holdouts: int) -> None:

@@ -1,6 +1,1 @@
-"""How good is a posterior, and where is the loss? Measures of a trained model and guide."""
-
-from .findings import Findings, estimate
-from .subject import Subject
-
-__all__ = ["Findings", "Subject", "estimate"]
+"""How good is a posterior, and where is the loss? A module for each measure, imported when asked for."""

@@ -4,13 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import pyro
-import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ..families import Family
-from .elbo import ELBO
+from .importance import log_weights, log_weights_of
+from .importance_diagnostics import iwae_bounds
 from .objective import Objective, scored_sites
 
 
@@ -46,7 +45,7 @@ class IWAE(Objective):
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         model_trace, guide_trace = self.traces(model, guide, *args, **kwargs)
-        log_weight = _log_weights(model_trace, guide_trace, self.num_particles, args[0].shape[0])
+        log_weight = log_weights_of(model_trace, guide_trace, self.num_particles, args[0].shape[0])
         loss = -(log_weight.logsumexp(0) - math.log(self.num_particles)).sum()
         if self.doubly_reparameterized:
             latent = [site for _, site in scored_sites(guide_trace) if not site["is_observed"]]
@@ -63,7 +62,7 @@ class IWAE(Objective):
 
 
 def iwae(
-    model: nn.Module, family: Family, x: Tensor, params: Tensor, num_samples: int = 1000, chunk_size: int = 50
+    model: nn.Module, family: Family, x: Tensor, params: Tensor, num_samples: int = 1000, chunk_size: int | None = None
 ) -> Tensor:
     r"""The bound of `IWAE` per datapoint, (B,), in nats; takes no gradient.
 
@@ -75,7 +74,7 @@ def iwae(
         x: Data (B, *x_shape).
         params: λ (B, P).
         num_samples: k.
-        chunk_size: Draws scored at a time; bounds memory.
+        chunk_size: As in `log_weights`.
 
     Raises:
         ValueError: A number below 1.
@@ -83,24 +82,4 @@ def iwae(
     Reference:
         Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
     """
-    for name, value in (("num_samples", num_samples), ("chunk_size", chunk_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
-    total = x.new_full((x.shape[0],), -math.inf)
-    with torch.no_grad(), pyro.validation_enabled(False):
-        for start in range(0, num_samples, chunk_size):
-            draws = min(chunk_size, num_samples - start)
-            traces = ELBO(num_particles=draws, path_gradient=False).traces(model, lambda x: family.sample(params), x)
-            total = torch.logaddexp(total, _log_weights(*traces, draws, x.shape[0]).logsumexp(0))
-    return total - math.log(num_samples)
-
-
-def _log_weights(model_trace: Any, guide_trace: Any, num_particles: int, batch: int) -> Tensor:
-    """log p(x, z) - log q(z | x) per draw and datapoint, (S, B)."""
-    total: Any = 0.0
-    for _, site in scored_sites(model_trace):
-        total = total + site["log_prob"]
-    for _, site in scored_sites(guide_trace):
-        if not site["is_observed"]:
-            total = total - site["log_prob"]
-    return total.reshape(num_particles, batch)
+    return iwae_bounds(log_weights(model, family, x, params, num_samples, chunk_size), [num_samples])[0]

@@ -1,0 +1,81 @@
+"""What an evaluation found, as text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A number, or an estimate with its standard error; a dash where there is none."""
+    if isinstance(value, Mapping):
+        if value.get("mean") is None:
+            return "–"
+        error = "" if value.get("se") is None else f" ± {value['se']:.{digits}f}"
+        return number(value["mean"], digits) + error
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−") if isinstance(value, float) else str(value)
+
+
+def lookup(numbers: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path; None if there is none."""
+    value: Any = numbers
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns side by side: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)
+
+
+_BOUNDS = {
+    "ELBO at λ₀": "elbo_init",
+    "ELBO at λ_K": "elbo",
+    "ELBO at λ*": "elbo_optimum",
+    "IWAE": "iwae",
+    "log p̂": "log_evidence",
+}
+_GAPS = {
+    "approximation": "gap.approximation",
+    "amortization": "gap.amortization",
+    "recovered": "gap.recovered",
+    "remaining": "gap.remaining",
+}
+_REPRESENTATION = {
+    "active units": "active_units",
+    "MSE": "reconstruction.mse",
+    "mutual information": "mutual_information",
+    "k-NN": "probe.knn",
+    "linear probe": "probe.linear",
+}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Tables of an evaluation's numbers, for a terminal."""
+    scheme, settings = result["scheme"], result["settings"]
+    refiner = "" if scheme["num_steps"] is None else f", K = {scheme['num_steps']}"
+    parts = [
+        f"{result['run']}: {scheme['guide']}, {scheme['family']}{refiner}",
+        "bounds on log p(x), nats a datapoint, mean ± SE over "
+        f"{settings['num_data']} datapoints a split, IWAE from {settings['num_samples']} draws",
+        _of_splits(result, _BOUNDS),
+        "the gap log p̂ − ELBO: approximation at the best q of the family, λ*; amortization from λ₀ to λ*, of which "
+        "refinement\nrecovered some and some remains",
+        _of_splits(result, _GAPS),
+        "the representation at λ_K",
+        _of_splits(result, _REPRESENTATION, digits=3),
+    ]
+    return "\n\n".join(parts)
+
+
+def _of_splits(result: Mapping[str, Any], columns: Mapping[str, Any], digits: int = 2) -> str:
+    rows = [["", *columns]]
+    for split, numbers in result["splits"].items():
+        rows.append([split, *(number(lookup(numbers, path), digits) for path in columns.values())])
+    return aligned(rows)

@@ -1,0 +1,142 @@
+"""What a trained model makes up, and what it makes of images: arrays and pictures."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pyro import poutine
+from torch import Tensor
+
+from .build import Trained
+from .capture import engine
+from .data import ImageData
+from .data.base import Split
+from .evaluation.draws import posterior_draws, posterior_mean
+from .evaluation.subject import Subject
+from .evaluation.traversals import interpolate, interpolation_figure, most_active, traversal_figure, traverse
+from .files import replacing
+from .training import figures
+from .training.noise import seed_noise
+
+NUM_INFERRED = 500  # images that say which latent dimensions are active, and how far they reach
+NUM_SHOWN = 12  # reconstructions in the picture; the arrays have all
+NUM_DIMS, NUM_STEPS, REACH, NUM_PAIRS = 8, 7, 3.0, 6  # of walks in latent space; reach in standard deviations
+
+
+def make_samples(
+    trained: Trained, data: ImageData, *, num: int = 64, seed: int = 0, split: Split = "test"
+) -> dict[str, Tensor]:
+    """Arrays by name: samples, reconstructions, and walks in latent space.
+
+    `samples`, E[x | z] at draws `z` (n, D) from the prior, and `draws`, x ~ p(x | z), both (n, C, H, W); `inputs`, the
+    first images of the split, `reconstructions_init` and `reconstructions`, E[x | z] at the means of q at λ₀ and λ_K,
+    and `labels`, if there are any; `traversals` (R, V, C, H, W), where entry `traversal_dims` (R,) of the first image's
+    z takes `traversal_values` (R, V); `interpolations` (R, V, C, H, W) from image r to image R + r.
+
+    Args:
+        trained: Model and guide; moved to the GPU, if there is one.
+        data: Images.
+        num: Samples, and reconstructions.
+        seed: Of all draws.
+        split: `train`, `val` or `test`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trained.model.to(device)
+    trained.guide.to(device)
+    seed_noise(device, seed, "pictures", 0, 0)
+    samples = prior_samples(trained.model, torch.zeros(num, *trained.x_shape, device=device))
+    seed_noise(device, seed, "pictures", 1, 0)
+    subject = _subject(trained, data, split, max(num, NUM_INFERRED), device)
+    seed_noise(device, seed, "pictures", 2, 0)
+    return {**samples, **reconstructions(subject, num), **walks(subject)}
+
+
+def write_samples(folder: str | Path, arrays: dict[str, Tensor], meta: dict[str, Any]) -> list[Path]:
+    """Writes what `make_samples` gave into a folder that is there, as pictures and `samples.npz`; returns the paths.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    drawn = {Path(folder) / f"{name}.png": figure for name, figure in _figures(arrays).items()}
+    for path, figure in drawn.items():
+        with replacing(path) as part:
+            figure.savefig(part, dpi=150, format="png")
+    path = Path(folder) / "samples.npz"
+    saved: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(file, **saved, meta=np.array(json.dumps(meta, ensure_ascii=False)))
+    return [*drawn, path]
+
+
+def _subject(trained: Trained, data: ImageData, split: Split, num: int, device: torch.device) -> Subject:
+    x = next(iter(data.in_order(split, num, device=device)))
+    labels = data.labels.get(split)
+    labels = None if labels is None else labels[: len(x)]
+    with engine(trained.config.train.engine, 1):
+        return Subject.of(split, trained.model, trained.guide, x, labels, data.class_names)
+
+
+@torch.no_grad()
+def prior_samples(model: Any, like: Tensor) -> dict[str, Tensor]:
+    """`samples`, `draws` and `z` of a Pyro model of plate `"data"`: as many, and of the shape, as `like`."""
+    trace = poutine.trace(poutine.uncondition(model)).get_trace(like)
+    sites = [trace.nodes[name] for name in getattr(model, "sites", ("z",))]
+    return {
+        "samples": trace.nodes["x"]["fn"].mean,
+        "draws": trace.nodes["x"]["value"],
+        "z": torch.cat([site["value"] for site in sites], -1),
+    }
+
+
+@torch.no_grad()
+def reconstructions(subject: Subject, num: int) -> dict[str, Tensor]:
+    """`inputs`, E[x | z] at the means of q at λ₀ and λ_K, and `labels`, of the first `num` datapoints."""
+    init, final = (
+        subject.model.decode(posterior_mean(subject.family, params[:num])).mean
+        for params in (subject.init, subject.params)
+    )
+    labels = {} if subject.labels is None else {"labels": subject.labels[:num]}
+    return {"inputs": subject.x[:num], "reconstructions_init": init, "reconstructions": final, **labels}
+
+
+def walks(subject: Subject) -> dict[str, Tensor]:
+    """`traversals` of the most active dimensions, from the first datapoint, and `interpolations` between pairs."""
+    params = subject.params[:NUM_INFERRED]
+    means = posterior_mean(subject.family, params)  # (N, D)
+    dims = most_active(means, NUM_DIMS)
+    drawn = posterior_draws(subject.family, params, 1)[0][:, dims]  # (N, R) of the aggregate posterior
+    steps = torch.linspace(-REACH, REACH, NUM_STEPS).to(means)
+    values = drawn.mean(0)[:, None] + drawn.std(0, correction=0)[:, None] * steps  # (R, V)
+    pairs = max(1, min(NUM_PAIRS, len(means) // 2))
+    return {
+        "traversals": traverse(subject.model, means[0], dims, values),
+        "traversal_dims": torch.tensor(dims),
+        "traversal_values": values,
+        "interpolations": interpolate(subject.model, means[:pairs], means.roll(-pairs, 0)[:pairs], NUM_STEPS),
+    }
+
+
+def _figures(arrays: dict[str, Tensor]) -> dict[str, Figure]:
+    columns = math.ceil(math.sqrt(len(arrays["samples"])))
+    samples = figures.image_grid(arrays["samples"], columns)
+    samples.set_size_inches(side := min(8.0, max(4.0, 0.5 * columns)), side + 0.3)
+    samples.suptitle("E[x | z] at draws from the prior")
+    rows = {"input": arrays["inputs"], "at λ₀": arrays["reconstructions_init"]}
+    if not torch.equal(arrays["reconstructions_init"], arrays["reconstructions"]):  # a guide that refines
+        rows["at λ_K"] = arrays["reconstructions"]
+    shown = figures.image_rows(rows, NUM_SHOWN)
+    shown.set_size_inches(8, shown.get_figheight() + 0.3)
+    shown.suptitle("Images, and E[x | z] at the means of q")
+    steps, dims = torch.linspace(-REACH, REACH, NUM_STEPS), arrays["traversal_dims"].tolist()
+    unit = "standard deviations from the aggregate posterior's mean"
+    drawn = {
+        "samples": samples,
+        "reconstructions": shown,
+        "traversals": traversal_figure(arrays["traversals"], dims, steps, unit),
+        "interpolations": interpolation_figure(arrays["interpolations"]),
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}

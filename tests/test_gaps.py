@@ -1,0 +1,369 @@
+"""The inference gap taken apart, and what refinement does over many steps."""
+
+import math
+import sys
+
+import pytest
+import torch
+from conftest import GUIDES, X_SHAPE, Z_DIM, make_guide
+from oracle import FixedNoise, LinearGaussian, quadrature
+
+import pyrovae as pv
+from pyrovae.evaluation import Findings, Subject
+from pyrovae.evaluation.gaps import gap_bars, gaps
+from pyrovae.evaluation.hardness import hardness, occlusion_curve
+from pyrovae.evaluation.trajectories import scored_steps, trajectory
+from pyrovae.inference import common_noise_terms, optimum, precise_terms
+
+PARTS = ("approximation", "amortization", "recovered", "remaining", "inference")
+
+
+def any_batch(d: int) -> FixedNoise:
+    """Exact expectations for 2 d draws, of however many datapoints."""
+    return FixedNoise(quadrature(1, d))
+
+
+def oracle_subject(refined: torch.Tensor | None = None) -> tuple[LinearGaussian, Subject]:
+    """The linear-Gaussian model with λ₀ off the best diagonal normal, and λ_K too."""
+    oracle, family = LinearGaussian.random(batch=6), pv.DiagonalNormal(3).double()
+    init = oracle.best_params(family) + 0.5 * torch.randn(6, 6, dtype=torch.float64)
+    guide = pv.AmortizedGuide(family, torch.nn.Identity())
+    return oracle, Subject("test", oracle.model, guide, oracle.x, init, init if refined is None else refined)
+
+
+def exact(oracle: LinearGaussian, family: pv.Family, params: torch.Tensor) -> torch.Tensor:
+    q = family(params)
+    return oracle.elbo(q.mean, torch.diag_embed(q.variance))
+
+
+def test_precise_terms_are_exact_with_exact_noise_however_they_are_passed(monkeypatch):
+    oracle, subject = oracle_subject()
+    module = sys.modules["pyrovae.inference.precise_terms"]  # hidden by the function of that name
+    monkeypatch.setattr(module, "FLOATS_CPU", 2 * 6 * 11)  # two datapoints a pass
+    with any_batch(3):
+        a, b = precise_terms(oracle.model, subject.family, oracle.x, subject.init, 0 * subject.init, num_particles=6)
+    for terms, params in ((a, subject.init), (b, 0 * subject.init)):
+        torch.testing.assert_close(terms.elbo(), exact(oracle, subject.family, params), rtol=1e-10, atol=1e-10)
+
+
+def test_precise_terms_average_over_every_draw():
+    oracle, subject = oracle_subject()
+    (terms,) = precise_terms(oracle.model, subject.family, oracle.x, subject.init, num_particles=60)
+    torch.manual_seed(0)
+    oracle, subject = oracle_subject()
+    parts = [
+        common_noise_terms(oracle.model, subject.family, oracle.x, subject.init, num_particles=n)[0]
+        for n in (25, 25, 10)
+    ]
+    recon = (25 * parts[0].recon + 25 * parts[1].recon + 10 * parts[2].recon) / 60
+    torch.testing.assert_close(terms.recon, recon)
+    with pytest.raises(ValueError, match="num_particles must be >= 1, got 0"):
+        precise_terms(oracle.model, subject.family, oracle.x, subject.init, num_particles=0)
+
+
+def test_c2_the_optimum_is_the_best_diagonal():
+    oracle, family = LinearGaussian.random(), pv.DiagonalNormal(3).double()
+    start = torch.zeros(4, 6, dtype=torch.float64)
+    best = exact(oracle, family, oracle.best_params(family))
+    assert (best - exact(oracle, family, start)).min() > 1  # or nothing would be shown
+    with any_batch(3):
+        found = optimum(oracle.model, family, oracle.x, start, num_particles=6, score_particles=6, tolerance=1e-7)
+    assert found.converged.all()
+    assert (best - exact(oracle, family, found.params)).abs().max() < 1e-6
+    torch.testing.assert_close(found.elbo, exact(oracle, family, found.params), rtol=0, atol=1e-9)
+
+
+def test_c2_with_ordinary_noise():
+    oracle, family = LinearGaussian.random(), pv.DiagonalNormal(3).double()
+    found = optimum(oracle.model, family, oracle.x, torch.zeros(4, 6, dtype=torch.float64))
+    left = exact(oracle, family, oracle.best_params(family)) - exact(oracle, family, found.params)
+    assert found.converged.all()
+    assert left.max() < 0.02
+    assert (found.num_steps >= 600).all(), "each of three step sizes has a window"
+
+
+def test_the_optimum_starts_at_the_best_start_and_is_never_worse():
+    oracle, family = LinearGaussian.random(), pv.DiagonalNormal(3).double()
+    best = oracle.best_params(family)
+    worse = best + torch.randn(4, 6, dtype=torch.float64)
+    one, other = best.clone(), worse.clone()
+    one[1], other[1] = worse[1], best[1]  # which is the better differs
+    one[2] = math.nan
+    with any_batch(3):
+        found = optimum(oracle.model, family, oracle.x, one, other, max_steps=2, score_particles=6)
+    elbo = exact(oracle, family, found.params)
+    for start in (one, other):
+        assert not (elbo < exact(oracle, family, start.nan_to_num(0.0)) - 1e-12)[start.isfinite().all(-1)].any()
+    assert (exact(oracle, family, best) - elbo)[[0, 1, 3]].abs().max() < 1e-12
+
+
+def test_the_optimum_says_who_has_not_converged_and_leaves_no_trace():
+    oracle, family = LinearGaussian.random(), pv.DiagonalNormal(3).double()
+    start = torch.zeros(4, 6, dtype=torch.float64)
+    grads = [p.requires_grad for p in oracle.model.parameters()]
+    with torch.inference_mode():  # as Lightning evaluates
+        found = optimum(oracle.model, family, oracle.x, start, max_steps=30)
+    assert not found.converged.any()
+    assert found.num_steps.tolist() == [30] * 4
+    assert (start == 0).all()
+    assert (exact(oracle, family, found.params) > exact(oracle, family, start) + 0.1).all()
+    assert [p.requires_grad for p in oracle.model.parameters()] == grads
+    assert all(p.grad is None for p in oracle.model.parameters())
+
+
+def test_a_datapoint_without_a_finite_elbo_spoils_no_other():
+    oracle, family = LinearGaussian.random(), pv.DiagonalNormal(3).double()
+    x = oracle.x.clone()
+    x[0] = math.nan
+    found = optimum(oracle.model, family, x, torch.zeros(4, 6, dtype=torch.float64))
+    assert found.converged.tolist() == [False, True, True, True]
+    left = exact(oracle, family, oracle.best_params(family)) - exact(oracle, family, found.params)
+    assert left[1:].max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": 0}, "max_steps must be >= 1, got 0"),
+        ({"window": 0}, "window must be >= 1, got 0"),
+        ({"tolerance": 0.0}, "tolerance must be > 0, got 0.0"),
+    ],
+)
+def test_settings_of_the_optimum_are_checked(settings, message):
+    oracle, family = LinearGaussian.random(), pv.DiagonalNormal(3)
+    with pytest.raises(ValueError, match=message):
+        optimum(oracle.model, family, oracle.x, torch.zeros(4, 6), **settings)
+    with pytest.raises(ValueError, match=r"params must be \(4, 6\)"):
+        optimum(oracle.model, family, oracle.x, torch.zeros(3, 6))
+    with pytest.raises(ValueError, match="needs a start"):
+        optimum(oracle.model, family, oracle.x)
+
+
+def test_c4_the_gaps_are_those_of_the_closed_form():
+    oracle, family = LinearGaussian.random(batch=6), pv.DiagonalNormal(3).double()
+    best = oracle.best_params(family)
+    refined = best + 0.2 * torch.randn(6, 6, dtype=torch.float64)
+    oracle, subject = oracle_subject(refined)
+    with any_batch(3):
+        found = gaps(subject, oracle.log_evidence, num_particles=6, num_samples=6, tolerance=1e-5)
+    values, q, L = found.values, family(subject.init), oracle.precision
+    ratio, delta = L.diagonal() * q.variance, q.mean - oracle.mean
+    amortization = 0.5 * torch.einsum("bi,ij,bj->b", delta, L, delta) + 0.5 * (ratio - 1 - ratio.log()).sum(-1)
+    assert amortization.min() > 0.1
+    # Here q* is found with exact noise, too, and up to what the tolerance allows.
+    torch.testing.assert_close(values["gap_approximation"], oracle.diagonal_gap.expand(6), rtol=0, atol=1e-4)
+    torch.testing.assert_close(values["gap_amortization"], amortization, rtol=0, atol=1e-4)
+    total = oracle.log_evidence - exact(oracle, family, refined)
+    torch.testing.assert_close(values["gap_inference"], total, rtol=0, atol=1e-9)
+    gain = exact(oracle, family, refined) - exact(oracle, family, subject.init)
+    torch.testing.assert_close(values["gap_recovered"], gain, rtol=0, atol=1e-9)
+
+
+def test_c4_with_ordinary_noise_and_the_parts_add_up():
+    oracle, subject = oracle_subject()
+    params = oracle.best_params(subject.family) + 0.1
+    oracle, subject = oracle_subject(params)
+    found = gaps(subject, oracle.log_evidence, num_particles=400, num_samples=20)
+    v, gap = found.values, found.numbers["gap"]
+    torch.testing.assert_close(v["gap_recovered"] + v["gap_remaining"], v["gap_amortization"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(v["gap_approximation"] + v["gap_remaining"], v["gap_inference"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(v["log_evidence"] - v["gap_approximation"], v["elbo_optimum"], rtol=0, atol=1e-12)
+    assert abs(gap["approximation"]["mean"] - oracle.diagonal_gap) < 0.02 + 5 * gap["approximation"]["se"]
+    true = (exact(oracle, subject.family, params) - exact(oracle, subject.family, subject.init)).mean()
+    assert abs(gap["recovered"]["mean"] - true) < 0.05
+    assert set(gap) == set(PARTS)
+    for part in PARTS:
+        assert gap[part]["mean"] == pytest.approx(v[f"gap_{part}"].mean().item())
+    assert found.numbers["log_evidence_from"] == "given"
+    assert found.numbers["converged"] == 1
+    assert found.warnings == []
+
+
+def test_the_higher_estimate_of_the_evidence_stands_and_a_low_one_is_told():
+    oracle, subject = oracle_subject()
+    found = gaps(subject, oracle.log_evidence - 10, num_samples=50)
+    assert found.numbers["log_evidence_from"] == "IWAE-50 at q*"
+    assert (found.values["log_evidence"] - oracle.log_evidence).abs().max() < 1
+    assert (found.values["gap_recovered"] == 0).all(), "nothing refines"
+    low = gaps(subject, torch.full((6,), math.nan), num_samples=1)
+    assert low.numbers["log_evidence_from"] == "IWAE-1 at q*"
+    with pytest.raises(ValueError, match=r"log_evidence must be \(6,\)"):
+        gaps(subject, oracle.log_evidence[:5])
+
+
+def test_what_is_not_to_be_trusted_is_told(monkeypatch):
+    oracle, subject = oracle_subject()
+    monkeypatch.setattr(sys.modules["pyrovae.evaluation.gaps"], "iwae", lambda *_: oracle.log_evidence - 20)
+    found = gaps(subject, oracle.log_evidence - 20, max_steps=10)
+    assert found.numbers["converged"] == 0
+    assert any("6 of 6 datapoints still gained after 10 steps" in text for text in found.warnings)
+    assert any("too low; take more samples" in text for text in found.warnings)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_trajectories_of_every_guide(guide, model, x):
+    q = make_guide(guide, "diagonal_normal", model)
+    found = trajectory(Subject.of("test", model, q, x), num_steps=12, num_particles=5)
+    check_trajectory(found, [*range(11), 12])
+    numbers = found.numbers["trajectory"]
+    trained = {"amortized": None, "learned_iterative": q.num_steps if guide == "learned_iterative" else 0}.get(guide, 3)
+    assert numbers["trained_num_steps"] == trained
+    assert ("by default" in numbers["refiner"]) == (guide == "amortized")
+    if guide == "learned_iterative":
+        assert q.num_steps == trained, "the guide stays as it is"
+
+
+def check_trajectory(found: Findings, steps: list[int]) -> None:
+    numbers = found.numbers["trajectory"]
+    assert numbers["step"] == steps
+    for name in ("elbo", "elbo_se", "recon", "kl", "step_norm", "seconds_per_image"):
+        assert len(numbers[name]) == len(steps)
+        assert all(map(math.isfinite, numbers[name][1:]))
+    assert math.isnan(numbers["step_norm"][0])
+    assert numbers["elbo"] == pytest.approx(
+        [r - k for r, k in zip(numbers["recon"], numbers["kl"], strict=True)], abs=1e-4
+    )
+    assert numbers["seconds_per_image"][-1] > numbers["seconds_per_image"][0]
+    assert set(found.figures) == {"trajectory_long"}
+    assert found.warnings == []
+
+
+REFINERS = {
+    "svi": lambda: pv.SVIRefiner(num_steps=4, lr_decay="linear"),
+    "unrolled": lambda: pv.UnrolledRefiner(num_steps=4),
+    "gauss_newton": lambda: pv.GaussNewtonRefiner(num_steps=4),
+    "compiled": lambda: pv.CompiledRefiner(pv.SVIRefiner(num_steps=4)),
+    "compiled unrolled": lambda: pv.CompiledRefiner(pv.UnrolledRefiner(num_steps=4)),
+}
+
+
+@pytest.mark.parametrize("name", REFINERS)
+@pytest.mark.usefixtures("interpreted")
+def test_trajectories_of_every_refiner(name, model, x):
+    refiner = REFINERS[name]()
+    before = dict(vars(refiner))
+    q = pv.SVIGuide(model, pv.FullNormal(Z_DIM), refiner)
+    found = trajectory(Subject.of("test", model, q, x), num_steps=12, num_particles=5)
+    check_trajectory(found, [*range(11), 12])
+    numbers = found.numbers["trajectory"]
+    assert numbers["trained_num_steps"] == 4
+    inner = {"compiled": "CompiledRefiner(SVIRefiner)", "compiled unrolled": "CompiledRefiner(UnrolledRefiner)"}
+    assert numbers["refiner"] == inner.get(name, type(refiner).__name__)
+    assert numbers["lr_decay"] == ("linear" if name == "svi" else "none")
+    assert vars(refiner) == before, "the guide's refiner stays as it is"
+
+
+def test_the_trajectory_is_that_of_the_refiner_itself(model, x):
+    q = make_guide("semi_amortized", "diagonal_normal", model, num_steps=5, safeguard=False)
+    subject = Subject.of("test", model, q, x)
+    torch.manual_seed(3)
+    numbers = trajectory(subject, num_steps=8, num_particles=10).numbers["trajectory"]
+    torch.manual_seed(3)
+    with torch.no_grad():
+        path = pv.SVIRefiner(num_steps=8, safeguard=False)(model, q.family, x, q.initial(x), record=True).path
+        terms = common_noise_terms(model, q.family, x, path[0], path[5], path[8], num_particles=10)
+        at_k = pv.SVIRefiner(num_steps=5, safeguard=False)
+        torch.manual_seed(3)
+        assert torch.equal(at_k(model, q.family, x, q.initial(x)).params, path[5]), "λ_K of training is on the path"
+    for step, expected in zip((0, 5, 8), terms, strict=True):
+        assert numbers["elbo"][step] == pytest.approx(expected.elbo().mean().item(), abs=1e-4)
+        assert numbers["kl"][step] == pytest.approx(expected.kl.mean().item(), abs=1e-4)
+    norms = (path[1:] - path[:-1]).norm(dim=-1).mean(1)
+    assert numbers["step_norm"][1:] == pytest.approx(norms.tolist(), rel=1e-4)
+
+
+def test_steps_to_99_percent_and_their_time():
+    oracle = LinearGaussian.random()
+    guide = pv.SVIGuide(oracle.model, pv.FullNormal(3).double(), pv.GaussNewtonRefiner(num_steps=2))
+    subject = Subject.of("test", oracle.model, guide, oracle.x)
+    numbers = trajectory(subject, num_steps=20, num_particles=200).numbers["trajectory"]
+    assert numbers["steps_to_99"] == 1, "one Gauss-Newton step finds the posterior"
+    assert numbers["gain"]["mean"] > 1
+    assert numbers["elbo"][-1] == pytest.approx(oracle.log_evidence.mean().item(), abs=1e-3)
+
+
+def test_divergence_is_told_and_the_others_stand(model, x):
+    guide = pv.SVIGuide(model, pv.DiagonalNormal(Z_DIM), pv.SVIRefiner(num_steps=2, optimizer="sgd", lr=1e3))
+    found = trajectory(Subject.of("test", model, guide, x), num_steps=30, num_particles=2)
+    assert any("of 7 datapoints diverged within 30 inner steps" in text for text in found.warnings)
+    assert "trajectory_long" in found.figures
+    x = x.clone()
+    x[0] = math.nan
+    guide = pv.SVIGuide(model, pv.DiagonalNormal(Z_DIM), pv.SVIRefiner(num_steps=2))
+    found = trajectory(Subject.of("test", model, guide, x), num_steps=5, num_particles=2)
+    assert found.numbers["trajectory"]["num_data"] == 6
+    assert all(map(math.isfinite, found.numbers["trajectory"]["elbo"]))
+    assert found.warnings[0].startswith("1 of 7 datapoints diverged")
+
+
+def test_which_steps_are_scored():
+    assert scored_steps(5, None) == [0, 1, 2, 3, 4, 5]
+    steps = scored_steps(300, 77)
+    assert {*range(11), 77, 300} < set(steps)
+    assert steps == sorted(set(steps))
+    assert len(steps) < 25
+    assert 500 not in scored_steps(100, 500)
+
+
+@pytest.mark.parametrize("family", ["flow", "full_normal"])
+def test_other_families_and_vectors(family):
+    likelihood = pv.models.likelihoods.Poisson()
+    model = pv.VAE(pv.models.priors.StandardNormal(2), torch.nn.Linear(2, 5), likelihood)
+    q = make_guide("svi", pv.Flow(2, widths=(4,), context_dim=2) if family == "flow" else pv.FullNormal(2), model)
+    subject = Subject.of("test", model, q, torch.poisson(torch.full((4, 5), 2.0)))
+    found = gaps(subject, torch.full((4,), -math.inf), num_samples=50, max_steps=400)
+    assert found.numbers["gap"]["remaining"]["mean"] > 0.1, "three steps from the prior are not all"
+    assert math.isfinite(found.numbers["gap"]["approximation"]["mean"])
+    check_trajectory(trajectory(subject, num_steps=3), [0, 1, 2, 3])
+    report = hardness(subject, found.values["gap_inference"])
+    assert set(report.figures) == {"hardness"}, "a vector is no picture"
+    assert report.numbers["hardness"]["by_class"] == {}
+
+
+def test_layers():
+    model = pv.models.hierarchical_mlp(X_SHAPE, [3, 2], widths=(8,))
+    guide = pv.SVIGuide(model, pv.Ladder(model), pv.SVIRefiner(num_steps=3))
+    x = (torch.rand(5, *X_SHAPE) < 0.4).float()
+    subject = Subject.of("test", model, guide, x)
+    found = gaps(subject, torch.full((5,), -math.inf), num_samples=20, max_steps=400)
+    assert found.numbers["gap"]["remaining"]["mean"] > -0.05
+    check_trajectory(trajectory(subject, num_steps=3), [0, 1, 2, 3])
+    assert "gallery" in hardness(subject, found.values["gap_inference"]).figures
+
+
+def test_hard_images_by_class_and_ink(model):
+    x = torch.zeros(8, *X_SHAPE)
+    x.flatten(1)[torch.arange(30).expand(8, -1) < 3 * torch.arange(1, 9)[:, None]] = 1  # ever more ink
+    subject = Subject.of(
+        "test",
+        model,
+        make_guide("amortized", "diagonal_normal", model),
+        x,
+        torch.tensor([0, 0, 0, 0, 2, 2, 2, 2]),
+        ("a", "b", "c"),
+    )
+    gap = 3.0 + torch.arange(8.0) ** 2
+    found = hardness(subject, gap).numbers["hardness"]
+    assert set(found["by_class"]) == {"a", "c"}, "a class of no image is left out"
+    assert found["by_class"]["c"]["mean"] == pytest.approx(gap[4:].mean().item())
+    assert found["by_class"]["c"]["n"] == 4
+    assert found["correlation_with_ink"]["spearman"] == pytest.approx(1)
+    assert 0.9 < found["correlation_with_ink"]["pearson"] < 1
+    figures = hardness(subject, gap, num_images=3).figures
+    assert set(figures) == {"hardness", "gallery"}
+    titles = [float(axes.get_title()) for axes in figures["gallery"].axes if axes.get_title()]
+    assert titles == pytest.approx([52.0, 39.0, 28.0, 7.0, 4.0, 3.0]), "widest first, narrowest last"
+    with pytest.raises(ValueError, match=r"gap must be \(8,\)"):
+        hardness(subject, gap[:3])
+    constant = hardness(subject, torch.ones(8)).numbers["hardness"]["correlation_with_ink"]
+    assert constant["spearman"] is None
+
+
+def test_figures_over_splits_and_fractions():
+    parts = {part: {"mean": 1.0 + i, "se": 0.1} for i, part in enumerate(PARTS)}
+    axes = gap_bars({"train": parts, "test": parts}).axes[0]
+    assert axes.get_ylabel() == "gap (nats a datapoint)"
+    tops = [max(p.get_y() + p.get_height() for p in axes.patches if abs(p.get_x() + 0.3 - i) < 0.1) for i in (0, 1)]
+    assert tops == pytest.approx([1.0 + 4.0 + 3.0] * 2), "approximation + remaining + recovered"
+    curve = occlusion_curve({0.5: torch.tensor([3.0, 5.0]), 0.0: torch.tensor([1.0, 1.0])}).axes[0]
+    assert list(curve.lines[0].get_ydata()) == [1.0, 4.0]
