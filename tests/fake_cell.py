@@ -1,13 +1,6 @@
-"""Stands in for a cell's process: writes what training and evaluation would, in no time.
+"""Writes what training and evaluation of a cell would, in no time."""
 
-python tests/fake_cell.py --run RUN_DIR --config FILE --evaluation JSON
-"""
-
-import argparse
 import json
-import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -86,29 +79,3 @@ def write(run: Path, config: dict[str, Any], settings: dict[str, Any]) -> None:
     (run / "metrics.csv").write_text("\n".join(lines) + "\n")
     np.savez(run / "evaluation.npz", **arrays)
     (run / "evaluation.json").write_text(json.dumps(result))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--run", type=Path)
-    parser.add_argument("--config", type=Path)
-    parser.add_argument("--evaluation")
-    parser.add_argument("overrides", nargs="*")
-    args = parser.parse_args()
-    name, diary = args.run.parent.name, Path(os.environ["FAKE_DIARY"])
-    with diary.open("a") as file:
-        file.write(name + "\n")
-    if name in os.environ.get("FAKE_FAILS", "").split():
-        print("error: train.accelerator 'tpu': no such device", file=sys.stderr)
-        sys.exit(5)
-    company = int(os.environ.get("FAKE_COMPANY", "1"))  # waits until so many have begun
-    deadline = time.monotonic() + 60
-    while len(diary.read_text().split()) < company:
-        if time.monotonic() > deadline:
-            sys.exit("nobody came")
-        time.sleep(0.02)
-    write(args.run, yaml.safe_load(args.config.read_text()), json.loads(args.evaluation))
-
-
-if __name__ == "__main__":
-    main()

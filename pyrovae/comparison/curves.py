@@ -54,7 +54,8 @@ def elbo_against_steps(results: Sequence[Result]) -> Figure | None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(xlabel="inner step k", ylabel="test ELBO at λ_k (nats an image)")
-    axes.set_title("What inner steps gain; dots are at the K of training, bands ± SE over images", fontsize=10)
+    axes.set_title("What inner steps gain: dots at the K of training, bands ± SE; low starts cut off", fontsize=10)
+    _zoom(axes)
     _finish(axes)
     _legend(figure, axes)
     return figure
@@ -86,9 +87,9 @@ def elbo_against_seconds(results: Sequence[Result]) -> Figure | None:
     )
     for axes in (train, test):
         axes.set_title(axes.get_title(), fontsize=10)
-        if any(len(line.get_xdata()) and np.nanmax(line.get_xdata()) > 0 for line in axes.lines):
-            axes.set_xscale("symlog", linthresh=_smallest(axes))
-            axes.set_xlim(left=0)
+        times = np.concatenate([np.zeros(1), *(np.asarray(line.get_xdata(), dtype=float) for line in axes.lines)])
+        if (times > 0).any():  # logarithmic, but for a zero that an encoder's own time may be
+            axes.set_xscale("symlog", linthresh=times[times > 0].min(), linscale=0.3)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         _zoom(axes)
         _finish(axes)
@@ -96,13 +97,8 @@ def elbo_against_seconds(results: Sequence[Result]) -> Figure | None:
     return figure
 
 
-def _smallest(axes: Any) -> float:
-    times = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in axes.lines])
-    return float(times[times > 0].min())
-
-
 def _zoom(axes: Any) -> None:
-    """Leaves out the first moments of training, beside which schemes could not be told apart."""
+    """Leaves out starts far below, beside which schemes could not be told apart."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.zeros(1)])
     values = values[np.isfinite(values)]
     if len(values) > 8:

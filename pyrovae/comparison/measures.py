@@ -62,11 +62,6 @@ def over_seeds(estimates: Sequence[Estimate | None]) -> Estimate | None:
     return Estimate(mean(means), stdev(means) / math.sqrt(len(means)))
 
 
-def training_seconds(evaluation: Mapping[str, Any]) -> Estimate | None:
-    """What training took."""
-    return as_estimate(evaluation.get("train_seconds"))
-
-
 def ms_per_image(evaluation: Mapping[str, Any]) -> Estimate | None:
     """Milliseconds of inference an image, with the inner steps of training."""
     trajectory = evaluation.get("trajectory") or {}

@@ -3,9 +3,6 @@
 import base64
 import html
 from collections.abc import Mapping, Sequence
-from io import BytesIO
-
-from matplotlib.figure import Figure
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1.5rem; }
@@ -55,12 +52,10 @@ class Page:
         """Text as it stands."""
         self._parts.append(f"<pre>{html.escape(text)}</pre>")
 
-    def figures(self, figures: Mapping[str, Figure]) -> None:
-        """Pictures, within the page."""
-        for name, figure in figures.items():
-            out = BytesIO()
-            figure.savefig(out, format="png", dpi=150)
-            data = base64.b64encode(out.getvalue()).decode("ascii")
+    def pictures(self, pictures: Mapping[str, bytes]) -> None:
+        """PNGs, within the page."""
+        for name, png in pictures.items():
+            data = base64.b64encode(png).decode("ascii")
             alt = html.escape(name.replace("_", " "), quote=True)
             self._parts.append(f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>')
 

@@ -28,5 +28,7 @@ def reconstructions(results: Sequence[Result]) -> Figure | None:
     if len(rows) < 2:
         return None
     figure = image_rows(rows)
+    row = (8 - 0.075 * max(map(len, rows))) / 12  # inches of an image beside the longest name
+    figure.set_size_inches(8, 0.4 + (row + 0.15) * len(rows))
     figure.suptitle(f"Test images and their reconstructions at λ_K, seed {results[0].cell.seed}", fontsize=10)
     return figure

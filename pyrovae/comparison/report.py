@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from .curves import elbo_against_seconds, elbo_against_steps
 from .gap_bars import gap_bars
 from .heat_map import steps_heat_map
@@ -45,17 +43,17 @@ def write_report(
     """
     found = sections(results, failures, published)
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Figure] = {}
+    pictures: dict[str, bytes] = {}
     for name, draw in _FIGURES.items():
         path = out / "figures" / f"{name}.png"
         path.unlink(missing_ok=True)  # no picture of what is no longer compared
         figure = draw(results)
         if figure is not None:
-            figures[name] = figure
             figure.savefig(path, dpi=150)
+            pictures[name] = path.read_bytes()
     (out / "table.csv").write_text(to_csv(results), encoding="utf-8")
     (out / "table.md").write_text(_markdown(title, found), encoding="utf-8")
-    (out / "report.html").write_text(_html(title, found, figures, settings), encoding="utf-8")
+    (out / "report.html").write_text(_html(title, found, pictures, settings), encoding="utf-8")
 
 
 def _markdown(title: str, found: Sequence[Section]) -> str:
@@ -68,7 +66,7 @@ def _markdown(title: str, found: Sequence[Section]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _html(title: str, found: Sequence[Section], figures: Mapping[str, Figure], settings: str) -> str:
+def _html(title: str, found: Sequence[Section], pictures: Mapping[str, bytes], settings: str) -> str:
     page = Page(title)
     for section in found:
         page.heading(section.heading)
@@ -78,9 +76,9 @@ def _html(title: str, found: Sequence[Section], figures: Mapping[str, Figure], s
             page.items(section.items)
         if section.note:
             page.note(section.note)
-    if figures:
+    if pictures:
         page.heading("Figures")
-        page.figures(figures)
+        page.pictures(pictures)
     if settings:
         page.heading("What was run")
         page.code(settings)

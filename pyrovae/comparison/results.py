@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .measures import Estimate, as_estimate
 from .plan import Cell
 
 _NOT_OF_THE_IMAGES = ("root", "num_workers", "batch_size")  # of `dataset:`
@@ -34,6 +35,11 @@ class Result:
         """Equal for results whose test images are the same ones."""
         dataset = self.cell.config.dataset.model_dump(mode="json", exclude={*_NOT_OF_THE_IMAGES})
         return json.dumps([self.evaluation.get("dataset"), dataset], sort_keys=True)
+
+    @property
+    def train_seconds(self) -> Estimate | None:
+        """What training took without validation, in all its parts; else what its last part took."""
+        return Estimate(self.curve[-1][0]) if self.curve else as_estimate(self.evaluation.get("train_seconds"))
 
 
 def read_result(cell: Cell) -> Result:

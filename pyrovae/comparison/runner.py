@@ -16,6 +16,7 @@ from .plan import Cell
 
 _GRACE = 30.0  # seconds for a training to finish its step and save, before it is killed
 _POLL = 0.1  # seconds
+_REFRESH = 100  # polls between two looks of the bar's clock
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def run_cells(
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting, running, failures = list(cells), list[_Running](), list[Failure]()
+    polls = 0
     bar = tqdm(total=num_done + len(cells), initial=num_done, unit="cell", desc="cells", disable=not progress)
     try:
         while waiting or running:
@@ -86,6 +88,9 @@ def run_cells(
                     tqdm.write(f"{job.cell.name}: {how} in {seconds:.0f} s")
             if not ended:
                 time.sleep(_POLL)
+                polls += 1
+                if polls % _REFRESH == 0:
+                    bar.refresh()
     finally:
         _end(running)
         bar.close()

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
-from ..config import Config, load_config
+from ..config import Config, ConfigError, load_config
 from ..training import CheckpointError
 from .plan import Cell
 
@@ -18,7 +19,9 @@ def cells_of_runs(run_dirs: Sequence[Path]) -> list[Cell]:
 
     Raises:
         CheckpointError: A folder that holds no finished run.
+        ConfigError: Two schemes whose names make one file's name.
     """
+    run_dirs = list(dict.fromkeys(run_dirs))
     configs = []
     for path in run_dirs:
         if not (path / "summary.json").is_file():
@@ -39,6 +42,9 @@ def cells_of_runs(run_dirs: Sequence[Path]) -> list[Cell]:
             name = str(path)  # the same training twice
         seen.add((name, seed))
         cells.append(Cell(name, seed, config, path))
+    for one, other in combinations(cells, 2):
+        if one.file_name == other.file_name:
+            raise ConfigError(f"{one.run_dir}, {other.run_dir}: names too much alike; move one of the folders")
     return cells
 
 

@@ -8,7 +8,7 @@ from io import StringIO
 from typing import Any
 
 from .difference import paired_difference
-from .measures import Estimate, as_estimate, measure, ms_per_image, over_seeds, training_seconds
+from .measures import Estimate, as_estimate, measure, ms_per_image, over_seeds
 from .results import Result, by_scheme
 
 Row = dict[str, str | int | Estimate | None]
@@ -16,7 +16,6 @@ Row = dict[str, str | int | Estimate | None]
 _MEASURES = ("elbo_init", "elbo", "iwae", "approximation", "amortization", "recovered", "active_units", "knn")
 _READERS: dict[str, Callable[[Mapping[str, Any]], Estimate | None]] = {
     **{name: partial(measure, name=name) for name in _MEASURES},
-    "train_seconds": training_seconds,
     "ms_per_image": ms_per_image,
 }
 _DECIMALS = {"active_units": 1, "train_seconds": 0, "knn": 3}  # of the others 2
@@ -32,6 +31,7 @@ def rows(results: Sequence[Result]) -> list[Row]:
         row: Row = {"scheme": scheme, "family": _family(evaluations[0]), "seeds": len(group)}
         for name, read in _READERS.items():
             row[name] = over_seeds([read(evaluation) for evaluation in evaluations])
+        row["train_seconds"] = over_seeds([result.train_seconds for result in group])
         difference = None if group is first else paired_difference(first, group)
         row["difference"] = None if difference is None else Estimate(difference.mean, difference.se)
         row["difference_over_seeds"] = None if difference is None else as_estimate(_known(difference.se_over_seeds))
