@@ -58,7 +58,7 @@ def evaluate_run(
         settings=chosen,
         progress=progress,
     )
-    result = plain({**_origin(run_dir, trained, data), "settings": chosen.plain(), **found.numbers})
+    result = plain({**_origin(run_dir, trained, data), "main": main, "settings": chosen.plain(), **found.numbers})
     result["warnings"] = found.warnings
     write(run_dir, result, found)
     return result

@@ -60,5 +60,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     settings = {name: getattr(args, name) for name in EvaluationSettings.model_fields}
     result = evaluate_run(args.run_dir, overrides=args.overrides, progress=not args.quiet, **settings)
     print(table(result))
-    for text in result["warnings"]:
+    others = [f"{split}: " for split in result["splits"] if split != result["main"]]
+    shown = [text for text in result["warnings"] if not text.startswith(tuple(others))]
+    for text in shown:
         print(f"warning: {text}", file=sys.stderr)
+    if len(shown) < len(result["warnings"]):
+        num = len(result["warnings"]) - len(shown)
+        print(f"{num} more warnings, about other splits, are in {args.run_dir}/evaluation.json", file=sys.stderr)

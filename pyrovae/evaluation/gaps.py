@@ -21,7 +21,7 @@ def gaps(
     *,
     num_samples: int = 1000,
     num_particles: int = 100,
-    tolerance: float = 0.01,
+    tolerance: float = 0.02,
     max_steps: int = 5000,
 ) -> Findings:
     r"""The inference gap, taken apart, per datapoint, in nats.

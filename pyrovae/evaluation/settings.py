@@ -27,10 +27,10 @@ class EvaluationSettings(BaseModel):
     num_samples: PositiveInt = _setting(1000, "draws of the importance-weighted bound, k")
     num_particles: PositiveInt = _setting(100, "draws of the ELBO")
     num_annealed: NonNegativeInt = _setting(50, "datapoints for annealed importance sampling; 0 leaves it out")
-    num_temperatures: PositiveInt = _setting(200, "temperatures of annealed importance sampling")
+    num_temperatures: PositiveInt = _setting(100, "temperatures of annealed importance sampling")
     num_simulated: NonNegativeInt = _setting(300, "datapoints drawn from the model, for calibration; 0 leaves it out")
     num_probe: PositiveInt = _setting(2000, "training datapoints that probes learn from")
-    max_steps: PositiveInt = _setting(1000, "most refinement steps towards the best q")
+    max_steps: PositiveInt = _setting(5000, "most refinement steps towards the best q")
     seed: NonNegativeInt = _setting(0, "of the noise")
     engine: Engine = _setting("auto", "eager, compiled, or auto for compiling where it pays")
 

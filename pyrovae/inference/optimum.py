@@ -31,9 +31,9 @@ def optimum(
     family: Family,
     x: Tensor,
     *starts: Tensor,
-    tolerance: float = 0.01,
+    tolerance: float = 0.02,
     max_steps: int = 5000,
-    window: int = 200,
+    window: int = 100,
     num_particles: int = 1,
     score_particles: int = 25,
 ) -> Optimum:
