@@ -4,7 +4,8 @@ from .findings import Findings, estimate
 from .gaps import gap_bars, gaps
 from .hardness import hardness, occlusion_curve
 from .subject import Subject
-from .trajectories import trajectory, trajectory_figure
+from .trajectories import trajectory
+from .trajectory_figure import trajectory_figure
 
 __all__ = [
     "Findings",
