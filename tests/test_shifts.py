@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pyrovae.data import SHIFTS, DataError, ImageData, noised, occluded, rotated, shifted
+from pyrovae.data import SHIFTS, DataError, ImageData, noised, occluded, rotated
+from pyrovae.data.shifts import shifted
 
 
 def grey(count: int = 6, shape: tuple[int, ...] = (1, 28, 28)) -> torch.Tensor:
@@ -97,3 +98,9 @@ def test_what_cannot_be_is_refused(name, how, message):
 def test_other_images_are_refused():
     with pytest.raises(DataError, match=r"images must be uint8 \(N, C, H, W\), got torch.float32"):
         noised(grey().float())
+
+
+def test_a_shift_is_no_data_set_of_a_configuration():
+    from pyrovae.schema import COMPONENTS
+
+    assert set(COMPONENTS["dataset"]) == {"mnist", "sun397"}

@@ -2,7 +2,7 @@
 
 from .base import Batches, Binarize, DataError, ImageData, Split
 from .mnist import MNIST
-from .shifts import SHIFTS, noised, occluded, rotated, shifted
+from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
 from .sun397 import SUN397
 
 __all__ = [
@@ -17,5 +17,4 @@ __all__ = [
     "noised",
     "occluded",
     "rotated",
-    "shifted",
 ]
