@@ -25,6 +25,7 @@ from pyrovae.inference import (
     log_weights,
     pareto_k,
 )
+from pyrovae.inference.annealing import Annealing
 from pyrovae.inference.chunking import points_at_once
 from pyrovae.inference.hmc import Chains, hmc_transition
 
@@ -257,6 +258,24 @@ def test_hmc_rejects_what_is_not_finite_row_by_row():
 
 
 # Annealed importance sampling.
+
+
+@pytest.mark.parametrize("start", ["q", "prior"])
+def test_chains_follow_the_slope_of_the_density_at_their_temperature(start):
+    oracle, family = LinearGaussian.random(), pv.DiagonalNormal(3).double()
+    params = mismatched(oracle, family)
+    path = Annealing(oracle.model, family, oracle.x, num_steps=5, num_leapfrog=1, start=start)
+    u = path.draw_start(oracle.x, params)
+    found = path.terms(oracle.x, params, u)
+    errors = []
+    for beta in (0.3, 0.6):  # energy is kept to the third order of the step with the right slope, else to the first
+        *_, acceptance = path.transition(path.terms, oracle.x, params, u, found, beta, torch.full((4,), 0.003).double())
+        errors.append(1 - acceptance)
+    assert (torch.stack(errors) < 1e-3).all()
+    if start == "prior":
+        torch.testing.assert_close(found[2], -u)
+        residual = oracle.x - oracle.model.decode(u).mean
+        torch.testing.assert_close(found[3], residual @ oracle.W / oracle.variance)
 
 
 @pytest.mark.parametrize("start", ["q", "prior"])

@@ -46,14 +46,16 @@ def log_weights(
         rows, draws = len(x), min(chunk_size, num_samples)
     num_passes = math.ceil(num_samples / draws)
     capture = Capture(_weigh(model, family, draws), model, family, name="the importance weights")
-    parts: list[Tensor] = []
+    # Filled in place: small results kept between large ones that go would break up the heap.
+    found = params.new_empty(num_passes * draws, len(x))
     start = 0
     with evaluating(model), evaluating(family):
         while start < len(x):
-            part = x[start : start + rows], params[start : start + rows]
+            part = slice(start, start + rows)
             try:
-                weigh = capture.bind(*part, calls=num_passes * math.ceil(len(x) / rows))
-                parts.append(torch.cat([weigh(*part)[0] for _ in range(num_passes)])[:num_samples])
+                weigh = capture.bind(x[part], params[part], calls=num_passes * math.ceil(len(x) / rows))
+                for block in found.split(draws):
+                    block[:, part] = weigh(x[part], params[part])[0]
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise
@@ -61,7 +63,7 @@ def log_weights(
                 torch.cuda.empty_cache()
                 continue
             start += rows
-    return torch.cat(parts, 1)
+    return found[:num_samples]
 
 
 def _shape_of_pass(model: nn.Module, family: Family, x: Tensor, params: Tensor, num_samples: int) -> tuple[int, int]:
