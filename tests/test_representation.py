@@ -320,6 +320,8 @@ def test_representation_of_the_oracle():
     assert probe["num_train"] == 200
     assert probe["knn"]["mean"] > 0.85
     assert probe["linear_init"]["mean"] < 0.82
+    at_init = probe_correct(train.init[:, :2], train.labels, subject.init[:, :2], subject.labels)  # both sides at λ₀
+    assert probe["knn_init"]["mean"] == pytest.approx(at_init["knn"].mean().item())
     share = probe["linear"]["mean"]
     assert probe["linear"]["se"] == pytest.approx(math.sqrt(share * (1 - share) / 400), rel=0.01)
     assert values["knn_correct"].shape == values["linear_correct"].shape == (400,)
