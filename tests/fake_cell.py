@@ -36,6 +36,7 @@ def evaluation(config: dict[str, Any], settings: dict[str, Any]) -> tuple[dict[s
         for name in ("approximation", "amortization", "recovered", "remaining", "inference")
     }
     test: dict[str, Any] = {name: estimate(name) for name in ("elbo_init", "elbo", "iwae")}
+    test |= {"log_evidence": estimate("iwae"), "elbo_optimum": estimate("elbo")}
     test |= {"num_data": NUM_DATA, "gap": gaps, "active_units": 18 + seed, "probe": {"knn": {"mean": 0.93, "se": 0.01}}}
     whole = elbo.mean() + remaining.mean()
     speed = 0.15 + (k or 0) / 40

@@ -456,7 +456,12 @@ def test_csv_parses_back_to_the_numbers(tmp_path):
 
 def test_table_in_words(tmp_path):
     found = results(tmp_path)
-    c.write_report(tmp_path / "out", found, title="three", published={"amortized": {"nll": 100.5, "source": "S"}})
+    c.write_report(
+        tmp_path / "out",
+        found,
+        title="three",
+        published={"amortized": {"nll": 100.5, "log_evidence": -100.5, "source": "S"}},
+    )
     text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     header = text.splitlines()[4]
     assert "ELBO at λ₀ | ELBO at λ_K | IWAE-200 |" in header
@@ -470,6 +475,7 @@ def test_table_in_words(tmp_path):
     )
     nll = -np.mean([r.evaluation["splits"]["test"]["iwae"]["mean"] for r in found[::3]])
     assert f"| 100.50 | {nll:.2f} ±" in text
+    assert f"| amortized | log p(x) | −100.50 | −{nll:.2f} ±" in text
     assert f"| +{nll - 100.5:.2f} | S |" in text
 
 
@@ -526,6 +532,7 @@ def test_figures_show_the_numbers(tmp_path):
     assert semi.get_ydata()[3] == pytest.approx(np.mean([r.evaluation["trajectory"]["elbo"][3] for r in found[1::3]]))
     heat = _FIGURES["steps_heat_map"](found).axes[0]
     assert [t.get_text() for t in heat.get_yticklabels()] == ["semi (K = 10)", "SVI (K = 20)"]
+    assert heat.images[0].get_array()[0, 3] == pytest.approx(semi.get_ydata()[3])
     marked = [(patch.get_x() + 0.47, patch.get_y() + 0.47) for patch in heat.patches]
     assert np.allclose(marked, [(fake_cell.STEPS.index(10), 0), (fake_cell.STEPS.index(20), 1)])
     for draw in _FIGURES.values():

@@ -11,7 +11,7 @@ from .measures import trained_num_steps
 from .results import Result, by_scheme
 from .table import number
 
-_STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 400, 1000)
 
 
 def steps_heat_map(results: Sequence[Result]) -> Figure | None:
@@ -24,12 +24,12 @@ def steps_heat_map(results: Sequence[Result]) -> Figure | None:
     if not paths:
         return None
     paths.sort(key=lambda item: item[0])
-    trained = {k for k, _, _ in paths}
-    steps = sorted({*_STEPS, *trained} & {int(step) for _, _, path in paths for step in path["step"]})
-    values = np.full((len(paths), len(steps)), np.nan)
-    for row, (_, _, path) in enumerate(paths):
-        at = {int(step): elbo for step, elbo in zip(path["step"], path["elbo"], strict=True)}
-        values[row] = [at.get(step, np.nan) for step in steps]
+    steps = sorted({*_STEPS, *(k for k, _, _ in paths)})
+    steps = [step for step in steps if step <= max(path["step"][-1] for _, _, path in paths)]
+    # Trajectories are scored at steps of their own: between two ELBO is interpolated, beyond the last it is unknown.
+    values = np.array([np.interp(steps, path["step"], path["elbo"], right=np.nan) for _, _, path in paths])
+    if not np.isfinite(values).any():  # all diverged
+        return None
     figure = Figure(figsize=(min(2.8 + 0.65 * len(steps), 8.5), 1.5 + 0.4 * len(paths)), layout="constrained")
     axes = figure.subplots()
     low = np.nanquantile(values, 0.1)  # a start far off would leave one colour for all the rest

@@ -13,7 +13,6 @@ _NAMES = {
     "elbo_init": "ELBO at λ₀",
     "elbo": "ELBO at λ_K",
     "iwae": "IWAE",
-    "ais": "AIS",
     "log_evidence": "log p(x)",
     "elbo_optimum": "ELBO at the best q of the family",
     "approximation": "approximation gap",
