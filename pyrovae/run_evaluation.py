@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from .build import Trained, build_data
 from .config import ConfigError, load_config
-from .data import SHIFTS, ImageData, shifted
+from .data import ImageData
+from .data.shifts import SHIFTS, shifted
 from .evaluation.evaluate import Sample, evaluate
 from .evaluation.files import plain, write
 from .evaluation.settings import EvaluationSettings

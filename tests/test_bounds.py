@@ -15,7 +15,9 @@ from scipy import stats
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.evaluation import Subject, annealed, bounds
+from pyrovae.evaluation.annealed import annealed
+from pyrovae.evaluation.bounds import bounds
+from pyrovae.evaluation.subject import Subject
 from pyrovae.inference import (
     ais,
     bidirectional,

@@ -13,9 +13,10 @@ from scipy.stats import norm
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.evaluation import Subject, calibration, predictive_checks
-from pyrovae.evaluation.predictive_checks import statistics
+from pyrovae.evaluation.calibration import calibration
+from pyrovae.evaluation.predictive_checks import predictive_checks, statistics
 from pyrovae.evaluation.ranks import coverage, spread_ranks, uniformity
+from pyrovae.evaluation.subject import Subject
 from pyrovae.inference import Inferred, simulate
 
 N = 1000

@@ -11,13 +11,23 @@ from oracle import LinearGaussian
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.evaluation import Subject, calibration, predictive_checks, representation, traversals
 from pyrovae.evaluation.aggregate_posterior import elbo_surgery
+from pyrovae.evaluation.calibration import calibration
 from pyrovae.evaluation.draws import posterior_draws, posterior_mean
+from pyrovae.evaluation.predictive_checks import predictive_checks
 from pyrovae.evaluation.probes import probe_correct
 from pyrovae.evaluation.reconstruction import reconstruction_quality
+from pyrovae.evaluation.representation import representation
 from pyrovae.evaluation.sparsity import sparsity
-from pyrovae.evaluation.traversals import interpolate, interpolation_figure, most_active, traversal_figure, traverse
+from pyrovae.evaluation.subject import Subject
+from pyrovae.evaluation.traversals import (
+    interpolate,
+    interpolation_figure,
+    most_active,
+    traversal_figure,
+    traversals,
+    traverse,
+)
 from pyrovae.inference import Inferred, elbo_terms, simulate
 
 
