@@ -70,13 +70,19 @@ __all__ = [
     "data",
     "elbo_terms",
     "engine",
+    "evaluate_run",
     "fit",
     "load",
     "models",
     "nets",
 ]
 
-_LAZY = {"LitVAE": ".training", "fit": ".training", "load": ".build"}  # Lightning takes seconds to import
+_LAZY = {
+    "LitVAE": ".training",
+    "fit": ".training",
+    "load": ".build",
+    "evaluate_run": ".run_evaluation",
+}  # Lightning takes seconds to import
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from .build import Trained, build_data
@@ -15,7 +16,7 @@ from .evaluation.evaluate import Sample, evaluate
 from .evaluation.files import plain, write
 from .evaluation.settings import EvaluationSettings
 from .files import check_writable
-from .run_folder import open_run, versions
+from .run_folder import open_run, threads_of, versions
 
 OCCLUDED = (0.1, 0.3, 0.5)  # shares of the image, for the curve of gaps against occlusion
 
@@ -44,21 +45,24 @@ def evaluate_run(
     """
     run_dir, chosen = Path(run_dir), check_settings(settings)
     trained, data = open_run(run_dir, chosen.checkpoint, overrides)
-    check_writable(run_dir / "figures", "a copy of the run")
+    check_writable(run_dir / "figures", "make it writable, or copy the run")
     samples: dict[str, Sample] = {split: _sample(data, split, chosen.num_data) for split in chosen.splits}
     main = "test" if "test" in samples else chosen.splits[-1]
     samples |= {_name(shift): _shift(data, shift, chosen.num_data) for shift in chosen.shifts}
-    found = evaluate(
-        trained.model,
-        trained.guide,
-        samples,
-        main=main,
-        probe=_probe(data, chosen),
-        occluded={share: _shift(data, "occluded", chosen.num_data, fraction=share) for share in OCCLUDED},
-        class_names=data.class_names,
-        settings=chosen,
-        progress=progress,
-    )
+    shares = OCCLUDED if "occluded" in chosen.shifts else ()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with threads_of(trained.config):
+        found = evaluate(
+            trained.model.to(device),
+            trained.guide.to(device),
+            samples,
+            main=main,
+            probe=_probe(data, chosen),
+            occluded={share: _shift(data, "occluded", chosen.num_data, fraction=share) for share in shares},
+            class_names=data.class_names,
+            settings=chosen,
+            progress=progress,
+        )
     result = plain({**_origin(run_dir, trained, data), "main": main, "settings": chosen.plain(), **found.numbers})
     result["warnings"] = found.warnings
     write(run_dir, result, found)

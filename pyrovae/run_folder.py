@@ -4,7 +4,8 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -119,6 +120,17 @@ class RunFolder:
         }
         (self.path / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
         print(_report(self.path, summary))
+
+
+@contextmanager
+def threads_of(config: Config) -> Iterator[None]:
+    """Inside, torch uses as many threads as the run's training did."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.train.num_threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def open_run(run_dir: str | Path, checkpoint: str = "best", overrides: Sequence[str] = ()) -> tuple[Trained, ImageData]:

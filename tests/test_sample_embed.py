@@ -315,7 +315,7 @@ def test_pictures_of_a_guide_that_does_not_refine_of_colours_and_of_one_image(tm
         (["nowhere"], 4, "nowhere holds no config.yaml; name a folder that scripts/train.py wrote"),
         (["PARENT"], 4, "name a run, "),
         (["RUN", "--out", "/proc/no/z"], 6, "cannot write to /proc/no"),
-        (["RUN", "--out", "RUN/config.yaml/z"], 6, "with --out, name a place that you may write to"),
+        (["RUN", "--out", "RUN/config.yaml/z"], 6, "name another place with --out"),
         (["RUN", "dataset.rot=x"], 2, "dataset.rot: unknown key for mnist (value 'x'); did you mean root?"),
         (["RUN", "model.z_dim=3"], 2, "model.z_dim=3: a run stays as it was trained; only dataset values can change"),
         (["RUN", "dataset=sun397"], 2, "dataset=sun397: a run stays as it was trained"),
@@ -428,6 +428,6 @@ def test_replacing_keeps_the_old_file_until_the_new_one_is_whole(tmp_path):
         OSError, match="cannot write .*b.txt .No such file or directory.; make room, or write elsewhere"
     ):
         write(tmp_path / "no" / "b.txt", "new")
-    with pytest.raises(OSError, match="with --here, name a place"):
-        check_writable(path, "--here")
+    with pytest.raises(OSError, match="; make it writable"):
+        check_writable(path, "make it writable")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

@@ -37,7 +37,7 @@ def _embed(args: argparse.Namespace) -> None:
 
     path = Path(args.out)
     trained, data = open_run(args.run_dir, args.checkpoint, args.overrides)
-    check_writable(path.parent, "--out")
+    check_writable(path.parent, "name another place with --out")
     if path.is_dir():
         raise IsADirectoryError(f"--out: {path} is a folder; name a file, {path / 'z.npz'} say")
     if not args.quiet:

@@ -38,7 +38,7 @@ def _sample(args: argparse.Namespace) -> None:
 
     folder = Path(args.out or Path(args.run_dir) / "samples")
     trained, data = open_run(args.run_dir, args.checkpoint, args.overrides)
-    check_writable(folder, "--out")
+    check_writable(folder, "name another place with --out")
     if not args.quiet:
         show_log()
     arrays = make_samples(trained, data, num=args.num, seed=args.seed, split=args.split)

@@ -93,7 +93,7 @@ def resolved_evaluation(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: One line for each thing wrong.
     """
-    from ..run_evaluation import check_settings  # type: ignore[import-untyped] # noqa: PLC0415 - imports much
+    from ..run_evaluation import check_settings  # noqa: PLC0415 - imports much
 
     try:
         return check_settings(dict(given)).plain()

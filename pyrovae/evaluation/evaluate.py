@@ -16,6 +16,7 @@ from ..training.noise import seed_noise
 from .annealed import annealed
 from .bounds import bounds
 from .calibration import calibration
+from .draws import posterior_mean
 from .findings import Findings, estimate
 from .gaps import gap_bars, gaps
 from .hardness import hardness, occlusion_curve
@@ -25,6 +26,8 @@ from .settings import EvaluationSettings
 from .subject import Subject
 from .trajectories import trajectory
 from .traversals import traversals
+
+NUM_SHOWN = 12  # reconstructions kept
 
 Result = TypeVar("Result")
 
@@ -132,9 +135,22 @@ def _measure_sample(run: _Evaluation, subject: Subject, learned: Subject | None,
     bounded = run("bounds", lambda: bounds(subject, **_draws(settings)), name)
     gap = run("gaps", lambda: _gaps(subject, bounded, settings), name)
     found = run("representation", lambda: representation(subject, learned), name)
-    for part in (bounded, gap, found):
+    for part in (bounded, gap, found, Findings(values=_identity(subject))):
         run.keep(part, name, name, figures=main)
     return bounded
+
+
+def _identity(subject: Subject) -> dict[str, Tensor]:
+    """Which datapoints these are; of the first few, what they look like at λ₀ and λ_K."""
+    values = {"index": torch.arange(len(subject.x))}
+    if subject.labels is not None:
+        values["labels"] = subject.labels
+    if hasattr(subject.model, "decode"):
+        few = {"reconstructions_init": subject.init[:NUM_SHOWN], "reconstructions": subject.params[:NUM_SHOWN]}
+        with torch.no_grad():
+            decoded = {n: subject.model.decode(posterior_mean(subject.family, row)).mean for n, row in few.items()}
+        values |= {"inputs": subject.x[:NUM_SHOWN], **decoded}
+    return values
 
 
 def _draws(settings: EvaluationSettings) -> dict[str, int]:

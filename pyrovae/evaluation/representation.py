@@ -17,7 +17,6 @@ from .sparsity import sparsity
 from .subject import Subject
 
 CHUNK_SIZE = 500  # datapoints whose KL is taken at a time
-NEAR_BOUND = 0.9  # of log N, from where the number of datapoints says more than they do
 ZERO = 0.05  # a posterior mean below it in size counts as zero; the prior's standard deviation is mostly 1
 
 
@@ -55,17 +54,7 @@ def representation(subject: Subject, probe_train: Subject | None = None, surgery
     if (kl := kls[""]) is not None:
         figures["kl_per_dim"] = kl_figure(kl, kls["_init"] if subject.refines else None)
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
-    return Findings(numbers, values | found, drawn, _warnings(numbers))
-
-
-def _warnings(numbers: dict[str, Any]) -> list[str]:
-    information, bound = numbers["mutual_information"], numbers["mutual_information_bound"]
-    if information is None or information["mean"] < NEAR_BOUND * bound:
-        return []
-    return [
-        f"representation: mutual information, {information['mean']:.2f} nats, is near its bound, the logarithm of the "
-        f"number of datapoints, {bound:.2f}: it and the aggregate posterior's KL are not trusted; take more datapoints"
-    ]
+    return Findings(numbers, values | found, drawn)
 
 
 def _shape_of(mean: Tensor) -> dict[str, Any]:

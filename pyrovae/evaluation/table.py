@@ -48,9 +48,10 @@ _GAPS = {
     "remaining": "gap.remaining",
 }
 _REPRESENTATION = {
-    "active units": "active_units",
+    "active at λ₀": "active_units_init",
+    "active at λ_K": "active_units",
     "MSE": "reconstruction.mse",
-    "mutual information": "mutual_information",
+    "R²": "reconstruction.r2",
     "k-NN": "probe.knn",
     "linear probe": "probe.linear",
 }
@@ -68,7 +69,7 @@ def table(result: Mapping[str, Any]) -> str:
         "the gap log p̂ − ELBO: approximation at the best q of the family, λ*; amortization from λ₀ to λ*, of which "
         "refinement\nrecovered some and some remains",
         _of_splits(result, _GAPS),
-        "the representation at λ_K",
+        "the representation: active units, and at λ_K errors of reconstruction and accuracies of probes",
         _of_splits(result, _REPRESENTATION, digits=3),
     ]
     return "\n\n".join(parts)

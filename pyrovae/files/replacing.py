@@ -32,17 +32,15 @@ def explained(path: Path) -> Iterator[None]:
         raise OSError(f"cannot write {path} ({error.strerror or error}); make room, or write elsewhere") from error
 
 
-def check_writable(folder: Path, option: str) -> None:
+def check_writable(folder: Path, remedy: str) -> None:
     """Makes `folder` if need be, and tries it out: before the work, not after.
 
     Raises:
-        OSError: It cannot be written; the message names `option`.
+        OSError: It cannot be written; the message ends with `remedy`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(
-            f"cannot write to {folder} ({error.strerror}); with {option}, name a place that you may write to"
-        ) from error
+        raise OSError(f"cannot write to {folder} ({error.strerror}); {remedy}") from error
