@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import ks_2samp  # type: ignore[import-untyped]
+from scipy.stats import ks_2samp
 from torch import Tensor
 
 from ..inference import simulate

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from scipy.stats import kstest  # type: ignore[import-untyped]
+from scipy.stats import kstest
 from torch import Tensor
 
 from .findings import estimate
