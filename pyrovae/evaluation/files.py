@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from ..files import replacing
@@ -54,8 +55,9 @@ def _log(run_dir: Path, result: dict[str, Any], found: Findings) -> None:
         for split, numbers in result["splits"].items():
             for name, value in _scalars(numbers):
                 writer.add_scalar(f"evaluation_{split}/{name}", value)
-        for name, figure in found.figures.items():
-            writer.add_figure(f"evaluation/{name}", figure)
+        for name in found.figures:  # as drawn already
+            with Image.open(run_dir / "figures" / f"{name}.png") as image:
+                writer.add_image(f"evaluation/{name}", np.asarray(image.convert("RGB")), dataformats="HWC")
 
 
 def _scalars(numbers: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
