@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from .build import Trained, build_data
-from .config import ConfigError, load_config
+from .config import ConfigError, load_config, nearest
 from .data import ImageData
 from .data.shifts import SHIFTS, shifted
 from .evaluation.evaluate import Sample, evaluate
@@ -64,7 +64,7 @@ def evaluate_run(
             progress=progress,
         )
     result = plain({**_origin(run_dir, trained, data), "main": main, "settings": chosen.plain(), **found.numbers})
-    result["warnings"] = found.warnings
+    result |= {"warnings": found.warnings, "figures": sorted(found.figures)}
     write(run_dir, result, found)
     return result
 
@@ -78,6 +78,10 @@ def check_settings(values: dict[str, Any]) -> EvaluationSettings:
     try:
         settings = EvaluationSettings.model_validate(values)
     except ValidationError as error:
+        unknown = [str(e["loc"][-1]) for e in error.errors() if e["type"] == "extra_forbidden"]
+        if unknown:
+            near = nearest(unknown[0], [*EvaluationSettings.model_fields])
+            raise ConfigError(f"{unknown[0]}: unknown; {near}") from error
         lines = [
             f"{'.'.join(map(str, e['loc']))}: {e['msg'][0].lower()}{e['msg'][1:]}, got {e['input']!r}"
             for e in error.errors()

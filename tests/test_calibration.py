@@ -206,7 +206,7 @@ def test_data_from_the_model_are_like_their_replications():
     oracle = LinearGaussian.random(d=2, D=30)
     _, x = simulate(oracle.model, oracle.x, 300)
     found = predictive(oracle, Exact(oracle, pv.FullNormal(2)), x)
-    assert set(found) == {"mean", "contrast", "log_likelihood"}  # of vectors no smoothness
+    assert set(found) == {"mean", "contrast", "log_likelihood"}  # of vectors no roughness
     for name, values in found.items():
         assert values["share_extreme"] < 0.1
         assert 0.4 < values["p_mean"] < 0.6
@@ -228,7 +228,7 @@ def test_statistics_of_known_images():
     stripes = torch.zeros(1, 1, 4, 4)
     stripes[..., ::2] = 1
     found = {name: of(stripes).item() for name, of in statistics(stripes).items()}
-    assert found == {"mean": 0.5, "contrast": 0.5, "smoothness": 0.5}  # rough across, smooth down
+    assert found == {"mean": 0.5, "contrast": 0.5, "roughness": 0.5}  # rough across, smooth down
     many = torch.rand(5, 7, 2, 4, 3)
     for of in statistics(many[0]).values():
         torch.testing.assert_close(of(many), torch.stack([of(each) for each in many]))
@@ -240,7 +240,7 @@ def test_ties_count_by_half_and_chunks_change_nothing(x, monkeypatch):
     guide = make_guide("amortized", "diagonal_normal", model)
     findings = predictive_checks(Subject.of("test", model, guide, dark), num_datapoints=5)
     found = findings.numbers["predictive_checks"]
-    assert found["mean"]["p_mean"] == found["smoothness"]["p_mean"] == 0.5  # all replications are dark too
+    assert found["mean"]["p_mean"] == found["roughness"]["p_mean"] == 0.5  # all replications are dark too
     p = findings.values["predictive_p_mean"]
     assert p.shape == (7,)
     assert p.isnan().tolist() == [False] * 5 + [True] * 2

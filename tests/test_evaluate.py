@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import pyrovae as pv
 from pyrovae.cli import evaluate, train
+from pyrovae.config import ConfigError
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--quiet", "--num-data", "12", "--num-samples", "30", "--num-particles", "4", "--num-annealed", "4", "--num-temperatures", "5", "--num-simulated", "40", "--num-probe", "100", "--max-steps", "100", "--shift", "rotated,occluded"]  # fmt: skip
@@ -53,7 +55,6 @@ def test_every_split_has_every_number(result):
 
 def evaluated_again(run, folder, *args):
     copy = shutil.copytree(run, folder / "copy")
-    (copy / "evaluation.json").unlink()
     assert evaluate.main([str(copy), *QUICK, *args]) == 0
     return json.loads((copy / "evaluation.json").read_text()), dict(np.load(copy / "evaluation.npz"))
 
@@ -73,6 +74,10 @@ def test_a_measure_does_not_depend_on_the_others(run, result, tmp_path):
     numbers, _ = evaluated_again(run, tmp_path, *alone)
     assert numbers["splits"] == {"val": result["splits"]["val"]}
     assert numbers["main"] == "val"
+    left = {path.stem for path in (tmp_path / "copy" / "figures").glob("*.png")}
+    assert "calibration" in result["figures"]
+    assert {"gaps", "reconstructions"} <= left, "training's figures stay"
+    assert not {"calibration", "occlusion"} & left, "those of an earlier evaluation do not"
 
 
 def test_numbers_are_means_of_the_arrays(run, result):
@@ -145,3 +150,8 @@ def test_documented_python_runs(run, tmp_path, monkeypatch, capsys):
     for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(code.replace("num_data=100", less), names)
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_settings_of_another_name_are_refused(run):
+    with pytest.raises(ConfigError, match="num_dta: unknown; did you mean num_data"):
+        pv.evaluate_run(run, num_dta=5)

@@ -17,7 +17,8 @@ EXIT_CODES = {
 }
 
 _EXIT_CODES_IN_WORDS = (
-    "exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 6 input/output, 143 terminated"
+    "exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 6 input/output, 130 interrupted, "
+    "143 terminated"
 )
 
 

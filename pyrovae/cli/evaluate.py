@@ -17,7 +17,7 @@ and shows them in TensorBoard."""
 _EXAMPLES = """
 python scripts/evaluate.py runs/ivae/version_0
 python scripts/evaluate.py runs/ivae/version_0 --num-data 200 --num-samples 200
-python scripts/evaluate.py runs/ivae/version_0 --split test --shift rotated,configs/fashion.yaml
+python scripts/evaluate.py runs/ivae/version_0 --split test --shift rotated,noised
 python scripts/evaluate.py runs/ivae/version_0 --num-data 1000 --num-samples 5000 dataset.root=DIR
 """
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from .measures import trained_num_steps
 from .results import Result, by_scheme
@@ -19,7 +20,7 @@ def colours(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def mean_trajectory(group: Sequence[Result]) -> dict[str, np.ndarray]:
-    """`step`, `elbo`, `elbo_se` and `seconds`, means over seeds at the steps that all have; empty if there is none."""
+    """`step`, `elbo` and `seconds`, means over seeds at the steps that all have; empty if there is none."""
     found = [result.evaluation.get("trajectory") or {} for result in group]
     if not all(part.get("step") and part.get("elbo") for part in found):
         return {}
@@ -31,7 +32,7 @@ def mean_trajectory(group: Sequence[Result]) -> dict[str, np.ndarray]:
         values = [[part[key][part["step"].index(step)] for step in steps] for part in found]
         return np.array(values, dtype=float).mean(0)
 
-    keys = {"elbo": "elbo", "elbo_se": "elbo_se", "seconds": "seconds_per_image"}
+    keys = {"elbo": "elbo", "seconds": "seconds_per_image"}
     return {"step": np.array(steps), **{name: mean(key) for name, key in keys.items()}}
 
 
@@ -45,8 +46,6 @@ def elbo_against_steps(results: Sequence[Result]) -> Figure | None:
     axes, shades = figure.subplots(), colours(results)
     for name, (path, group) in paths.items():
         axes.plot(path["step"], path["elbo"], color=shades[name], label=name, linewidth=1.5)
-        low, high = path["elbo"] - path["elbo_se"], path["elbo"] + path["elbo_se"]
-        axes.fill_between(path["step"], low, high, color=shades[name], alpha=0.12, linewidth=0)
         k = trained_num_steps(group[0].evaluation)
         if k in path["step"]:
             axes.plot(k, path["elbo"][path["step"] == k], "o", color=shades[name], markersize=6)
@@ -54,7 +53,9 @@ def elbo_against_steps(results: Sequence[Result]) -> Figure | None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(xlabel="inner step k", ylabel="test ELBO at λ_k (nats an image)")
-    axes.set_title("What inner steps gain: dots at the K of training, bands ± SE; low starts cut off", fontsize=10)
+    axes.set_title(
+        "What inner steps gain: dots at the K of training; errors of differences are in the table", fontsize=10
+    )
     _zoom(axes)
     _finish(axes)
     _legend(figure, axes)
@@ -92,6 +93,7 @@ def elbo_against_seconds(results: Sequence[Result]) -> Figure | None:
             axes.set_xscale("log", nonpositive="clip")
             axes.set_xlim(left=0.7 * max(times[times > 0].min(), times.max() / 1e4))  # a start may take next to nothing
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         _zoom(axes)
         _finish(axes)
     _legend(figure, train, test)
@@ -99,11 +101,12 @@ def elbo_against_seconds(results: Sequence[Result]) -> Figure | None:
 
 
 def _zoom(axes: Any) -> None:
-    """Leaves out starts far below, beside which schemes could not be told apart."""
-    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.zeros(1)])
-    values = values[np.isfinite(values)]
-    if len(values) > 8:
-        low, high = np.quantile(values, 0.1), values.max()
+    """Leaves out starts far below, beside which schemes could not be told apart; dots and ends stay in."""
+    lines = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+    values, ends = (np.concatenate(part or [np.zeros(1)]) for part in (lines, [line[-1:] for line in lines]))
+    values, ends = values[np.isfinite(values)], ends[np.isfinite(ends)]  # a dot is a line of one point
+    if len(values) > 8 and len(ends):
+        low, high = min(np.quantile(values, 0.1), ends.min()), values.max()
         axes.set_ylim(low - 0.15 * (high - low), high + 0.08 * (high - low))
 
 

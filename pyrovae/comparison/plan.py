@@ -98,7 +98,7 @@ def _check_names(settings: ComparisonSettings, schemes: Mapping[str, Any], overr
             raise ConfigError(f"cells: {other!r} and {name!r} would share a folder; name them further apart")
     for name in settings.published:
         if name not in schemes:
-            raise ConfigError(f"published.{name}: no such cell; valid: {', '.join(schemes)}")
+            raise ConfigError(f"published: no cell {name!r}; valid: {', '.join(map(repr, schemes))}")
     if settings.families and any(override.startswith("guide.family") for override in overrides):
         raise ConfigError("guide.family: the file lists families; override that, families=[full_normal] say")
 

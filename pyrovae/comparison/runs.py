@@ -1,6 +1,7 @@
 """Cells made of runs that are there already."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +22,9 @@ def cells_of_runs(run_dirs: Sequence[Path]) -> list[Cell]:
         CheckpointError: A folder that holds no finished run.
         ConfigError: Two schemes whose names make one file's name.
     """
-    run_dirs = list(dict.fromkeys(run_dirs))
+    twice = [path for path, count in Counter(path.resolve() for path in run_dirs).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]}: named twice; name each run once")
     configs = []
     for path in run_dirs:
         if not (path / "summary.json").is_file():

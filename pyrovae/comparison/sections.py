@@ -11,6 +11,11 @@ from .results import Result, by_scheme
 from .runner import Failure
 from .table import cells_of, estimate_text, headings, number, rows
 
+_WORDS = (
+    "λ₀ is where inference starts, the encoder's output say, and λ_K where refinement ends. IWAE, from many draws, is "
+    "the closest to log p(x) of these bounds. The approximation gap is what the best q of the family misses; the "
+    "amortization gap what λ₀ misses of that best q, of which refinement recovers some."
+)
 _COMPARED = {"elbo": "ELBO at λ_K", "iwae": "IWAE"}
 
 
@@ -44,7 +49,7 @@ def sections(
     failed = [f"{f.cell.name}: exit code {f.code}: {f.message} (log: {f.log})" for f in failures]
     found = [
         Section("Failed", items=failed),
-        Section("Schemes on the test images", list(columns.values()), lines, note=_note(results)),
+        Section("Schemes on the test images", list(columns.values()), lines, note=f"{_WORDS} {_note(results)}"),
         _differences(results),
         Section("Published and obtained", HEADER, published_lines(published, results)),
         Section("Warnings", items=_warnings(results)),

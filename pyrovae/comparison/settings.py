@@ -73,6 +73,8 @@ def load_settings(path: Path, overrides: Iterable[str] = ()) -> tuple[Comparison
         ConfigError: One line for each problem.
     """
     values = read_yaml(path)
+    if "cells" not in values and {"model", "guide"} & values.keys():
+        raise ConfigError(f"{path}: is for training one run; a comparison has cells:, see configs/compare/quick.yaml")
     for_cells = []
     for override in overrides:
         if override.partition("=")[0].partition(".")[0] in Config.model_fields:

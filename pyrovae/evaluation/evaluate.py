@@ -178,6 +178,15 @@ def _measure_main(run: _Evaluation, subject: Subject, bounded: Findings) -> None
         measures["calibration"] = lambda: calibration(subject, num_simulated=settings.num_simulated)
     for name, measure in measures.items():
         run.keep(run(name, measure), name)
+    if settings.num_annealed:
+        _compare_annealed(run, subject.name)
+
+
+def _compare_annealed(run: _Evaluation, name: str) -> None:
+    """What annealing finds above log p̂, on the same datapoints."""
+    bound = run.found.values["annealing/ais"]
+    difference = bound - run.found.values[f"{name}/log_evidence"][: len(bound)].to(bound)
+    run.found.numbers["ais"]["minus_log_evidence"] = estimate(difference[difference.isfinite()])
 
 
 def _measure_occlusion(run: _Evaluation, subject: Subject, hidden: Mapping[float, Subject]) -> None:

@@ -36,6 +36,7 @@ def write(run_dir: Path, result: dict[str, Any], found: Findings) -> None:
     Raises:
         OSError: They cannot be written.
     """
+    _forget(run_dir)
     for name, figure in found.figures.items():
         with replacing(run_dir / "figures" / f"{name}.png") as path:
             figure.savefig(path, dpi=150, format="png")
@@ -45,6 +46,14 @@ def write(run_dir: Path, result: dict[str, Any], found: Findings) -> None:
     _log(run_dir, result, found)
     with replacing(run_dir / "evaluation.json") as path:
         path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _forget(run_dir: Path) -> None:
+    """Takes away the figures of an earlier evaluation: this one may not draw them all."""
+    path = run_dir / "evaluation.json"
+    if path.is_file():
+        for name in json.loads(path.read_text(encoding="utf-8")).get("figures", []):
+            (run_dir / "figures" / f"{name}.png").unlink(missing_ok=True)
 
 
 def _log(run_dir: Path, result: dict[str, Any], found: Findings) -> None:

@@ -20,8 +20,8 @@ CHUNK_ENTRIES = 2**23  # of replicated data held at a time
 NAMES = {
     "mean": "mean",
     "contrast": "contrast (sd)",
-    "smoothness": "roughness",
     "log_likelihood": "log p(x | z)",
+    "roughness": "roughness",
 }
 
 
@@ -31,8 +31,8 @@ def predictive_checks(subject: Subject, num_draws: int = 100, num_datapoints: in
     .. math:: p = P(T(x_{rep}, z) > T(x, z)) + \tfrac12 P(T(x_{rep}, z) = T(x, z)), \qquad
         z \sim q(z \mid x), \quad x_{rep} \sim p(x \mid z)
 
-    T: `mean` and `contrast`, mean and standard deviation of the entries; `smoothness`, of images, the mean squared
-    difference of neighbours, so large where rough; `log_likelihood`, log p(x | z) in nats, whose p is near 1 where data
+    T: `mean` and `contrast`, mean and standard deviation of the entries; `roughness`, of images, the mean squared
+    difference of neighbours; `log_likelihood`, log p(x | z) in nats, whose p is near 1 where data
     fit worse than replications. Under the true model p is less spread than uniform, for z has seen x: a share
     of extreme p well above 5% says that model or q is wrong. `prior_ks` is the Kolmogorov-Smirnov distance between T of
     the data and of samples from the prior on.
@@ -74,18 +74,18 @@ def predictive_checks(subject: Subject, num_draws: int = 100, num_datapoints: in
 
 
 def statistics(x: Tensor) -> dict[str, Statistic]:
-    """Functions of data (..., B, *x_shape) to numbers (..., B), by name; `smoothness` for images (C, H, W) alone."""
+    """Functions of data (..., B, *x_shape) to numbers (..., B), by name; `roughness` for images (C, H, W) alone."""
     entries = tuple(range(1 - x.dim(), 0))
     found: dict[str, Statistic] = {
         "mean": lambda x: x.mean(entries),
         "contrast": lambda x: x.std(entries, correction=0),
     }
     if x.dim() == 4 and min(x.shape[-2:]) > 1:
-        found["smoothness"] = _smoothness
+        found["roughness"] = _roughness
     return found
 
 
-def _smoothness(x: Tensor) -> Tensor:
+def _roughness(x: Tensor) -> Tensor:
     down, right = (x.diff(dim=dim).square().mean((-3, -2, -1)) for dim in (-2, -1))
     return 0.5 * (down + right)
 
@@ -127,7 +127,7 @@ def predictive_figure(p_values: dict[str, Tensor], data: dict[str, tuple[Tensor,
         xlabel="posterior predictive p", ylabel="datapoints", xlim=(0, 1), title="Ends: unlike its replications"
     )
     panels[0].legend(fontsize=7, loc="upper center", ncols=2)
-    for axes, name in zip(panels[1:], ("mean", "smoothness" if "smoothness" in data else "contrast"), strict=True):
+    for axes, name in zip(panels[1:], ("mean", "roughness" if "roughness" in data else "contrast"), strict=True):
         own, simulated = (values.cpu().numpy() for values in data[name])
         edges = np.histogram_bin_edges(np.concatenate([own, simulated]), 30)
         axes.hist(own, edges, histtype="stepfilled", alpha=0.4, label="data")

@@ -71,8 +71,29 @@ def table(result: Mapping[str, Any]) -> str:
         _of_splits(result, _GAPS),
         "the representation: active units, and at λ_K errors of reconstruction and accuracies of probes",
         _of_splits(result, _REPRESENTATION, digits=3),
+        *_once(result),
+        f"numbers: {result['run']}/evaluation.json, .npz; pictures: {result['run']}/figures",
     ]
     return "\n\n".join(parts)
+
+
+def _once(result: Mapping[str, Any]) -> list[str]:
+    """What was measured on the main split alone."""
+    lines = []
+    if ais := result.get("ais"):
+        above = number(ais.get("minus_log_evidence"))
+        lines.append(
+            f"annealed importance sampling, {ais['num_data']} of {result['main']}: {number(ais)}, "
+            f"{above} above log p̂ of the same"
+        )
+    if bdmc := result.get("bdmc"):
+        lower, upper = number(bdmc["lower"]), number(bdmc["upper"])
+        lines.append(f"bidirectional, {bdmc['num_data']} drawn from the model: between {lower} and {upper}")
+    if found := result.get("calibration"):
+        verdict = "calibrated" if found["calibrated"] else "not calibrated"
+        inside = number(found["coverage"]["0.9"]["mean"])
+        lines.append(f"calibration: {verdict} (p = {found['p_value']:.2g}); 90 % intervals hold {inside} of the truth")
+    return ["\n".join(lines)] if lines else []
 
 
 def _of_splits(result: Mapping[str, Any], columns: Mapping[str, Any], digits: int = 2) -> str:
