@@ -185,6 +185,8 @@ def load(run_dir: str | Path, checkpoint: str = "best") -> Trained:
         CheckpointError: No run there, or a damaged or foreign checkpoint.
     """
     run_dir = Path(run_dir)
+    if checkpoint not in ("best", "last"):
+        raise CheckpointError(f"checkpoint must be best or last, got {checkpoint!r}")
     if not (run_dir / "config.yaml").is_file():
         versions = sorted(run_dir.glob("version_*"), key=lambda path: (len(path.name), path.name))
         hint = f"name a run, {versions[-1]} say" if versions else "name a folder that scripts/train.py wrote"

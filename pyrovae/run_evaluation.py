@@ -78,20 +78,23 @@ def check_settings(values: dict[str, Any]) -> EvaluationSettings:
     try:
         settings = EvaluationSettings.model_validate(values)
     except ValidationError as error:
-        unknown = [str(e["loc"][-1]) for e in error.errors() if e["type"] == "extra_forbidden"]
-        if unknown:
-            near = nearest(unknown[0], [*EvaluationSettings.model_fields])
-            raise ConfigError(f"{unknown[0]}: unknown; {near}") from error
-        lines = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'][0].lower()}{e['msg'][1:]}, got {e['input']!r}"
-            for e in error.errors()
-        ]
+        lines = dict.fromkeys(_explain(e) for e in error.errors() if e["type"] != "too_short" or not e["input"])
         raise ConfigError("\n".join(lines)) from error
     for shift in settings.shifts:
         if shift not in SHIFTS and not shift.endswith((".yaml", ".yml")):
             known = ", ".join(SHIFTS)
             raise ConfigError(f"shifts: {shift!r} is unknown; valid: {known}, or a YAML file that names a data set")
     return settings
+
+
+def _explain(error: Any) -> str:
+    """One line for one of pydantic's errors."""
+    name, message = str(error["loc"][0]), error["msg"][0].lower() + error["msg"][1:]
+    if error["type"] == "extra_forbidden":
+        return f"{name}: unknown; {nearest(name, [*EvaluationSettings.model_fields])}"
+    if error["type"] == "tuple_type":
+        message = f"must be a list, [{error['input']}] say"
+    return f"{name}: {message}, got {error['input']!r}"
 
 
 def _sample(data: ImageData, split: Any, num: int) -> Sample:

@@ -258,6 +258,8 @@ def draws_from_elsewhere(x):
     ],
 )
 def test_the_rest_runs_eagerly_after_one_warning(program, reason):
+    random.seed(0)
+    counter.calls = 0  # an attribute of a module is part of the key
     captured, x = Capture(program, counter), torch.ones(3, 2)
     with pv.engine("compiled"):
         with pytest.warns(CaptureWarning, match=f"{program.__name__} is not compiled.*({reason})") as caught:

@@ -12,11 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import pyrovae as pv
 from pyrovae.cli import evaluate, train
 from pyrovae.config import ConfigError
+from pyrovae.training import CheckpointError
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--quiet", "--num-data", "12", "--num-samples", "30", "--num-particles", "4", "--num-annealed", "4", "--num-temperatures", "5", "--num-simulated", "40", "--num-probe", "100", "--max-steps", "100", "--shift", "rotated,occluded"]  # fmt: skip
-
-pytestmark = pytest.mark.xdist_group("evaluate")  # one run and one evaluation serve all
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +112,7 @@ def test_figures_and_tensorboard(run, result):
         (["nowhere"], 4, "error: nowhere holds no config.yaml"),
         (["RUN", "--num-data", "0"], 2, "error: num_data: input should be greater than 0, got 0"),
         (["RUN", "--shift", "rotted"], 2, "error: shifts: 'rotted' is unknown; valid: "),
-        (["RUN", "--split", "tset"], 2, "error: splits.0: "),
+        (["RUN", "--split", "tset"], 2, "error: splits: input should be 'train', 'val' or 'test', got 'tset'"),
         (["RUN", "model.z_dim=5"], 2, "error: model.z_dim"),
         (["RUN", "--shift", "other.yaml"], 2, "error: other.yaml: No such file or directory"),
     ],
@@ -155,3 +154,11 @@ def test_documented_python_runs(run, tmp_path, monkeypatch, capsys):
 def test_settings_of_another_name_are_refused(run):
     with pytest.raises(ConfigError, match="num_dta: unknown; did you mean num_data"):
         pv.evaluate_run(run, num_dta=5)
+    with pytest.raises(ConfigError, match=r"^splits: must be a list, \[test\] say, got 'test'$"):
+        pv.evaluate_run(run, splits="test")
+    with pytest.raises(ConfigError, match=r"^splits: input should be .*, got 'tset'$"):
+        pv.evaluate_run(run, splits=["tset"])
+    with pytest.raises(ConfigError, match=r"^splits: .* at least 1 item"):
+        pv.evaluate_run(run, splits=[])
+    with pytest.raises(CheckpointError, match="checkpoint must be best or last, got 'lats'"):
+        pv.load(run, "lats")

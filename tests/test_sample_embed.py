@@ -30,9 +30,6 @@ from pyrovae.training.noise import seed_noise
 ARRAYS = {"params_init", "params", "mean_init", "mean", "labels", "index", "meta"}
 
 
-pytestmark = pytest.mark.xdist_group("samples")  # one run serves all
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _read_once():
     """The digits are a text file, which takes seconds to read."""

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..config import ConfigError
+from ..files import check_writable
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def locked(folder: Path) -> Iterator[int]:
     """
     import fcntl  # noqa: PLC0415 - not on every system
 
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder, "name another place with --out")
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
