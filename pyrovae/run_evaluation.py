@@ -117,9 +117,11 @@ def _name(shift: str) -> str:
 
 def _probe(data: ImageData, settings: EvaluationSettings) -> Sample | None:
     """Training data for probes: the last of the split, where those that are measured are the first."""
-    x, labels = data.take("train")
-    num = min(settings.num_probe, len(x) - settings.num_data)
-    return None if labels is None or num < 1 else Sample(x[-num:], labels[-num:])
+    labels = data.labels.get("train")
+    num = min(settings.num_probe, len(data.train) - settings.num_data)
+    if labels is None or num < 1:
+        return None
+    return Sample(data.drawn("train")[-num:].float().div_(255), labels[-num:])
 
 
 def _origin(run_dir: Path, trained: Trained, data: ImageData) -> dict[str, Any]:

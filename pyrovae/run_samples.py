@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from pyro import poutine
 from torch import Tensor
 
 from .build import Trained
 from .capture import engine
 from .data import ImageData
 from .data.base import Split
-from .evaluation.draws import posterior_draws, posterior_mean
+from .evaluation.draws import posterior_draws, posterior_mean, reconstructions
 from .evaluation.subject import Subject
 from .evaluation.traversals import interpolate, interpolation_figure, most_active, traversal_figure, traverse
 from .files import replacing
+from .inference import simulate
 from .training import figures
 from .training.noise import seed_noise
 
@@ -82,25 +82,9 @@ def _subject(trained: Trained, data: ImageData, split: Split, num: int, device: 
 
 @torch.no_grad()
 def prior_samples(model: Any, like: Tensor) -> dict[str, Tensor]:
-    """`samples`, `draws` and `z` of a Pyro model of plate `"data"`: as many, and of the shape, as `like`."""
-    trace = poutine.trace(poutine.uncondition(model)).get_trace(like)
-    sites = [trace.nodes[name] for name in getattr(model, "sites", ("z",))]
-    return {
-        "samples": trace.nodes["x"]["fn"].mean,
-        "draws": trace.nodes["x"]["value"],
-        "z": torch.cat([site["value"] for site in sites], -1),
-    }
-
-
-@torch.no_grad()
-def reconstructions(subject: Subject, num: int) -> dict[str, Tensor]:
-    """`inputs`, E[x | z] at the means of q at λ₀ and λ_K, and `labels`, of the first `num` datapoints."""
-    init, final = (
-        subject.model.decode(posterior_mean(subject.family, params[:num])).mean
-        for params in (subject.init, subject.params)
-    )
-    labels = {} if subject.labels is None else {"labels": subject.labels[:num]}
-    return {"inputs": subject.x[:num], "reconstructions_init": init, "reconstructions": final, **labels}
+    """`samples`, `draws` and `z`: as many, and of the shape, as `like`."""
+    z, draws = simulate(model, like, len(like))
+    return {"samples": model.decode(z).mean, "draws": draws, "z": z}
 
 
 def walks(subject: Subject) -> dict[str, Tensor]:

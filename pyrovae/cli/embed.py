@@ -9,7 +9,7 @@ from .base import at_least, command_parser, guarded, run_arguments, show_log
 _EXAMPLES = """
 python scripts/embed.py runs/ivae/version_0 --out z.npz
 python scripts/embed.py runs/ivae/version_0 --out z.npz --split train --batch-size 1000
-python scripts/embed.py runs/ivae/version_0 --out z.npz --checkpoint last dataset.root=/elsewhere/data
+python scripts/embed.py runs/ivae/version_0 --out z.npz --checkpoint last dataset.root=DIR
 """
 
 

@@ -9,7 +9,7 @@ from .base import at_least, command_parser, guarded, run_arguments, show_log
 _EXAMPLES = """
 python scripts/sample.py runs/ivae/version_0
 python scripts/sample.py runs/ivae/version_0 --num 100 --seed 1 --out pictures
-python scripts/sample.py runs/ivae/version_0 --checkpoint last --split val dataset.root=/elsewhere/data
+python scripts/sample.py runs/ivae/version_0 --checkpoint last --split val dataset.root=DIR
 """
 
 

@@ -6,18 +6,13 @@ import torch
 from torch import Tensor
 
 from ..inference import (
-    Terms,
-    common_noise,
     effective_sample_size,
-    elbo_terms,
-    frozen,
     iwae_bounds,
     log_weights,
     pareto_k,
+    precise_terms,
 )
-from ..inference.chunking import points_at_once
 from ..inference.importance_diagnostics import MIN_DRAWS_FOR_TAIL
-from ..inference.safeguard import captured_score
 from .bounds_figure import bounds_figure
 from .findings import Findings, estimate
 from .subject import Subject
@@ -50,7 +45,9 @@ def bounds(subject: Subject, *, num_samples: int = 1000, num_particles: int = 10
     for name, value in (("num_samples", num_samples), ("num_particles", num_particles)):
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
-    init, terms = _elbos(subject, num_particles)
+    both = (subject.init, subject.params) if subject.refines else (subject.params,)
+    scored = precise_terms(subject.model, subject.family, subject.x, *both, num_particles=num_particles)
+    init, terms = scored[0], scored[-1]
     weights = log_weights(subject.model, subject.family, subject.x, subject.params, num_samples)  # (K, N)
     ks = [10**power for power in range(len(str(num_samples))) if 10**power < num_samples] + [num_samples]
     curve = iwae_bounds(weights, ks)  # (len(ks), N)
@@ -73,25 +70,6 @@ def bounds(subject: Subject, *, num_samples: int = 1000, num_particles: int = 10
         found.warnings.append(f"{text}; look at their data and λ for values out of range")
     found.warnings += _warnings(values, num_samples)
     return found
-
-
-def _elbos(subject: Subject, num_particles: int) -> tuple[Terms, Terms]:
-    """The terms at λ₀ and λ_K (N,), under common noise."""
-    model, family, x = subject.model, subject.family, subject.x
-
-    def run(size: int) -> None:
-        elbo_terms(model, family, x[:1], subject.params[:1], size)
-
-    both = (subject.init, subject.params) if subject.refines else (subject.params,)
-    rows = max(1, points_at_once(run, x.device) // num_particles)
-    score, parts = captured_score(model, family, num_particles), []
-    with torch.no_grad(), frozen(model), frozen(family):
-        for start in range(0, len(x), rows):
-            part = slice(start, start + rows)
-            scored = score.bind(x[part], both[0][part], calls=len(both) * -(-len(x) // rows))
-            parts.append(common_noise(lambda row: scored(x[part], row), *(row[part] for row in both)))  # noqa: B023
-    terms = [Terms(*(torch.cat(term) for term in zip(*same, strict=True))) for same in zip(*parts, strict=True)]
-    return terms[0], terms[-1]
 
 
 def _numbers(values: dict[str, Tensor], ks: list[int], curve: Tensor) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..training.noise import seed_noise
 from .annealed import annealed
 from .bounds import bounds
 from .calibration import calibration
-from .draws import posterior_mean
+from .draws import reconstructions
 from .findings import Findings, estimate
 from .gaps import gap_bars, gaps
 from .hardness import hardness, occlusion_curve
@@ -116,11 +116,8 @@ def evaluate(
 
     learned = None if probe is None else subject("probe", probe)
     subjects = {name: subject(name, sample) for name, sample in samples.items()}
-    for name, it in subjects.items():
-        found = _measure_sample(run, it, learned, name == main)
-        if name == main:
-            bounds_of_main = found
-    _measure_main(run, subjects[main], bounds_of_main)
+    bounded = {name: _measure_sample(run, it, learned, name == main) for name, it in subjects.items()}
+    _measure_main(run, subjects[main], bounded[main])
     if occluded:
         hidden = {share: subject(f"occluded by {share:.0%}", sample) for share, sample in occluded.items()}
         _measure_occlusion(run, subjects[main], hidden)
@@ -142,15 +139,9 @@ def _measure_sample(run: _Evaluation, subject: Subject, learned: Subject | None,
 
 def _identity(subject: Subject) -> dict[str, Tensor]:
     """Which datapoints these are; of the first few, what they look like at λ₀ and λ_K."""
-    values = {"index": torch.arange(len(subject.x))}
-    if subject.labels is not None:
-        values["labels"] = subject.labels
-    if hasattr(subject.model, "decode"):
-        few = {"reconstructions_init": subject.init[:NUM_SHOWN], "reconstructions": subject.params[:NUM_SHOWN]}
-        with torch.no_grad():
-            decoded = {n: subject.model.decode(posterior_mean(subject.family, row)).mean for n, row in few.items()}
-        values |= {"inputs": subject.x[:NUM_SHOWN], **decoded}
-    return values
+    shown = reconstructions(subject, NUM_SHOWN) if hasattr(subject.model, "decode") else {}
+    labels = {} if subject.labels is None else {"labels": subject.labels}
+    return {**shown, **labels, "index": torch.arange(len(subject.x))}
 
 
 def _draws(settings: EvaluationSettings) -> dict[str, int]:

@@ -4,15 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..inference import iwae, optimum, precise_terms
 from .findings import Findings, estimate
 from .subject import Subject
-
-ROWS = 100  # datapoints whose importance weights are drawn at a time
 
 
 def gaps(
@@ -60,7 +57,7 @@ def gaps(
     terms = precise_terms(model, family, x, *starts, best.params, num_particles=num_particles)
     # Of one λ if nothing refines, so that what is recovered is exactly nothing.
     init, refined, top = (terms[i].elbo() for i in (0, -2, -1))
-    bound = _iwae(subject, best.params, num_samples)
+    bound = iwae(model, family, x, best.params, num_samples)
     bounds = {"given": log_evidence.to(bound), f"IWAE-{num_samples} at q*": bound}
     name = max(bounds, key=lambda name: _mean(bounds[name]))
     parts = {
@@ -88,12 +85,6 @@ def gaps(
     )
     findings.warnings += _warnings(findings.numbers, len(x), max_steps)
     return findings
-
-
-def _iwae(subject: Subject, params: Tensor, num_samples: int) -> Tensor:
-    """The importance-weighted bound at λ, (N,)."""
-    chunks = zip(subject.x.split(ROWS), params.split(ROWS), strict=True)
-    return torch.cat([iwae(subject.model, subject.family, x, row, num_samples) for x, row in chunks])
 
 
 def _mean(values: Tensor) -> float:

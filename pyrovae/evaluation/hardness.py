@@ -10,6 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
+from .draws import reconstruct
 from .findings import Findings, estimate
 from .subject import Subject
 
@@ -35,7 +36,7 @@ def hardness(subject: Subject, gap: Tensor, *, num_images: int = 8) -> Findings:
     by_class = {name: {**estimate(values), "n": len(values)} for name, values in classes.items()}
     numbers = {"by_class": by_class, "correlation_with_ink": correlation}
     figures = {"hardness": _hardness_figure(classes, ink, gap, correlation)}
-    if subject.x.dim() == 4 and subject.x.shape[1] in (1, 3):
+    if subject.x.dim() == 4 and subject.x.shape[1] in (1, 3) and hasattr(subject.model, "decode"):
         figures["gallery"] = _gallery(subject, gap, num_images)
     return Findings(numbers={"hardness": numbers}, values={"ink": ink}, figures=figures)
 
@@ -83,9 +84,9 @@ def _gallery(subject: Subject, gap: Tensor, num_images: int) -> Figure:
     order = gap.nan_to_num(torch.inf).argsort(descending=True).to(subject.x.device)
     count = min(num_images, len(order) // 2) or 1
     rows = torch.cat([order[:count], order[len(order) - count :]])
-    images = {"input": subject.x[rows], "at λ₀": _reconstructed(subject, subject.init[rows])}
+    images = {"input": subject.x[rows], "at λ₀": reconstruct(subject.model, subject.family, subject.init[rows])}
     if subject.refines:
-        images["at λ_K"] = _reconstructed(subject, subject.params[rows])
+        images["at λ_K"] = reconstruct(subject.model, subject.family, subject.params[rows])
     figure = Figure(figsize=(8, 0.5 * len(images) + 0.65), layout="constrained")
     panels = figure.subplots(len(images), len(rows), squeeze=False)
     for line, (label, pictures) in zip(panels, images.items(), strict=True):
@@ -97,12 +98,6 @@ def _gallery(subject: Subject, gap: Tensor, num_images: int) -> Figure:
         axes.set_title(f"{value:.1f}", fontsize=8)
     figure.suptitle(f"Hardest {count} images, then easiest {count}; above each its inference gap in nats", fontsize=10)
     return figure
-
-
-def _reconstructed(subject: Subject, params: Tensor) -> Tensor:
-    """E[x | z] at the mean of q, the shape of x."""
-    with torch.no_grad():
-        return subject.model.decode(subject.family(params).mean).mean
 
 
 def occlusion_curve(gap_by_fraction: Mapping[float, Tensor], name: str = "inference gap") -> Figure:

@@ -4,16 +4,13 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import pyro
-import torch
-from pyro import poutine
 from torch import Tensor, nn
 
-from ..capture import isolated
 from ..families import Family
 from .ais import Annealed, by_chain, in_batches
 from .annealing import Annealing, Start
 from .frozen import evaluating
+from .simulate import draw_joint
 from .step_sizes import tuned_step_sizes
 
 
@@ -62,8 +59,9 @@ def bidirectional(
     if num_chains < 1:
         raise ValueError(f"num_chains must be >= 1, got {num_chains}")
     annealing = Annealing(model, family, like, num_steps=num_steps, num_leapfrog=num_leapfrog, start=start)
-    x, values = simulate(model, like)
-    u = annealing.space.coordinates({name: values[name] for name in annealing.space.sites})
+    with evaluating(model):
+        x, latent = draw_joint(model, like)
+    u = annealing.space.coordinates({name: site["value"] for name, site in latent.items()})
 
     def run(x: Tensor, params: Tensor, u: Tensor) -> list[Annealed]:
         sizes = tuned_step_sizes(annealing, x, params, num_chains)
@@ -73,21 +71,3 @@ def bidirectional(
     there, back = in_batches(annealing, run, num_chains, x, infer(x), u)
     upper = math.log(num_chains) - (-back.log_weights).logsumexp(0)
     return Bidirectional(x, there.bound, upper, (there.acceptance + back.acceptance) / 2)
-
-
-def simulate(model: nn.Module, like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Data drawn from the model, shaped as `like` (B, *x_shape), and the values of all sites that made it.
-
-    Raises:
-        ValueError: Not one observed site of that shape.
-    """
-    with torch.no_grad(), evaluating(model), isolated(), pyro.validation_enabled(False):
-        trace = poutine.trace(poutine.uncondition(model)).get_trace(like)
-    values = {name: site["value"] for name, site in trace.nodes.items() if site["type"] == "sample"}
-    observed = [name for name, site in trace.nodes.items() if site.get("infer", {}).get("was_observed")]
-    if len(observed) != 1 or values[observed[0]].shape != like.shape:
-        raise ValueError(
-            f"the model must observe x at one site, of shape {tuple(like.shape)}, to draw data from; it observes "
-            + (", ".join(f"{name!r} {tuple(values[name].shape)}" for name in observed) or "nothing")
-        )
-    return values[observed[0]], values

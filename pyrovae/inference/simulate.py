@@ -1,6 +1,7 @@
 """Data from the model itself, with the z that made them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyro
 import torch
@@ -29,17 +30,26 @@ def simulate(model: Callable, like: Tensor, num: int, sites: Sequence[str] | Non
     """
     if num < 1:
         raise ValueError(f"num must be >= 1, got {num}")
-    placeholder = like[:1].expand(num, *like.shape[1:])
-    with torch.no_grad(), isolated(), pyro.validation_enabled(False):
-        trace = poutine.trace(poutine.uncondition(model)).get_trace(placeholder)
-    latent, observed = {}, []
-    for name, site in scored_sites(trace):
-        if site["infer"].get("was_observed"):
-            observed.append(site["value"])
-        else:
-            latent[name] = site
-    if len(observed) != 1:
-        raise ValueError(f"the model must have one observed site, got {len(observed)}; write obs=x at that of the data")
+    x, latent = draw_joint(model, like[:1].expand(num, *like.shape[1:]))
     chosen = [latent[name] for name in sites or getattr(model, "sites", latent)]
     z = joined([site["value"] for site in chosen], [len(site["fn"].event_shape) for site in chosen])
-    return z, observed[0].to(like.dtype)
+    return z, x
+
+
+def draw_joint(model: Callable, like: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """x, shaped as `like` (B, *x_shape), and the latent sites that made it, by name; takes no gradient.
+
+    Raises:
+        ValueError: Not one observed site, or one of another shape.
+    """
+    with torch.no_grad(), isolated(), pyro.validation_enabled(False):
+        trace = poutine.trace(poutine.uncondition(model)).get_trace(like)
+    sites = dict(scored_sites(trace))
+    observed = [name for name, site in sites.items() if site["infer"].get("was_observed")]
+    if len(observed) != 1 or sites[observed[0]]["value"].shape != like.shape:
+        found = ", ".join(f"{name!r} of shape {tuple(sites[name]['value'].shape)}" for name in observed)
+        raise ValueError(
+            f"the model must have one observed site, got {len(observed)}: {found or 'none'}; write obs=x, of shape "
+            f"{tuple(like.shape)}, at that of the data"
+        )
+    return sites.pop(observed[0])["value"].to(like.dtype), sites
