@@ -12,6 +12,7 @@ and IWAE-1000 with the refined q as proposal, for both schemes alike. Runs are a
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Trains one scheme; its curve."""
     data = pv.data.MNIST(root=args.root, source="full", num_val=1000)
     if args.num_train:
-        data = pv.data.ImageData(data.name, data.source, data.train[: args.num_train], data.val, data.test, "dynamic")
+        train = data.rows("train").read(torch.arange(args.num_train))
+        data = replace(data, train=train, labels={})
     x = torch.cat(list(data.batches("test", NUM_TEST)))[:NUM_TEST]
     torch.manual_seed(args.seed)
     model = pv.models.mlp(data.x_shape, Z_DIM, widths=WIDTHS)

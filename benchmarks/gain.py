@@ -49,7 +49,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def trained(data: pv.data.ImageData, epochs: int, path_gradient: bool) -> tuple[pv.VAE, pv.AmortizedGuide, dict]:
+def trained(data: pv.data.Dataset, epochs: int, path_gradient: bool) -> tuple[pv.VAE, pv.AmortizedGuide, dict]:
     """An amortized VAE after `epochs`, and its metrics."""
     torch.manual_seed(0)
     model = pv.models.mlp(data.x_shape, Z_DIM, widths=WIDTHS)

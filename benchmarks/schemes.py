@@ -59,7 +59,7 @@ CELLS: dict[str, tuple[str, list[str]]] = {  # name -> configuration, overrides
 }
 
 
-def run(config: Config, data: pv.data.ImageData, num_iwae: int) -> dict[str, Any]:
+def run(config: Config, data: pv.data.Dataset, num_iwae: int) -> dict[str, Any]:
     """Trains and scores one cell."""
     model, guide = build_model(config, data.x_shape)
     with TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ class TimedData:
         report: Called with the seconds.
     """
 
-    def __init__(self, data: pv.data.ImageData, report: Callable[[float], None]) -> None:
+    def __init__(self, data: pv.data.Dataset, report: Callable[[float], None]) -> None:
         self.data, self.report = data, report
         self.x_shape = data.x_shape
         self.start: float | None = None

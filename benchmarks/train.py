@@ -103,9 +103,9 @@ def main() -> None:
     train, test = (MNIST(args.root, train=train).data[:, None] for train in (True, False))
     # The hold-outs are token: the contest is about training, and all are scored below by the same formula.
     of_epochs: list[float] = []
-    images = pv.data.ImageData("mnist", "full MNIST", train, test[:BATCH], test[:BATCH], "dynamic")
+    images = pv.data.Dataset("mnist", "full MNIST", train, test[:BATCH], test[:BATCH], "dynamic")
     data = TimedData(images, of_epochs.append)
-    scored = pv.data.ImageData("mnist", "full MNIST", train, test, test, "dynamic")
+    scored = pv.data.Dataset("mnist", "full MNIST", train, test, test, "dynamic")
     x = torch.cat(list(scored.batches("test", 1000)))
     rows: dict[str, dict[str, Any]] = {}
     contestants: dict[str, tuple[int, Any]] = {PLAIN: (args.epochs, lambda: by_hand(args.root, args.epochs, args.seed))}

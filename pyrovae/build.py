@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config, ConfigError, load_config
-from .data import DataError, ImageData
+from .data import DataError, Dataset
 from .families import Family, Joint
 from .guides import AmortizedGuide, Guide, SemiAmortizedGuide
 from .inference import Inferred
@@ -54,7 +54,7 @@ def _make(kind: str, block: Any, parts: Mapping[str, Any] = {}, tag: str = "type
         raise ConfigError(f"{kind}: {error}") from error
 
 
-def build_data(config: Config) -> ImageData:
+def build_data(config: Config) -> Dataset:
     """Reads the data set, and checks that the likelihood has a density for it.
 
     Raises:

@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from .build import Trained
 from .capture import engine
-from .data import ImageData
-from .data.base import Split
+from .data import Dataset, Split
 from .evaluation.draws import posterior_mean
 from .files import NpzStream
 from .inference import Inferred
@@ -23,7 +22,7 @@ from .training.noise import seed_noise
 
 def embed(
     trained: Trained,
-    data: ImageData,
+    data: Dataset,
     path: str | Path,
     *,
     split: Split = "test",
@@ -78,7 +77,7 @@ def embed(
 
 
 def _batches(
-    trained: Trained, data: ImageData, split: Split, batch_size: int, progress: bool
+    trained: Trained, data: Dataset, split: Split, batch_size: int, progress: bool
 ) -> Iterator[dict[str, Tensor]]:
     """λ₀, λ_K and means of each batch in turn."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

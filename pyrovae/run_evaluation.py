@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from .build import Trained, build_data
 from .config import ConfigError, load_config, nearest
-from .data import ImageData
+from .data import Dataset
 from .data.shifts import SHIFTS, shifted
 from .evaluation.evaluate import Sample, evaluate
 from .evaluation.files import plain, write
@@ -97,14 +97,14 @@ def _explain(error: Any) -> str:
     return f"{name}: {message}, got {error['input']!r}"
 
 
-def _sample(data: ImageData, split: Any, num: int) -> Sample:
+def _sample(data: Dataset, split: Any, num: int) -> Sample:
     return Sample(*data.take(split, num))
 
 
-def _shift(data: ImageData, shift: str, num: int, **how: Any) -> Sample:
+def _shift(data: Dataset, shift: str, num: int, **how: Any) -> Sample:
     """Test data from elsewhere: shifted, or those of another set."""
     if shift in SHIFTS:
-        return _sample(shifted(data, shift, **how), "test", num)
+        return _sample(shifted(data, shift, num, **how), "test", num)
     other = build_data(load_config(shift))
     if other.x_shape != data.x_shape:
         raise ConfigError(f"shifts: {shift} has images {other.x_shape}, and the run's are {data.x_shape}")
@@ -115,16 +115,16 @@ def _name(shift: str) -> str:
     return Path(shift).stem
 
 
-def _probe(data: ImageData, settings: EvaluationSettings) -> Sample | None:
+def _probe(data: Dataset, settings: EvaluationSettings) -> Sample | None:
     """Training data for probes: the last of the split, where those that are measured are the first."""
     labels = data.labels.get("train")
     num = min(settings.num_probe, len(data.train) - settings.num_data)
     if labels is None or num < 1:
         return None
-    return Sample(data.drawn("train")[-num:].float().div_(255), labels[-num:])
+    return Sample(*data.take("train", start=len(data.train) - num))
 
 
-def _origin(run_dir: Path, trained: Trained, data: ImageData) -> dict[str, Any]:
+def _origin(run_dir: Path, trained: Trained, data: Dataset) -> dict[str, Any]:
     """Where the numbers come from."""
     config = trained.config
     refiner = getattr(config.guide, "refiner", None)

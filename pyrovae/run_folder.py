@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from . import __version__
 from .build import Trained, build_data, load
 from .config import Config, ConfigError, load_config, to_yaml
-from .data import DataError, ImageData
+from .data import DataError, Dataset
 from .training import CheckpointError
 
 
@@ -99,12 +99,12 @@ class RunFolder:
         """The newest state."""
         return self.path / "checkpoints" / "last.ckpt"
 
-    def announce(self, data: ImageData) -> None:
+    def announce(self, data: Dataset) -> None:
         """Says where results go and what is learned from."""
         if _is_rank_zero():
             print(f"run {self.path}: {data.source}, {len(data.train)} training images", flush=True)
 
-    def summarize(self, config: Config, data: ImageData, metrics: dict[str, float]) -> None:
+    def summarize(self, config: Config, data: Dataset, metrics: dict[str, float]) -> None:
         """Writes `summary.json` and prints what matters of it."""
         if not _is_rank_zero():
             return
@@ -133,7 +133,7 @@ def threads_of(config: Config) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def open_run(run_dir: str | Path, checkpoint: str = "best", overrides: Sequence[str] = ()) -> tuple[Trained, ImageData]:
+def open_run(run_dir: str | Path, checkpoint: str = "best", overrides: Sequence[str] = ()) -> tuple[Trained, Dataset]:
     """A trained run and its data set; says on stderr if that is not the one it was trained on.
 
     Args:
@@ -164,7 +164,7 @@ def open_run(run_dir: str | Path, checkpoint: str = "best", overrides: Sequence[
     return trained, data
 
 
-def _differences(run_dir: Path, before: Config, now: Config, data: ImageData) -> list[str]:
+def _differences(run_dir: Path, before: Config, now: Config, data: Dataset) -> list[str]:
     """What makes the data set another than the one that the run was trained on."""
     old, new = before.dataset.model_dump(), now.dataset.model_dump()
     free = {"root", "source", "num_workers", "batch_size"}  # a source shows in the number of images
@@ -183,7 +183,7 @@ def _differences(run_dir: Path, before: Config, now: Config, data: ImageData) ->
     return lines
 
 
-def provenance(trained: Trained, data: ImageData, split: str) -> dict[str, Any]:
+def provenance(trained: Trained, data: Dataset, split: str) -> dict[str, Any]:
     """What arrays made of a run and a split should say of themselves."""
     return {
         "split": split,

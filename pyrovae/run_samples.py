@@ -12,8 +12,7 @@ from torch import Tensor
 
 from .build import Trained
 from .capture import engine
-from .data import ImageData
-from .data.base import Split
+from .data import Dataset, Split
 from .evaluation.draws import posterior_draws, posterior_mean, reconstructions
 from .evaluation.subject import Subject
 from .evaluation.traversals import interpolate, interpolation_figure, most_active, traversal_figure, traverse
@@ -28,7 +27,7 @@ NUM_DIMS, NUM_STEPS, REACH, NUM_PAIRS = 8, 7, 3.0, 6  # of walks in latent space
 
 
 def make_samples(
-    trained: Trained, data: ImageData, *, num: int = 64, seed: int = 0, split: Split = "test"
+    trained: Trained, data: Dataset, *, num: int = 64, seed: int = 0, split: Split = "test"
 ) -> dict[str, Tensor]:
     """Arrays by name: samples, reconstructions, and walks in latent space.
 
@@ -72,7 +71,7 @@ def write_samples(folder: str | Path, arrays: dict[str, Tensor], meta: dict[str,
     return [*drawn, path]
 
 
-def _subject(trained: Trained, data: ImageData, split: Split, num: int, device: torch.device) -> Subject:
+def _subject(trained: Trained, data: Dataset, split: Split, num: int, device: torch.device) -> Subject:
     x = next(iter(data.in_order(split, num, device=device)))
     labels = data.labels.get(split)
     labels = None if labels is None else labels[: len(x)]

@@ -55,13 +55,13 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyrovae.capture.graph._compiled", interpret)
 
 
-def tiny_images() -> pv.data.ImageData:
+def tiny_images() -> pv.data.Dataset:
     """A tiny data set: 40 training images."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (60, *X_SHAPE), dtype=torch.uint8, generator=generator)
-    return pv.data.ImageData("tiny", "random pixels", pixels[:40], pixels[40:50], pixels[50:], "dynamic")
+    return pv.data.Dataset("tiny", "random pixels", pixels[:40], pixels[40:50], pixels[50:], "dynamic")
 
 
 @pytest.fixture
-def images() -> pv.data.ImageData:
+def images() -> pv.data.Dataset:
     return tiny_images()

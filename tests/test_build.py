@@ -9,7 +9,7 @@ import torch
 import pyrovae as pv
 from pyrovae.build import build_data, build_model, fit_arguments
 from pyrovae.config import ConfigError, check, load_config
-from pyrovae.data import DataError, ImageData
+from pyrovae.data import DataError, Dataset
 from pyrovae.schema import COMPONENTS
 from pyrovae.training import CheckpointError
 
@@ -108,7 +108,7 @@ def test_data_outside_the_support_is_refused():
 
 
 @pytest.fixture
-def run(tmp_path, images: ImageData):
+def run(tmp_path, images: Dataset):
     config = check({"model": {"type": "ivae_iterative", "z_dim": 3}, "guide": {"refiner": {"num_steps": 2}}})
     model, guide = build_model(config, images.x_shape)
     pv.fit(model, guide, images, epochs=2, batch_size=20, run_dir=tmp_path, progress=False)

@@ -6,11 +6,16 @@ import pytest
 import torch
 from PIL import Image
 
-from pyrovae.data import MNIST, SUN397, Batches, DataError, ImageData
+from pyrovae.data import MNIST, SUN397, Batches, DataError, Dataset
 
 
 def pixels(count: int) -> torch.Tensor:
     return torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(count, 1, 2, 2).clone()
+
+
+def batches(images: torch.Tensor, batch_size: int, binarize: str = "none", **options: object) -> Batches:
+    data = Dataset("tiny", "random", images, images[:1], images[:1], binarize)
+    return Batches(data, "train", batch_size, **options)
 
 
 def ids(loader: Batches) -> list[int]:
@@ -18,30 +23,30 @@ def ids(loader: Batches) -> list[int]:
 
 
 def test_each_epoch_is_another_permutation_and_a_function_of_the_seed():
-    epochs = [ids(Batches(pixels(50), 8, shuffle=True, seed=1, position=lambda e=e: (e, 0))) for e in (0, 1, 0)]
+    epochs = [ids(batches(pixels(50), 8, train=True, seed=1, position=lambda e=e: (e, 0))) for e in (0, 1, 0)]
     assert sorted(epochs[0]) == list(range(50))
     assert epochs[0] != epochs[1]
     assert epochs[0] == epochs[2]
-    assert epochs[0] != ids(Batches(pixels(50), 8, shuffle=True, seed=2))
-    loader = Batches(pixels(50), 8, shuffle=True, seed=1)  # left to itself it goes on to the next epoch
+    assert epochs[0] != ids(batches(pixels(50), 8, train=True, seed=2))
+    loader = batches(pixels(50), 8, train=True, seed=1)  # left to itself it goes on to the next epoch
     assert [ids(loader), ids(loader)] == epochs[:2]
 
 
 def test_resumes_within_an_epoch():
-    whole = list(Batches(pixels(50), 8, shuffle=True, dynamic=True, position=lambda: (3, 0)))
-    rest = list(Batches(pixels(50), 8, shuffle=True, dynamic=True, position=lambda: (3, 4)))
+    whole = list(batches(pixels(50), 8, train=True, binarize="dynamic", position=lambda: (3, 0)))
+    rest = list(batches(pixels(50), 8, train=True, binarize="dynamic", position=lambda: (3, 4)))
     assert len(rest) == 3
     assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_an_epoch(world_size, shuffle):
-    loaders = [Batches(pixels(50), 8, shuffle=shuffle, rank=r, world_size=world_size) for r in range(world_size)]
+def test_ranks_share_an_epoch(world_size, train):
+    loaders = [batches(pixels(50), 8, train=train, rank=r, world_size=world_size) for r in range(world_size)]
     shares = [ids(loader) for loader in loaders]
     seen = sorted(i for share in shares for i in share)
     assert len(set(seen)) == len(seen), "shares overlap"
-    if shuffle:
+    if train:
         assert len({len(share) for share in shares}) == 1
         assert len({len(list(loader)) for loader in loaders}) == 1
         assert len(seen) == 50 - 50 % world_size
@@ -51,7 +56,7 @@ def test_ranks_share_an_epoch(world_size, shuffle):
 
 def test_dynamic_binarisation_has_the_right_mean_and_is_drawn_anew():
     grey = torch.full((1, 1, 100, 100), 51, dtype=torch.uint8)  # 0.2
-    loader = Batches(grey, 1, dynamic=True)
+    loader = batches(grey, 1, "dynamic", train=True)
     first, second = next(iter(loader)), next(iter(loader))
     assert set(first.unique().tolist()) == {0.0, 1.0}
     assert first.mean().item() == pytest.approx(0.2, abs=0.02)
@@ -61,7 +66,7 @@ def test_dynamic_binarisation_has_the_right_mean_and_is_drawn_anew():
 @pytest.mark.parametrize("binarize", ["dynamic", "static", "none"])
 def test_hold_outs_are_drawn_once(binarize):
     grey = torch.randint(0, 256, (30, 1, 4, 4), dtype=torch.uint8)
-    data = ImageData("tiny", "random", grey[:10], grey[10:20], grey[20:], binarize)
+    data = Dataset("tiny", "random", grey[:10], grey[10:20], grey[20:], binarize)
     one, two = (torch.cat(list(data.batches("val", 4, seed=s))) for s in (0, 1))
     assert torch.equal(one, two)
     assert (len(one.unique()) == 2) == (binarize != "none")
@@ -70,9 +75,9 @@ def test_hold_outs_are_drawn_once(binarize):
 
 
 def test_a_changed_set_is_not_resumed():
-    state = Batches(pixels(50), 8, shuffle=True).state_dict()
+    state = batches(pixels(50), 8, train=True).state_dict()
     with pytest.raises(DataError, match="batch_size was 8 in the checkpoint and is 9 now"):
-        Batches(pixels(50), 9, shuffle=True).load_state_dict(state)
+        batches(pixels(50), 9, train=True).load_state_dict(state)
 
 
 def test_embedded_mnist():
@@ -98,7 +103,7 @@ def test_mnist_on_disk_is_read_without_network(tmp_path, monkeypatch):
     data = MNIST(root=str(tmp_path), num_val=30)
     assert [len(s) for s in (data.train, data.val, data.test)] == [70, 30, 20]
     assert data.source == "full MNIST"
-    with pytest.raises(DataError, match="num_val 100 leaves nothing of 100 images to train on"):
+    with pytest.raises(DataError, match="num_val 100 leaves nothing of 100 datapoints to train on"):
         MNIST(root=str(tmp_path), num_val=100)
 
 
@@ -145,8 +150,9 @@ def test_sun397(scenes, color, channels):
     assert data.x_shape == (channels, 16, 16)
     assert [len(s) for s in (data.train, data.val, data.test)] == [20, 2, 2]
     assert "24 images of 3 classes" in data.source
-    assert torch.equal(SUN397(root=str(scenes), image_size=16, color=color).val, data.val)
-    assert not torch.equal(SUN397(root=str(scenes), image_size=16, color=color, seed=1).val, data.val)
+    again = [SUN397(root=str(scenes), image_size=16, color=color, seed=seed) for seed in (0, 1)]
+    assert torch.equal(again[0].take("val")[0], data.take("val")[0])
+    assert not torch.equal(again[1].take("val")[0], data.take("val")[0])
 
 
 def test_sun397_scales_and_crops_without_distortion(tmp_path):
@@ -156,7 +162,7 @@ def test_sun397_scales_and_crops_without_distortion(tmp_path):
     for i in range(4):
         Image.fromarray(picture).save(tmp_path / "a" / f"{i}.jpg", quality=100)
     data = SUN397(root=str(tmp_path), image_size=8, val_fraction=0.25, test_fraction=0.25)
-    assert data.train.float()[:, :, :, 1:-1].min() > 245
+    assert data.take("train")[0][:, :, :, 1:-1].min() > 245 / 255
 
 
 def test_sun397_errors(tmp_path, scenes):
@@ -170,14 +176,14 @@ def test_sun397_errors(tmp_path, scenes):
 
 def test_numpy_is_refused_and_repr_is_short():
     with pytest.raises(DataError, match=r"train is ndarray; use torch.from_numpy"):
-        ImageData("tiny", "random", pixels(5).numpy(), pixels(5), pixels(5))
-    data = ImageData("tiny", "random", pixels(5), pixels(2), pixels(3))
-    assert repr(data) == "ImageData(random: 5 train, 2 val, 3 test, (1, 2, 2), binarize='none')"
+        Dataset("tiny", "random", pixels(5).numpy(), pixels(5), pixels(5))
+    data = Dataset("tiny", "random", pixels(5), pixels(2), pixels(3))
+    assert repr(data) == "Dataset(random: 5 train, 2 val, 3 test, (1, 2, 2), binarize='none')"
 
 
 def test_empty_split_is_refused():
     with pytest.raises(DataError, match="the val split is empty"):
-        ImageData("tiny", "random", pixels(5), pixels(0), pixels(5))
+        Dataset("tiny", "random", pixels(5), pixels(0), pixels(5))
 
 
 def test_digits_keep_their_labels():
@@ -201,12 +207,12 @@ def test_scenes_keep_their_labels(tmp_path):
     assert data.class_names == ("a/x", "a/y", "z")
     grey = torch.tensor([200, 100, 0])
     for split in ("train", "val", "test"):
-        assert torch.equal(getattr(data, split)[:, 0, 4, 4].long(), grey[data.labels[split]])
+        assert torch.equal((data.take(split)[0][:, 0, 4, 4] * 255).round().long(), grey[data.labels[split]])
 
 
 def test_a_label_for_each_image():
-    with pytest.raises(DataError, match=r"val has 5 images and labels \(4,\)"):
-        ImageData("tiny", "random", pixels(5), pixels(5), pixels(5), labels={"val": torch.zeros(4)})
+    with pytest.raises(DataError, match=r"val has 5 datapoints and labels \(4,\)"):
+        Dataset("tiny", "random", pixels(5), pixels(5), pixels(5), labels={"val": torch.zeros(4)})
 
 
 def test_taken_images_are_those_of_batches(images):

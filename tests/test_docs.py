@@ -24,7 +24,7 @@ def test_readme_swaps_a_guide_in_python(monkeypatch, capsys):
     (code,) = blocks("README.md")
     assert len(code.split("for scheme")[1].splitlines()) <= 10
     small = pv.data.MNIST(source="embedded")
-    few = pv.data.ImageData(small.name, small.source, small.train[:256], small.val[:64], small.test[:64], "dynamic")
+    few = pv.data.Dataset(small.name, small.source, small.train[:256], small.val[:64], small.test[:64], "dynamic")
     monkeypatch.setattr(pv.data, "MNIST", lambda: few)
     exec(code.replace("epochs=5", "epochs=1, progress=False"), {})
     lines = capsys.readouterr().out.splitlines()
@@ -63,7 +63,7 @@ def test_extending_a_guide_in_30_lines():
     namespace: dict = {}
     exec(definition, namespace)
     small = pv.data.MNIST(source="embedded")
-    few = pv.data.ImageData(small.name, small.source, small.train[:256], small.val[:64], small.test[:64], "dynamic")
+    few = pv.data.Dataset(small.name, small.source, small.train[:256], small.val[:64], small.test[:64], "dynamic")
     exec(use.replace('pv.data.MNIST(source="embedded")', "few"), {**namespace, "pv": pv, "few": few})
     model = pv.models.mlp((1, 6, 5), 3, widths=(8,))
     family = pv.DiagonalNormal(3)

@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def test_swap_guides_compares_every_guide(monkeypatch, capsys):
     small = pv.data.MNIST(source="embedded")
-    few = pv.data.ImageData(small.name, small.source, small.train[:256], small.val[:64], small.test[:64], "dynamic")
+    few = pv.data.Dataset(small.name, small.source, small.train[:256], small.val[:64], small.test[:64], "dynamic")
     monkeypatch.setattr(pv.data, "MNIST", lambda: few)
     monkeypatch.setattr(sys, "argv", ["swap_guides.py", "--epochs", "1", "--num-data", "10"])
     runpy.run_path(str(EXAMPLES / "swap_guides.py"), run_name="__main__")

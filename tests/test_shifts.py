@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyrovae.data import SHIFTS, DataError, ImageData, noised, occluded, rotated
+from pyrovae.data import SHIFTS, DataError, Dataset, noised, occluded, rotated
 from pyrovae.data.shifts import shifted
 
 
@@ -67,12 +67,12 @@ def test_a_block_of_that_area_hides_part_of_each_image(fraction):
 
 def test_only_the_test_images_are_shifted():
     images, labels = grey(), {split: torch.arange(6) for split in ("train", "val", "test")}
-    data = ImageData("toy", "toy", images, images, images, "dynamic", labels=labels, class_names=tuple("abcdef"))
+    data = Dataset("toy", "toy", images, images, images, "dynamic", labels=labels, class_names=tuple("abcdef"))
     result = shifted(data, "rotated", degrees=90)
     assert torch.equal(result.train, images)
     assert torch.equal(result.val, images)
     assert torch.equal(result.test, torch.rot90(images, 1, (-2, -1)))
-    assert result.labels is data.labels
+    assert all(torch.equal(result.labels[split], labels[split]) for split in labels)
     assert (result.class_names, result.binarize, result.x_shape) == (data.class_names, "dynamic", data.x_shape)
     assert result.source == "toy, test images rotated (degrees 90)"
     assert data.source == "toy"
@@ -90,7 +90,7 @@ def test_only_the_test_images_are_shifted():
     ],
 )
 def test_what_cannot_be_is_refused(name, how, message):
-    data = ImageData("toy", "toy", grey(), grey(), grey())
+    data = Dataset("toy", "toy", grey(), grey(), grey())
     with pytest.raises(DataError, match=message):
         shifted(data, name, **how)
 

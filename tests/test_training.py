@@ -154,7 +154,7 @@ def test_settings_that_cannot_be_followed(images):
 
 
 def test_data_outside_the_support_is_refused(images):
-    grey = pv.data.ImageData("grey", "random pixels", images.train, images.val, images.test, "none")
+    grey = pv.data.Dataset("grey", "random pixels", images.train, images.val, images.test, "none")
     with pytest.raises(ValueError, match="outside the support of Bernoulli"):
         pv.fit(*fresh(), grey, progress=False)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..data import ImageData
+from ..data import Dataset
 from .estimate import training_seconds
 from .plan import Cell
 from .state import State
@@ -13,9 +13,7 @@ _NOTE = (
 )
 
 
-def described(
-    cells: Sequence[Cell], states: Mapping[str, State], data: Mapping[str, ImageData], *, num_jobs: int
-) -> str:
+def described(cells: Sequence[Cell], states: Mapping[str, State], data: Mapping[str, Dataset], *, num_jobs: int) -> str:
     """A line for each cell: how far it is, what it is, and about how long its training will take.
 
     Args:

@@ -11,14 +11,14 @@ from torch import Tensor
 from ..build import build_data, build_model, fit_arguments
 from ..capture import engine
 from ..config import Config
-from ..data import ImageData
+from ..data import Dataset
 from ..training.loss import BatchLoss
 from .plan import Cell
 
 _NUM_TIMED = 2  # batches
 
 
-def check_builds(cells: Sequence[Cell]) -> dict[str, ImageData]:
+def check_builds(cells: Sequence[Cell]) -> dict[str, Dataset]:
     """Builds model and guide of each scheme once: pairs that cannot work are found before anything is trained.
 
     Returns:
@@ -28,7 +28,7 @@ def check_builds(cells: Sequence[Cell]) -> dict[str, ImageData]:
         ConfigError: A pair that cannot work.
         DataError: Data that cannot be had.
     """
-    read, found = dict[str, ImageData](), dict[str, ImageData]()
+    read, found = dict[str, Dataset](), dict[str, Dataset]()
     for cell in cells:
         if cell.scheme not in found:
             key = json.dumps([cell.config.dataset.model_dump(mode="json"), cell.config.model.likelihood.type])
@@ -38,7 +38,7 @@ def check_builds(cells: Sequence[Cell]) -> dict[str, ImageData]:
 
 
 def training_seconds(
-    cells: Sequence[Cell], todo: Sequence[Cell], data: Mapping[str, ImageData], num_threads: int | None = None
+    cells: Sequence[Cell], todo: Sequence[Cell], data: Mapping[str, Dataset], num_threads: int | None = None
 ) -> dict[str, float]:
     """Seconds of training of each scheme that is to do: an estimate.
 
@@ -66,7 +66,7 @@ def training_seconds(
     return estimates
 
 
-def _timed(config: Config, data: ImageData) -> float:
+def _timed(config: Config, data: Dataset) -> float:
     model, guide = build_model(config, data.x_shape)
     loss = BatchLoss(fit_arguments(config)["objective"](model, guide))
     batch_size = config.dataset.batch_size

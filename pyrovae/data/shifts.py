@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import DataError, ImageData
+from .dataset import Dataset
+from .errors import DataError
 
 _CHUNK = 1024  # images turned at a time, for they are turned as floats
 
@@ -91,12 +92,15 @@ def occluded(images: Tensor, fraction: float = 0.25, seed: int = 0, grey: int = 
 SHIFTS: dict[str, Callable[..., Tensor]] = {"rotated": rotated, "noised": noised, "occluded": occluded}
 
 
-def shifted(data: ImageData, name: str, **how: Any) -> ImageData:
+def shifted(data: Dataset, name: str, num: int | None = None, **how: Any) -> Dataset:
     """`data` whose test images, and those alone, are shifted; labels stay. Binary images are drawn after the shift.
+
+    A shifted image is drawn by the same random numbers as the image itself.
 
     Args:
         data: Any.
         name: One of `SHIFTS`.
+        num: Only the first so many test images; they are held in memory.
         how: Arguments of that function.
 
     Raises:
@@ -104,12 +108,16 @@ def shifted(data: ImageData, name: str, **how: Any) -> ImageData:
     """
     if name not in SHIFTS:
         raise DataError(f"shift must be one of {', '.join(sorted(SHIFTS))}, got {name!r}")
+    rows = data.rows("test")
+    first = torch.arange(len(rows) if num is None else min(num, len(rows)))
     try:
-        test = SHIFTS[name](data.test, **how)
+        test = SHIFTS[name](rows.read(first), **how)
     except TypeError as error:
         raise DataError(f"{name}: {error}") from error
     told = ", ".join(f"{key} {value}" for key, value in how.items())
-    return replace(data, test=test, source=f"{data.source}, test images {name}" + (f" ({told})" if told else ""))
+    labels = {split: of[: len(test)] if split == "test" else of for split, of in data.labels.items()}
+    source = f"{data.source}, test images {name}" + (f" ({told})" if told else "")
+    return replace(data, test=test, labels=labels, source=source)
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:

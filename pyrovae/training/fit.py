@@ -33,7 +33,7 @@ class TerminatedError(Exception):
 
 
 class Data(Protocol):
-    """What training asks of a data set; `pyrovae.data.ImageData` is one."""
+    """What training asks of a data set; `pyrovae.data.Dataset` is one."""
 
     @property
     def x_shape(self) -> tuple[int, ...]:

@@ -1,0 +1,151 @@
+"""Three splits of one data set."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import draws
+from .batches import Batches
+from .errors import DataError
+from .rows import Held, Rows
+
+Binarize = Literal["dynamic", "static", "none"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+_STATIC, _DYNAMIC, _AUGMENT = 0, 1, 2  # streams of draws
+
+
+def as_floats(raw: Tensor) -> Tensor:
+    """float32; pixels of 8 bits go to [0, 1]."""
+    return raw.float().div_(255) if raw.dtype == torch.uint8 else raw.float()
+
+
+@dataclass(frozen=True, repr=False)
+class Dataset:
+    """Three disjoint splits of one data set: raw datapoints, and how they become x.
+
+    Attributes:
+        name: Of the data set.
+        source: What was really read, for people and for `summary.json`.
+        train, val, test: Raw datapoints (N, *x_shape): a tensor, or `Rows` that lie elsewhere.
+        binarize: `dynamic` draws x ~ Bernoulli(grey) anew in each epoch, `static` once; validation and test
+            are drawn once for both. `none` leaves x as it is.
+        seed: Of the draws that are made once.
+        labels: Class numbers (N,) of the datapoints of each split, where there are any.
+        class_names: What the numbers mean.
+        preprocess: From raw datapoints (B, *x_shape) to x (B, *x_shape), float32; by default pixels of 8 bits go to
+            [0, 1] and all else stays as it is.
+        augment: Changes raw training batches: called with them, a key of draws and the datapoints' numbers.
+        num_workers: Threads that read batches ahead, of splits that do not lie in memory.
+
+    Raises:
+        DataError: An empty split, splits of unlike shape, or labels that do not fit.
+    """
+
+    name: str
+    source: str
+    train: Tensor | Rows
+    val: Tensor | Rows
+    test: Tensor | Rows
+    binarize: Binarize = "none"
+    seed: int = 0
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    preprocess: Callable[[Tensor], Tensor] = as_floats
+    augment: Callable[[Tensor, int, Tensor], Tensor] | None = None
+    num_workers: int = 0
+
+    @classmethod
+    def parted(
+        cls,
+        name: str,
+        source: str,
+        raw: Tensor | Rows,
+        parts: Sequence[Tensor],
+        labels: Tensor | None = None,
+        **options: Any,
+    ) -> "Dataset":
+        """One collection of datapoints, parted.
+
+        Args:
+            name, source: As above.
+            raw: All of them.
+            parts: Numbers of those that train, validate and test.
+            labels: Class number of each, (N,).
+            options: Further attributes.
+        """
+        train, val, test = (raw[part] if isinstance(raw, Tensor) else raw.subset(part) for part in parts)
+        if labels is not None:
+            options["labels"] = {split: labels[part] for split, part in zip(SPLITS, parts, strict=True)}
+        return cls(name, source, train, val, test, **options)
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            raw = getattr(self, split)
+            if not isinstance(raw, Tensor | Rows):
+                raise DataError(f"{self.name}: {split} is {type(raw).__name__}; use torch.from_numpy(...)")
+            if len(raw.shape) < 2:
+                raise DataError(f"{self.name}: {split} must be (N, *x_shape), got {tuple(raw.shape)}")
+            if tuple(raw.shape[1:]) != self.x_shape:
+                raise DataError(
+                    f"{self.name}: a datapoint of {split} has shape {tuple(raw.shape[1:])}, of train {self.x_shape}"
+                )
+            if len(raw) == 0:
+                raise DataError(f"{self.name}: the {split} split is empty; use more datapoints or smaller hold-outs")
+            labels = self.labels.get(split)
+            if labels is not None and labels.shape != (len(raw),):
+                raise DataError(f"{self.name}: {split} has {len(raw)} datapoints and labels {tuple(labels.shape)}")
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, split))} {split}" for split in SPLITS)
+        return f"Dataset({self.source}: {sizes}, {self.x_shape}, binarize={self.binarize!r})"
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Of a datapoint: (C, H, W) of an image, (D,) of a vector."""
+        return tuple(self.train.shape[1:])
+
+    def rows(self, split: Split) -> Rows:
+        """The raw datapoints of a split."""
+        raw = getattr(self, split)
+        return Held(raw) if isinstance(raw, Tensor) else raw
+
+    def batches(self, split: Split, batch_size: int, **options: Any) -> Batches:
+        """Batches of x of one split; `train` is shuffled, augmented and drawn anew. `options` go to `Batches`."""
+        return Batches(self, split, batch_size, train=split == "train", **options)
+
+    def in_order(self, split: Split, batch_size: int, **options: Any) -> Batches:
+        """Batches of x in the order of `split`, never augmented, each x drawn once, whatever the size of batches."""
+        return Batches(self, split, batch_size, **options)
+
+    def take(self, split: Split, num: int | None = None, *, start: int = 0) -> tuple[Tensor, Tensor | None]:
+        """x (num, *x_shape) from the `start`-th of `in_order` on, and labels (num,) if there are any."""
+        rows = self.rows(split)
+        stop = len(rows) if num is None else min(start + num, len(rows))
+        numbers, labels = torch.arange(start, stop), self.labels.get(split)
+        return self.finish(split, rows.read(numbers), numbers), None if labels is None else labels[start:stop]
+
+    def finish(self, split: Split, raw: Tensor, numbers: Tensor, epoch: int | None = None, seed: int = 0) -> Tensor:
+        """x from raw datapoints (B, *x_shape) numbered `numbers` (B,).
+
+        Args:
+            split: Theirs.
+            raw: As `rows` gives them.
+            numbers: In the split.
+            epoch: Of training; by default x is drawn once, as for evaluation.
+            seed: Of what is drawn anew in each epoch.
+        """
+        where = SPLITS.index(split)
+        if epoch is not None and self.augment is not None:
+            raw = self.augment(raw, draws.key(seed, _AUGMENT, where, epoch), numbers)
+        if self.binarize == "none":
+            return self.preprocess(raw)
+        if epoch is not None and self.binarize == "dynamic":
+            key = draws.key(seed, _DYNAMIC, where, epoch)
+        else:
+            key = draws.key(self.seed, _STATIC, where)
+        return draws.binary(key, numbers, raw if raw.dtype == torch.uint8 else self.preprocess(raw))

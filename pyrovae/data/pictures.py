@@ -1,0 +1,52 @@
+"""One picture file to pixels."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import DataError
+
+Color = Literal["grey", "rgb"]
+Crop = Literal["center", "none"]
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures below a folder, at any depth, sorted; an upper-case extension counts, a hidden file does not."""
+    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+
+
+def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
+    """Pixels of a picture, uint8 (C, image_size, image_size); 16 bits are reduced to 8, an orientation tag is obeyed.
+
+    Args:
+        file: JPEG, PNG, TIFF and others; grey, RGB, CMYK, palette, with or without alpha.
+        image_size: Height and width in pixels.
+        color: One channel or three.
+        crop: `center` scales the shorter side and cuts the centre out, `none` squeezes the whole picture in.
+
+    Raises:
+        DataError: It is damaged, cut short or no picture.
+    """
+    size = (image_size, image_size)
+    try:
+        with Image.open(file) as opened:
+            opened.draft("RGB", size)  # lets the JPEG decoder skip detail that shrinking would throw away
+            image = ImageOps.exif_transpose(_eight_bits(opened)).convert("L" if color == "grey" else "RGB")
+            if crop == "center":
+                image = ImageOps.fit(image, size, Image.Resampling.BOX)
+            else:
+                image = image.resize(size, Image.Resampling.BOX)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # damage has many names in PIL
+        raise DataError(f"cannot read {file} ({error}); mend or remove it") from error
+    return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, dtype=np.float64)  # converting as PIL does would clip at 255
+    return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))

@@ -1,0 +1,71 @@
+"""What a split is made of, wherever it lies."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Rows(ABC):
+    """Raw datapoints by number: read, decoded or drawn when they are asked for.
+
+    Attributes:
+        shape: (N, *x_shape).
+        dtype: Of what `read` gives: uint8 for pixels.
+        device: Of what `read` gives.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
+        """The datapoints (B, *x_shape) numbered `numbers` (B,), a function of these and, where drawn, of the epoch."""
+
+    def subset(self, numbers: Tensor) -> "Rows":
+        """The datapoints numbered `numbers` (M,), in that order."""
+        return Subset(self, numbers)
+
+
+class Held(Rows):
+    """A tensor in memory, or on the GPU."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self.shape, self.dtype, self.device = tuple(values.shape), values.dtype, values.device
+
+    def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
+        return self.values.index_select(0, numbers)  # several times as fast as values[numbers]
+
+
+class Mapped(Rows):
+    """An array on disk, of which no more than a batch is in memory.
+
+    Args:
+        array: (N, *x_shape), a `numpy.memmap` say, or anything that gives rows for an array of their numbers.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.shape = tuple(array.shape)
+        self.dtype = torch.from_numpy(np.empty(0, array.dtype.newbyteorder("="))).dtype
+
+    def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
+        rows = np.asarray(self.array[numbers.numpy()])
+        return torch.from_numpy(rows.astype(rows.dtype.newbyteorder("="), copy=False))
+
+
+class Subset(Rows):
+    """Some rows of others."""
+
+    def __init__(self, rows: Rows, numbers: Tensor) -> None:
+        self.rows, self.numbers = rows, numbers
+        self.shape, self.dtype = (len(numbers), *rows.shape[1:]), rows.dtype
+
+    def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
+        return self.rows.read(self.numbers[numbers], epoch)

@@ -1,0 +1,65 @@
+"""Which datapoints train, validate and test."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import DataError
+
+
+def check_holdouts(name: str, num: int, **holdouts: int) -> None:
+    """Raises `DataError` unless the hold-outs leave something to train on."""
+    for key, value in holdouts.items():
+        if value < 1:
+            raise DataError(f"{name}: {key} must be >= 1, got {value}")
+    if sum(holdouts.values()) >= num:
+        text = " + ".join(f"{key} {value}" for key, value in holdouts.items())
+        raise DataError(f"{name}: {text} leaves nothing of {num} datapoints to train on; lower them")
+
+
+def held_out(name: str, num: int, seed: int, **holdouts: int) -> tuple[Tensor, ...]:
+    """Shuffled numbers: of what is left to train on, then of each hold-out of so many datapoints.
+
+    Raises:
+        DataError: Nothing is left.
+    """
+    check_holdouts(name, num, **holdouts)
+    order = torch.randperm(num, generator=torch.Generator().manual_seed(seed))
+    return order.split([num - sum(holdouts.values()), *holdouts.values()])
+
+
+def stratified(name: str, labels: Sequence[int] | Tensor, seed: int, **fractions: float) -> tuple[Tensor, ...]:
+    """Shuffled numbers: of what is left to train on, then of each hold-out of a fraction, every class in proportion.
+
+    Hold-outs have the size that their fraction of all says, rounded, and at least one; of each class they have its
+    share to within one datapoint.
+
+    Args:
+        name: Of the data set, for errors.
+        labels: Class number of each datapoint, (N,).
+        seed: Of the shuffle.
+        fractions: Of all datapoints, in (0, 1), by name of the setting.
+
+    Raises:
+        DataError: A fraction out of range, or nothing left to train on.
+    """
+    for key, value in fractions.items():
+        if not 0 < value < 1:
+            raise DataError(f"{name}: {key} must be in (0, 1), got {value}")
+    labels = torch.as_tensor(labels)
+    sizes = {key: max(1, round(len(labels) * value)) for key, value in fractions.items()}
+    check_holdouts(name, len(labels), **sizes)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[labels[order].argsort(stable=True)]  # class by class, shuffled within
+    # Every class's members at even places of the unit interval: any stretch of it holds classes in proportion.
+    counts = labels.bincount()
+    size, begin, offset = (
+        of_class[labels[order]]
+        for of_class in (counts, counts.cumsum(0) - counts, torch.rand(len(counts), generator=generator))
+    )  # (N,) of each one's class
+    place = (torch.arange(len(order)) - begin + offset) / size
+    order = order[place.argsort(stable=True)]
+    parts = order.split([*sizes.values(), len(labels) - sum(sizes.values())])
+    return tuple(part[torch.randperm(len(part), generator=generator)] for part in (parts[-1], *parts[:-1]))
