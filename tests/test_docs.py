@@ -93,3 +93,20 @@ def test_extending_several_latent_sites():
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         assert target.startswith("http") or (path.parent / target).exists(), target
+
+
+def test_extending_data():
+    *_, tensors, rows = blocks("docs/extending.md")
+    namespace: dict = {"torch": torch, "pv": pv}
+    exec(tensors + rows, namespace)
+    data, model, gratings = (namespace[name] for name in ("data", "model", "gratings"))
+    family = pv.DiagonalNormal(5)
+    guide = pv.AmortizedGuide(family, pv.nets.MLP(data.x_shape, (family.num_params,), widths=(8,)))
+    pv.fit(model, guide, data, epochs=1, progress=False)
+    x = torch.cat(list(gratings.batches("train", 1000)))
+    assert x.shape == (4000, 1, 16, 16)
+    assert 0 <= x.min() < 0.05
+    assert 0.95 < x.max() <= 1
+    first, again, second = (next(iter(gratings.batches("train", 7, position=lambda e=e: (e, 0)))) for e in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first.sort(0).values, second.sort(0).values)

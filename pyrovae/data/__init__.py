@@ -1,5 +1,6 @@
 """Data sets, batch by batch. Imports nothing of the project."""
 
+from . import draws
 from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
@@ -22,6 +23,7 @@ __all__ = [
     "Numbered",
     "Rows",
     "Split",
+    "draws",
     "noised",
     "occluded",
     "rotated",
