@@ -1,5 +1,6 @@
 """Data sets, batch by batch. Imports nothing of the project."""
 
+from .augmentation import Augmentation
 from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
@@ -13,6 +14,7 @@ __all__ = [
     "SHIFTS",
     "SPLITS",
     "SUN397",
+    "Augmentation",
     "Batches",
     "Binarize",
     "DataError",
