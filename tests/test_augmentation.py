@@ -87,6 +87,12 @@ def test_turning_the_flip_on_leaves_the_shifts_as_they_are():
     assert [told(view)[1:] for view in both] == [told(view)[1:] for view in shift]
 
 
+def test_views_are_made_where_the_images_lie_and_nothing_is_fetched():
+    raw, numbers = tagged(9, dtype=torch.uint8).to("meta"), torch.arange(9).to("meta")  # which has no values to fetch
+    made = Augmentation(flip=True, shift=SHIFT)(raw, 1, numbers)
+    assert (made.device.type, made.dtype, made.shape) == ("meta", raw.dtype, raw.shape)
+
+
 def images(augment: Augmentation | None, num: int = 30, **options: object) -> Dataset:
     raw = tagged(num, dtype=torch.float32)
     return Dataset("tiny", "tagged", raw, raw[:8], raw[:7], augment=augment, **options)

@@ -219,8 +219,11 @@ def test_of_many_classes_the_largest_and_the_smallest_are_named():
     assert [name for name, *_ in named] == [f"scene{i}" for i in (99, 98, 97, 2, 1, 0)]
     assert [sum(map(int, counts)) for _, *counts in named] == [102, 101, 100, 5, 4, 3]
     bars = figure(report).axes[2].patches
-    widths = [[bar.get_width() for bar in bars[100 * i : 100 * (i + 1)]] for i in range(3)]
-    assert [sum(of) for of in zip(*widths, strict=True)] == sizes.flip(0).tolist()
+    splits = [bars[100 * i : 100 * (i + 1)] for i in range(3)]
+    for train, val, test, size in zip(*splits, sizes.flip(0).tolist(), strict=True):  # end to end
+        assert (train.get_x(), val.get_x()) == (0, train.get_width())
+        assert test.get_x() == val.get_x() + val.get_width()
+        assert test.get_x() + test.get_width() == size
 
 
 def test_datapoints_without_label():
