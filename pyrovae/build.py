@@ -67,7 +67,7 @@ def build_data(config: Config) -> Dataset:
             "dataset.augment: train.warm_start would start each view at the λ of another one; leave one of them out"
         )
     data = _make("dataset", config.dataset, tag="name")
-    data = replace(data, augment=augment or None, num_workers=config.dataset.num_workers)
+    data = replace(data, augment=augment or data.augment, num_workers=config.dataset.num_workers)
     try:
         COMPONENTS["likelihood"][config.model.likelihood.type].check(next(iter(data.batches("train", 256))))
     except ValueError as error:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..data import Augmentation, Dataset, Held, Mapped, Rows
 from ..data.rows import Subset
 from .report import DataReport
+from .table import table
 
 _FEW = 20  # classes that are all listed
 
@@ -72,7 +73,7 @@ def _where(report: DataReport) -> str:
         lines.append((name, f"{len(split.rows):,}", _dtype(split.rows.dtype), _size(split.num_bytes), _place(rows)))
         if not isinstance(rows, Held | Mapped):
             notes.append(f"{type(rows).__name__}: {(inspect.getdoc(rows) or '').splitlines()[0]}")
-    return "\n".join([_table(lines), *dict.fromkeys(notes)])
+    return "\n".join([table(lines), *dict.fromkeys(notes)])
 
 
 def _place(rows: Rows) -> str:
@@ -102,7 +103,7 @@ def _values(report: DataReport) -> str:
         zeros = f"{100 * (finite == 0).double().mean().item():.1f} %"
         seen = f"{len(split.x):,} of {len(split.rows):,}"
         lines.append((name, seen, *(f"{number.item():.4g}" for number in numbers), zeros))
-    return "\n".join([_table(lines), *warnings])
+    return "\n".join([table(lines), *warnings])
 
 
 def _classes(report: DataReport) -> str:
@@ -114,7 +115,7 @@ def _classes(report: DataReport) -> str:
     chosen = order if len(order) <= _FEW else [*order[:3], *order[-3:]]
     names = _class_names(report.data, len(total))
     lines = [("class", *counts)] + [(names[i], *(f"{of[i].item():,}" for of in counts.values())) for i in chosen]
-    text = _table(lines)
+    text = table(lines)
     if len(order) > _FEW:
         text = f"{len(order)} classes, of {_range(total)} datapoints; the largest and the smallest:\n{text}"
     missing = sum(split.num_unlabelled for split in report.splits.values())
@@ -128,16 +129,6 @@ def _range(counts: Tensor) -> str:
 
 def _class_names(data: Dataset, num: int) -> list[str]:
     return [*data.class_names, *map(str, range(len(data.class_names), num))]
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    """Columns, the first and long texts to the left, numbers to the right."""
-    columns = list(zip(*lines, strict=True))
-    padded = []
-    for i, column in enumerate(columns):
-        side, width = "<" if i == 0 or column[0] in ("raw", "lies in") else ">", max(map(len, column))
-        padded.append([f"{text:{side}{width}}" for text in column])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
 
 
 def _count(num: int, one: str, many: str) -> str:
