@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,16 @@ def build_data(config: Config) -> Dataset:
     """Reads the data set, and checks that the likelihood has a density for it.
 
     Raises:
+        ConfigError: Settings that do not go together.
         DataError: Missing, damaged, or outside the likelihood's support.
     """
+    augment = config.dataset.augment and _make("augment", config.dataset.augment)
+    if augment and config.train.warm_start:
+        raise ConfigError(
+            "dataset.augment: train.warm_start would start each view at the λ of another one; leave one of them out"
+        )
     data = _make("dataset", config.dataset, tag="name")
+    data = replace(data, augment=augment or data.augment, num_workers=config.dataset.num_workers)
     try:
         COMPONENTS["likelihood"][config.model.likelihood.type].check(next(iter(data.batches("train", 256))))
     except ValueError as error:

@@ -5,11 +5,12 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -110,7 +111,17 @@ class TrainConfig(Strict):
         return ({} if value else None) if isinstance(value, bool) else value
 
 
-_DATASET_COMMON: dict[str, Any] = {"batch_size": (PositiveInt, 128), "num_workers": (NonNegativeInt, 0)}
+def _augment(value: Any) -> Any:
+    if value is True:
+        raise PydanticCustomError("augment", "say what: {flip: true, shift: 2}")
+    return None if value is False else value
+
+
+_DATASET_COMMON: dict[str, Any] = {
+    "batch_size": (PositiveInt, 128),
+    "num_workers": (NonNegativeInt, 0),
+    "augment": (Annotated[block("augment", "augmentation") | None, BeforeValidator(_augment)], None),
+}
 
 _GUIDE_PARTS: dict[str, Any] = {
     "family": (block("family", "diagonal_normal"), "diagonal_normal"),
@@ -299,7 +310,9 @@ def _valid_keys(loc: tuple) -> list[str]:
     here: Any = Config
     for part in loc:
         here = _step(here, part)
-    return list(here.model_fields) if inspect.isclass(here) and issubclass(here, BaseModel) else []
+    while not inspect.isclass(here):  # a block that may be left out
+        here = (getattr(here, "__args__", None) or [object])[0]
+    return list(here.model_fields) if issubclass(here, BaseModel) else []
 
 
 def _step(here: Any, part: Any) -> Any:

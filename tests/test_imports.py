@@ -10,9 +10,11 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 ORDER = [
     "files", "capture", "distributions", "nets", "models", "families", "inference", "guides", "training", "evaluation", "schema", "config", "build",
-    "run_folder", "run_evaluation", "run_embedding", "run_samples", "comparison", "cli", "scripts",
+    "run_folder", "run_evaluation", "run_embedding", "run_samples", "inspection", "comparison", "cli", "scripts",
 ]  # fmt: skip
-ABOVE_DATA = {"schema", "build", "run_folder", "run_evaluation", "run_embedding", "run_samples", "comparison", "cli"}
+ABOVE_DATA = {
+    "schema", "build", "run_folder", "run_evaluation", "run_embedding", "run_samples", "inspection", "comparison", "cli",
+}  # fmt: skip
 
 
 def imported(file: Path) -> set[str]:

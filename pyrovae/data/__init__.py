@@ -1,6 +1,7 @@
 """Data sets, batch by batch. Imports nothing of the project."""
 
 from . import draws
+from .augmentation import Augmentation
 from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
@@ -14,6 +15,7 @@ __all__ = [
     "SHIFTS",
     "SPLITS",
     "SUN397",
+    "Augmentation",
     "Batches",
     "Binarize",
     "DataError",

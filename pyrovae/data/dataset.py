@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import draws
+from .augmentation import Augmentation
 from .batches import Batches
 from .errors import DataError
 from .rows import Held, Rows
@@ -39,11 +40,12 @@ class Dataset:
         class_names: What the numbers mean.
         preprocess: From raw datapoints (B, *x_shape) to x (B, *x_shape), float32; by default pixels of 8 bits go to
             [0, 1] and all else stays as it is.
-        augment: Changes raw training batches: called with them, a key of draws and the datapoints' numbers.
+        augment: Changes raw training batches, `Augmentation` say: called with them, a key of draws and the
+            datapoints' numbers.
         num_workers: Threads that read batches ahead, of splits that do not lie in memory.
 
     Raises:
-        DataError: An empty split, splits of unlike shape, or labels that do not fit.
+        DataError: An empty split, splits of unlike shape, labels that do not fit, or vectors to augment.
     """
 
     name: str
@@ -99,6 +101,9 @@ class Dataset:
             labels = self.labels.get(split)
             if labels is not None and labels.shape != (len(raw),):
                 raise DataError(f"{self.name}: {split} has {len(raw)} datapoints and labels {tuple(labels.shape)}")
+
+        if isinstance(self.augment, Augmentation):
+            self.augment.check(self.name, self.x_shape)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(getattr(self, split))} {split}" for split in SPLITS)
