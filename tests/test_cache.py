@@ -156,7 +156,8 @@ def test_two_processes_decode_each_item_once(decode, read, capfd):
     slow = Reader(read.log, seconds=0.005)
     children = [start(lambda: check(decode(read=slow)[0])) for _ in range(2)]
     for child in children:
-        child.join()
+        child.join(60)
+        child.kill()
     assert [child.exitcode for child in children] == [0, 0]
     assert read.calls() == Counter(f"{i:02}" for i in range(N))
     assert capfd.readouterr().err.count("Toy: another process is decoding into") == 1

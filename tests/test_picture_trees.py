@@ -120,7 +120,9 @@ def test_damaged_pictures(tmp_path, content):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(file)
         content = file.read_bytes()[:-400]
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"^cannot read .*x.jpg \(.*\); mend or remove it$"):
+    known = content and content[:2] == b"\xff\xd8" and len(content) > 4
+    reason = "image file is truncated" if known else "not a format that Pillow knows"
+    with pytest.raises(DataError, match=rf"^cannot read .*x.jpg \({reason}.*\); mend or remove it$"):
         pixels(file)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DataError
 
@@ -61,7 +61,8 @@ def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Cr
     except MemoryError:
         raise
     except Exception as error:  # damage has many names in Pillow, and not all are OSErrors
-        raise DataError(f"cannot read {file} ({error}); mend or remove it") from error
+        reason = "not a format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"cannot read {file} ({reason}); mend or remove it") from error
     return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
 
