@@ -85,7 +85,10 @@ def test_colours(tmp_path, mode):
         assert np.abs(pixels(tmp_path / name).transpose(1, 2, 0).astype(int) - COLOURS).max() <= 4
 
 
-@pytest.mark.parametrize(("name", "values"), [("x.jpg", RAMP), ("x.tif", RAMP.astype(np.uint16) * 257)])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("x.jpg", RAMP), ("x.tif", RAMP.astype(np.uint16) * 257), ("x.png", RAMP.astype(np.uint16) * 257)],
+)
 @pytest.mark.parametrize(("tag", "turned"), [(3, np.rot90(RAMP, 2)), (6, np.rot90(RAMP, -1)), (8, np.rot90(RAMP))])
 def test_an_orientation_tag_is_obeyed(tmp_path, name, values, tag, turned):
     exif = Image.Exif()

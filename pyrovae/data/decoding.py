@@ -2,8 +2,9 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,19 +80,22 @@ def _fill(cache: Cache, items: Items, on_bad: OnBad, num_workers: int) -> None:
         done = len(items) - len(todo)
         text = f"decoding {items.name}" + (f": taken up at {done * 100 // len(items)}%" if done else "")
         print(f"{text}, {len(items)} files to {size(cache.num_bytes)} in {cache.folder}", file=sys.stderr)
-        with tqdm(total=len(items), initial=done, desc=text, unit="file", disable=None) as bar:
-            for number, made in _in_order(items, todo.tolist(), max(1, num_workers)):
+        bar = tqdm(total=len(items), initial=done, desc=text, unit="file", disable=None)
+        with bar, closing(_in_order(items, todo.tolist(), max(1, num_workers))) as numbered:
+            for number, made in numbered:
                 if not isinstance(made, DataError):
                     filling.write(number, made)
                 elif on_bad == "skip":
                     filling.leave_out(number)
                 else:
-                    raise DataError(f"{items.name}: {made}, or set dataset.on_bad: skip") from made
+                    raise items.refused(made) from made
                 bar.update()
         filling.complete()
 
 
-def _in_order(items: Items, numbers: Iterable[int], num_workers: int) -> Iterator[tuple[int, np.ndarray | DataError]]:
+def _in_order(
+    items: Items, numbers: Iterable[int], num_workers: int
+) -> Generator[tuple[int, np.ndarray | DataError], None, None]:
     """Each number, with its array or what is wrong with it."""
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decoding")  # Pillow decodes without interpreter lock
     ahead: deque[tuple[int, Future[np.ndarray | DataError]]] = deque()
@@ -118,15 +122,15 @@ def _good(cache: Cache, stored: Stored, items: Items, on_bad: OnBad) -> Tensor:
     """Numbers of what could be read. A line says what could not."""
     bad = np.flatnonzero(stored.states == BAD).tolist()
     if bad and on_bad == "error":
-        items.decode(bad[0])
-        raise DataError(
-            f"{items.name}: {items.items[bad[0]]} could not be read when it was cached; remove {cache.folder}"
-        )
+        first = items.items[bad[0]]
+        if isinstance(error := _tried(items, bad[0]), DataError):
+            raise items.refused(error) from error
+        raise DataError(f"{items.name}: {first} could not be read when it was cached; remove {cache.folder}")
     if len(bad) == len(items):
         raise DataError(f"{items.name}: none of {len(items)} files can be read, {items.items[0]} say")
     if bad:
-        first = ", ".join(str(items.items[number]) for number in bad[:3]) + (", ..." if len(bad) > 3 else "")
+        some = ", ".join(str(items.items[number]) for number in bad[:3]) + (", ..." if len(bad) > 3 else "")
         print(
-            f"{items.name}: {len(bad)} of {len(items)} files cannot be read and are left out: {first}", file=sys.stderr
+            f"{items.name}: {len(bad)} of {len(items)} files cannot be read and are left out: {some}", file=sys.stderr
         )
     return torch.from_numpy(np.flatnonzero(stored.states == GOOD))

@@ -33,6 +33,9 @@ class Filling:
         self._start = len(cache.header)
         states = cache.load_states("r+") if cache.is_whole(cache.part) else None
         if states is None:
+            with explained(cache):
+                for old in (cache.arrays, cache.states, cache.part):
+                    old.unlink(missing_ok=True)
             _check_room(cache)
             with explained(cache):
                 _allocate(cache)
@@ -96,8 +99,6 @@ def _check_room(cache: Cache) -> None:
 
 def _allocate(cache: Cache) -> None:
     """Files for arrays and states. States come last: where they are, the other is whole."""
-    for old in (cache.arrays, cache.states, cache.part):
-        old.unlink(missing_ok=True)
     about = json.dumps({**cache.about, "first_item": cache.first_item}, indent=2, default=str)
     _replace(cache.folder / "settings.json", f"{about}\n".encode())
     try:

@@ -47,6 +47,10 @@ class Items:
             raise DataError(f"{self.items[number]} gives {array.shape} instead of {self.shape}; mend or remove it")
         return array.astype(self.dtype, casting="same_kind", copy=False)
 
+    def refused(self, error: DataError) -> DataError:
+        """What is wrong with an item, when that is not to be passed over."""
+        return DataError(f"{self.name}: {error}, or set dataset.on_bad: skip")
+
     def stamps(self) -> Iterator[str]:
         """What tells an item from others, and from itself when it has changed.
 

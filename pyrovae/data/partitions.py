@@ -9,10 +9,12 @@ from torch import Tensor
 
 from .errors import DataError
 
+Partition = Literal["auto", "none", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+
 _NAMES = ("Training_{:02}.txt", "Testing_{:02}.txt")
 
 
-def partition_lists(folder: Path, number: int | Literal["auto", "none"]) -> tuple[Path, Path] | None:
+def partition_lists(folder: Path, number: Partition) -> tuple[Path, Path] | None:
     """The files of a partition: in `folder`, in its `Partitions`, or beside it. `auto` is the first, if it is there.
 
     Raises:

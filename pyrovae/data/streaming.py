@@ -63,7 +63,7 @@ class Streamed(Rows):
                 return self.items.decode(candidate)
             except DataError as error:
                 if self.on_bad == "error":
-                    raise DataError(f"{self.items.name}: {error}, or set dataset.on_bad: skip") from error
+                    raise self.items.refused(error) from error
                 self.known_bad.add(candidate, f"{self.items.name}: {error}; another takes its place")
         raise DataError(f"{self.items.name}: none of {len(self.members)} files of a split can be read")
 

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from .dataset import Binarize, Dataset
 from .decoding import OnBad
 from .errors import DataError
-from .partitions import listed, partition_lists
+from .partitions import Partition, listed, partition_lists
 from .picture_tree import Pictures, PictureTree, hold_out
 from .pictures import Color, Crop
 
@@ -22,7 +21,7 @@ def SUN397(  # noqa: N802 - named as the data set is
     image_size: PositiveInt = 32,
     color: Color = "grey",
     crop: Crop = "center",
-    partition: Annotated[int, Field(ge=1, le=10)] | Literal["auto", "none"] = "auto",
+    partition: Partition = "auto",
     val_fraction: PositiveFloat = 0.1,
     test_fraction: PositiveFloat = 0.1,
     binarize: Binarize = "none",
