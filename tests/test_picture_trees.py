@@ -338,6 +338,17 @@ def test_image_folder_with_folders_of_splits(three, tmp_path, val, test):
         assert greys(data, "test") == [71]
 
 
+def test_a_broken_picture_in_a_folder_of_a_split(three, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(three, tmp_path / "root" / split)
+        (tmp_path / "root" / split / "z" / "1.png").write_bytes(b"")
+    data = folder(tmp_path / "root", on_bad="skip", val_fraction=0.2)
+    assert sizes(data) == [11, 3, 14]
+    check_labels(data)
+    assert sorted(greys(data, "test")) == sorted([*greys(data, "train"), *greys(data, "val")])
+    assert 150 not in greys(data, "test")
+
+
 def test_flat_folders_of_splits_have_no_labels(tmp_path):
     for i, split in enumerate(["train", "valid", "test"]):
         for j in range(i + 2):
