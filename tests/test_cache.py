@@ -207,7 +207,7 @@ def test_too_little_room(decode, read, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(
         OSError,
-        match=r"^Toy: decoded it takes 0.0 MB, and .*/cache has 0.0 MB free; make room, name another folder with dataset.cache=DIR, or keep nothing with dataset.cache=false$",
+        match=r"^Toy: decoded, it takes 0.0 MB, and .*/cache has 0.0 MB free; make room, name another folder with dataset.cache=DIR, or keep nothing with dataset.cache=false$",
     ):
         decode()
     assert not read.calls()

@@ -92,7 +92,7 @@ def _check_room(cache: Cache) -> None:
     free = shutil.disk_usage(cache.folder).free
     if free < cache.num_bytes:
         raise OSError(
-            f"{cache.name}: decoded it takes {size(cache.num_bytes)}, and {cache.folder.parent} has "
+            f"{cache.name}: decoded, it takes {size(cache.num_bytes)}, and {cache.folder.parent} has "
             f"{size(free)} free; make room, {REMEDY}"
         )
 
