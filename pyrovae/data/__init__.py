@@ -5,6 +5,7 @@ from .augmentation import Augmentation
 from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
+from .image_folder import ImageFolder
 from .mnist import MNIST
 from .rows import Held, Mapped, Rows
 from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
@@ -21,6 +22,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Held",
+    "ImageFolder",
     "Mapped",
     "Numbered",
     "Rows",
