@@ -266,12 +266,13 @@ def _is_of_other_option(error: Any) -> bool:
     return (
         (kind.startswith("bool") and isinstance(value, Mapping))
         or (kind == "int_type" and isinstance(value, list))
+        or (kind == "string_type" and error["loc"][-1] == "str")
         or (kind == "list_type" and str(error["loc"][-1]).startswith("list["))
     )
 
 
 def _quoted(text: str) -> list[str]:
-    return re.findall(r"'([^']*)'", text)
+    return [word or number for word, number in re.findall(r"'([^']*)'|(\d+)", text)]
 
 
 def nearest(name: str, valid: list[str]) -> str:
