@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import DataError
-from .pictures import DAMAGE, Color, Crop, pixels
+from .pictures import Color, Crop, pixels
 
+_GREY = {"1", "L", "LA", "La"}
 _LOOKS = 5  # at items of a part, to see what they are like
 
 
@@ -27,7 +28,9 @@ def _item(images: Any, part: str, number: int) -> Image.Image:
         if isinstance(image, Image.Image):
             image.load()
             return image
-    except DAMAGE as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as `read_picture` has it
         name = type(images).__name__
         raise DataError(f"{name}: cannot read {part} image {number} ({error}); mend or remove it") from error
     raise DataError(f"{type(images).__name__} gives {type(image).__name__}, not images; it cannot be used")
@@ -53,7 +56,7 @@ def wanted(
     if not found:
         raise DataError(f"{name}: none of the images that were tried can be read")
     if color is None:
-        color = "grey" if all(image.mode[0] in "1LIF" for image in found) else "rgb"
+        color = "grey" if all(image.mode in _GREY or image.mode[0] in "IF" for image in found) else "rgb"
     shapes = {pixels(image, image_size=image_size, color=color, crop=crop).shape for image in found}
     if len(shapes) > 1:
         sizes = " and ".join(f"{height} × {width}" for _, height, width in sorted(shapes)[:2])

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .image_items import some
-from .pictures import DAMAGE
 
 _LABELS = ("targets", "labels", "_labels", "y", "identity")  # attributes with a label for each item
 _PAIRS = ("samples", "_samples", "_flat_character_images")  # ... or with pairs of a file and a label
@@ -33,7 +32,7 @@ def _label(images: Any, number: int) -> int | None:
     """What an item says itself, unless its file is damaged."""
     try:
         label = images[number][1]
-    except DAMAGE:
+    except Exception:  # said when it is decoded, or left out
         return None
     return int(label)
 

@@ -102,6 +102,6 @@ def _check_value(name: str, error: Exception) -> None:
 def _missing(name: str, root: str, reason: str) -> str:
     where = folder_of(name, root).resolve()
     return (
-        f"torchvision: {name}: no complete files in {where} (dataset.root), and {reason}; put them there as torchvision "
-        "lays them out, or name the folder that holds them in dataset.root"
+        f"torchvision: {name}: no complete files in {where} (dataset.root), and {reason}; put them there as "
+        "torchvision lays them out, or name the folder that holds them in dataset.root"
     )

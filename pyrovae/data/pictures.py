@@ -13,8 +13,6 @@ Crop = Literal["center", "none"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 
-DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # it has many names in PIL
-
 
 def picture_files(folder: Path) -> list[Path]:
     """The pictures below a folder, at any depth, sorted; an upper-case extension counts, a hidden file does not."""
@@ -38,13 +36,15 @@ def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Cr
             size = (image_size, image_size)
             opened.draft("RGB", size)  # lets the JPEG decoder skip detail that shrinking would throw away
             return pixels(opened, image_size=image_size, color=color, crop=crop)
-    except DAMAGE as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damage has many names in Pillow, and not all are OSErrors
         raise DataError(f"cannot read {file} ({error}); mend or remove it") from error
 
 
 def pixels(image: Image.Image, *, image_size: int | None, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
     """Pixels of an opened picture, uint8 (C, H, W), as `read_picture` makes them; unscaled if `image_size` is None."""
-    image = ImageOps.exif_transpose(_eight_bits(image)).convert("L" if color == "grey" else "RGB")
+    image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if color == "grey" else "RGB")
     if image_size is not None and crop == "center":
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BOX)
     elif image_size is not None:
