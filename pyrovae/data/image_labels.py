@@ -10,8 +10,8 @@ from torch import Tensor
 from .image_items import some
 
 _LABELS = ("targets", "labels", "_labels", "y", "identity")  # attributes with a label for each item
-_PAIRS = ("samples", "_samples", "_flat_character_images")  # ... or with pairs of a file and a label
-_NAMES = ("classes", "categories", "_characters")
+_PAIRS = ("samples", "_samples", "_flat_character_images", "index")  # ... or with pairs of a file and a label
+_NAMES = ("classes", "categories", "all_categories", "_characters", "class_to_idx")
 
 
 def _labels_of(images: Any) -> Tensor:
@@ -19,7 +19,7 @@ def _labels_of(images: Any) -> Tensor:
     for name in (*_LABELS, *_PAIRS):
         held = getattr(images, name, None)
         try:
-            candidate = [label for _, label in held] if name in _PAIRS else held  # type: ignore[union-attr]
+            candidate = [b if isinstance(a, str | Tensor) else a for a, b in held] if name in _PAIRS else held  # type: ignore[union-attr]
             labels = torch.as_tensor(np.asarray(candidate, dtype=np.int64)).reshape(len(images), -1)[:, 0]
             if all(_label(images, number) in (None, labels[number]) for number in some(images)):
                 return labels.clone()
@@ -41,7 +41,7 @@ def _names_of(images: Any, labels: Tensor) -> list[str]:
     num = int(labels.max()) + 1
     for name in _NAMES:
         names = getattr(images, name, None)
-        if isinstance(names, Sequence) and len(names) >= num > 0:
+        if isinstance(names, Sequence | dict) and len(names) >= num > 0:
             return [n if isinstance(n, str) else ", ".join(n) for n in names]
     return [str(number) for number in range(num)]
 

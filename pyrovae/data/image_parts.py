@@ -83,8 +83,10 @@ def _open(name: str, root: str, options: Mapping[str, Any], download: bool) -> A
 
 
 def _sorted(images: Any) -> Any:
-    """Omniglot's characters and images by name; torchvision has them in the order in which the disk lists them."""
-    if hasattr(images, "_flat_character_images"):
+    """Images by name where torchvision has them in the order in which the disk lists them."""
+    if type(images).__name__ == "INaturalist":
+        images.index.sort()
+    if type(images).__name__ == "Omniglot":
         names = sorted(images._characters)
         place = [names.index(name) for name in images._characters]
         found = sorted((place[character], file) for file, character in images._flat_character_images)

@@ -16,6 +16,7 @@ _NOT = {
     "LFWPairs": "pairs of images",
     "MovingMNIST": "videos",
     "PhotoTour": "patches without pictures",
+    "SUN397": "in the order of the disk; pyrovae has its own",
     "WIDERFace": "boxes in large pictures",
 }
 
