@@ -91,7 +91,6 @@ _PATCHES: dict[str, Any] = {"patch_size": 6, "image_size": 24, "intensity": "lin
 _PATCHES |= {"num_train": 41, "num_val": 13, "num_test": 9}
 WRITTEN = [
     Case("mnist", "dynamic", _nothing, {"source": "embedded"}, "bernoulli"),
-    Case("mnist", "grey", _nothing, {"source": "embedded", "binarize": "none"}),
     Case("sun397", "cached", _scenes, {}),
     Case("sun397", "streamed", _scenes, {"cache": False}),
     Case("sun397", "static", _scenes, {"binarize": "static", "color": "rgb"}, "bernoulli"),

@@ -142,9 +142,7 @@ def test_images_of_unlike_size_want_a_size(tmp_path):
         Torchvision(set="EuroSAT", root=str(tmp_path))
     assert Torchvision(set="EuroSAT", root=str(tmp_path), image_size=5, cache=False).x_shape == (3, 5, 5)
     (tmp_path / "eurosat" / "2750" / "Forest" / "a.png").rename(tmp_path / "eurosat" / "2750" / "Forest" / "1a.png")
-    with pytest.raises(
-        DataError, match="EuroSAT: train image 12 is 10 × 20 and others are 16 × 16; set dataset.image_size"
-    ):
+    with pytest.raises(DataError, match="train image 12 is 10 × 20 and others are 16 × 16; set dataset.image_size"):
         Torchvision(set="EuroSAT", root=str(tmp_path), cache=str(tmp_path / "cache"))
 
 
@@ -152,8 +150,20 @@ def test_a_damaged_image_is_named(tmp_path):
     write_tree(tmp_path / "eurosat" / "2750", ["Forest"], 10)
     broken = tmp_path / "eurosat" / "2750" / "Forest" / "3.png"
     broken.write_bytes(broken.read_bytes()[:45])
-    with pytest.raises(DataError, match="EuroSAT: cannot read train image 3 "):
-        Torchvision(set="EuroSAT", root=str(tmp_path), cache=str(tmp_path / "cache"))
+    with pytest.raises(DataError, match="cannot read train image 3 .*mend or remove it"):
+        Torchvision(set="EuroSAT", root=str(tmp_path), image_size=8, cache=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("bad", [0, 3, 19])  # the first and the last are looked at before all others
+def test_a_damaged_image_is_left_out_with_its_label(tmp_path, bad):
+    pytest.importorskip("pyrovae.data.cache")
+    write_tree(tmp_path / "eurosat" / "2750", ["Forest", "River"], 10)
+    broken = tmp_path / "eurosat" / "2750" / ("Forest" if bad < 10 else "River") / f"{bad % 10}.png"
+    broken.write_bytes(broken.read_bytes()[:45])
+    data = Torchvision(set="EuroSAT", root=str(tmp_path), on_bad="skip", cache=str(tmp_path / "cache"))
+    seen = torch.cat([numbers(data, split) for split in ("train", "val", "test")])
+    assert sorted(seen.tolist()) == [n for n in range(20) if n != bad]
+    assert torch.equal(torch.cat([data.labels[split] for split in ("train", "val", "test")]), seen // 10)
 
 
 def test_files_that_changed_are_another_cache(tmp_path):

@@ -31,9 +31,8 @@ def _item(images: Any, part: str, number: int) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # as `read_picture` has it
-        name = type(images).__name__
-        raise DataError(f"{name}: cannot read {part} image {number} ({error}); mend or remove it") from error
-    raise DataError(f"{type(images).__name__} gives {type(image).__name__}, not images; it cannot be used")
+        raise DataError(f"cannot read {part} image {number} ({error}); mend or remove it") from error
+    raise DataError(f"{part} item {number} is {type(image).__name__} and no image; this set cannot be used")
 
 
 def wanted(
@@ -44,15 +43,14 @@ def wanted(
     Raises:
         DataError: One of them is damaged, or they differ in size and `image_size` is open.
     """
-    found = []
+    name, found = type(parts["train"]).__name__, []
     for part, images in parts.items():
         for number in some(images):
             try:
                 found.append(_item(images, part, number))
-            except DataError:
+            except DataError as error:
                 if on_bad == "error":
-                    raise
-    name = type(parts["train"]).__name__
+                    raise DataError(f"{name}: {error}") from error
     if not found:
         raise DataError(f"{name}: none of the images that were tried can be read")
     if color is None:
@@ -82,10 +80,8 @@ def read_item(
     image = _item(parts[part], part, number)
     values = pixels(image, image_size=image_size, color=color, crop=crop)
     if values.shape != shape:
-        raise DataError(
-            f"{type(parts[part]).__name__}: {part} image {number} is {values.shape[1]} × {values.shape[2]} and others "
-            f"are {shape[1]} × {shape[2]}; set dataset.image_size"
-        )
+        size, others = (f"{height} × {width}" for _, height, width in (values.shape, shape))
+        raise DataError(f"{part} image {number} is {size} and others are {others}; set dataset.image_size")
     return values
 
 
