@@ -63,6 +63,7 @@ def test_emnist_needs_its_split_and_keeps_its_names(tmp_path):
 def test_cifar10_is_turned_to_channels_first(tmp_path, any_md5):
     data = Torchvision(set="CIFAR10", root=str(write_cifar10(tmp_path)), val_fraction=0.2)
     assert data.x_shape == (3, 32, 32)
+    assert data.train.is_contiguous(), "torchvision has channels last"
     assert [len(s) for s in (data.train, data.val, data.test)] == [16, 4, 5]
     raw = torch.cat([data.train, data.val])
     assert torch.equal(raw[:, 1].int() - raw[:, 0], torch.ones(20, 32, 32).int())
@@ -228,3 +229,47 @@ def test_missing_files_name_the_folder_and_the_remedy(tmp_path, monkeypatch, cap
 def test_options_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="^options.fold: unknown for STL10; valid: split, folds"):
         Torchvision(set="STL10", root=str(tmp_path), options={"fold": 1})
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A server that has Fashion-MNIST, and is all the network there is."""
+    import gzip
+    import hashlib
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    from torchvision.datasets import FashionMNIST
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    resources = []
+    for file in sorted((write_mnist_like(tmp_path / "theirs") / "FashionMNIST" / "raw").iterdir()):
+        packed = gzip.compress(file.read_bytes())
+        file.with_suffix(".gz").write_bytes(packed)
+        resources.append((file.with_suffix(".gz").name, hashlib.md5(packed).hexdigest()))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(file.parent)))
+    monkeypatch.undo()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_address[1]}/"])
+    monkeypatch.setattr(FashionMNIST, "resources", resources)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_missing_files_are_downloaded_once(tmp_path, monkeypatch, capsys, mirror):
+    root = str(tmp_path / "ours")
+    data = Torchvision(set="FashionMNIST", root=root)
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"FashionMNIST: no complete files in {root}/FashionMNIST/raw; downloading them\n")
+    assert [len(s) for s in (data.train, data.val, data.test)] == [36, 4, 12]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("went to the network"))
+    assert torch.equal(Torchvision(set="FashionMNIST", root=root).train, data.train)
+    assert capsys.readouterr() == ("", "")

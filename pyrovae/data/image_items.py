@@ -88,7 +88,7 @@ def read_item(
 def held_pixels(parts: Sequence[Any]) -> Tensor | None:
     """uint8 (N, C, H, W) of all parts that these hold in memory as `.data`, if it is indeed what their items show."""
     held = [_held(images) for images in parts]
-    return None if any(values is None for values in held) else torch.cat(held)  # type: ignore[arg-type]
+    return None if any(values is None for values in held) else torch.cat(held).contiguous()  # type: ignore[arg-type]
 
 
 def _held(images: Any) -> Tensor | None:

@@ -69,8 +69,10 @@ def Torchvision(  # noqa: N802 - named as the data set is
     parts = opened(name, root, options, download)
     labels, class_names = joined_labels(list(parts.values()))
     part_of = torch.cat([torch.full((len(parts[split]),), i) for i, split in enumerate(SPLITS) if split in parts])
-    raw: Tensor | Rows | None = held_pixels(list(parts.values()))
-    if raw is None or image_size not in (None, *raw.shape[2:]) or color not in (None, _COLORS[raw.shape[1]]):
+    held = held_pixels(list(parts.values()))
+    if held is not None and _is_as_wanted(held, image_size, color):
+        raw: Tensor | Rows = held
+    else:
         how, shape = wanted(parts, image_size, color, crop, on_bad)
         rows, good = decoded(
             name,
@@ -83,7 +85,9 @@ def Torchvision(  # noqa: N802 - named as the data set is
             num_workers=num_workers,
         )
         raw, labels, part_of = rows.subset(good), labels[good], part_of[good]
-    numbers = _parted(name, part_of, labels, seed, val=val_fraction, test=test_fraction)
+    fractions = {"val": val_fraction, "test": test_fraction}
+    lacking = {split: fraction for split, fraction in fractions.items() if split not in parts}
+    numbers = _parted(name, part_of, labels, seed, lacking)
     classes = f" of {len(class_names)} classes" if class_names else ""
     data = Dataset.parted(
         "torchvision",
@@ -98,13 +102,17 @@ def Torchvision(  # noqa: N802 - named as the data set is
     return replace(data, labels={s: labels[of] for s, of in zip(SPLITS, numbers, strict=True) if labels[of].min() >= 0})
 
 
-def _parted(name: str, part_of: Tensor, labels: Tensor, seed: int, **fractions: float) -> list[Tensor]:
-    """Numbers of each split: of its own part, or else of a fraction of the training part, class by class."""
+def _is_as_wanted(pixels: Tensor, image_size: int | None, color: Color | None) -> bool:
+    num_channels, *size = pixels.shape[1:]
+    return (image_size is None or size == [image_size, image_size]) and color in (None, _COLORS[num_channels])
+
+
+def _parted(name: str, part_of: Tensor, labels: Tensor, seed: int, lacking: Mapping[str, float]) -> list[Tensor]:
+    """Numbers of each split: of its own part, or if it lacks one of a fraction of training images, class by class."""
     own: dict[str, Tensor] = {split: (part_of == i).nonzero()[:, 0] for i, split in enumerate(SPLITS)}
-    lacking = [split for split in fractions if len(own[split]) == 0]
     if lacking:
         pool = own["train"]
         classes = labels[pool] - labels[pool].min()  # those without label are a class too
-        taken = stratified(name, classes, seed, **{f"{split}_fraction": fractions[split] for split in lacking})
+        taken = stratified(name, classes, seed, **{f"{split}_fraction": of for split, of in lacking.items()})
         own |= {split: pool[part] for split, part in zip(("train", *lacking), taken, strict=True)}
     return [own[split] for split in SPLITS]
