@@ -10,6 +10,7 @@ from .mnist import MNIST
 from .rows import Held, Mapped, Rows
 from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
 from .sun397 import SUN397
+from .torchvision_sets import Torchvision
 
 __all__ = [
     "MNIST",
@@ -27,6 +28,7 @@ __all__ = [
     "Numbered",
     "Rows",
     "Split",
+    "Torchvision",
     "draws",
     "noised",
     "occluded",

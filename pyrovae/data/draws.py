@@ -79,12 +79,12 @@ def _binary_by_numpy(bits: Tensor, x: Tensor) -> Tensor:
         level = np.multiply(grey, np.uint16(257), dtype=np.uint16)
     else:
         level = (grey * (2**16 - 1)).round().astype(np.uint16)
-    ones = bits.numpy().view(np.uint16)[:, : level[0].size].reshape(level.shape) <= level
+    ones = bits.numpy().view(np.uint16)[:, : math.prod(level.shape[1:])].reshape(level.shape) <= level
     ones &= grey > 0
     return torch.from_numpy(ones.astype(np.float32))
 
 
 def _binary_by_torch(bits: Tensor, x: Tensor) -> Tensor:
     level = x.long() * 257 if x.dtype == torch.uint8 else (x * (2**16 - 1)).round().long()
-    shorts = bits.view(torch.int16)[:, : level[0].numel()].reshape(level.shape)
+    shorts = bits.view(torch.int16)[:, : math.prod(level.shape[1:])].reshape(level.shape)
     return ((shorts.long() & 0xFFFF) <= level).logical_and_(x > 0).float()

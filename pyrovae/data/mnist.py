@@ -1,10 +1,7 @@
 """Handwritten digits."""
 
-import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +11,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from .dataset import Binarize, Dataset
+from .downloads import first_line, quietly
 from .errors import DataError
 from .splits import held_out
 
@@ -50,7 +48,7 @@ def MNIST(  # noqa: N802 - named as the data set is
             where = Path(root).resolve() / "MNIST" / "raw"
             if source == "full":
                 raise DataError(
-                    f"MNIST: no files in {where} (dataset.root) and no download ({_first_line(error)}); put the four "
+                    f"MNIST: no files in {where} (dataset.root) and no download ({first_line(error)}); put the four "
                     "idx files there, or set dataset.source: embedded"
                 ) from error
             print(
@@ -64,7 +62,7 @@ def MNIST(  # noqa: N802 - named as the data set is
 def _full(root: Path, binarize: Binarize, num_val: int, seed: int) -> Dataset:
     from torchvision import datasets  # noqa: PLC0415 - slow to import
 
-    with _timeout(10.0), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    with quietly():
         train, test = (datasets.MNIST(root, train=train, download=True) for train in (True, False))
     parts = (*held_out("MNIST", len(train), seed, num_val=num_val), torch.arange(len(test)) + len(train))
     images, labels = torch.cat([train.data, test.data])[:, None], torch.cat([train.targets, test.targets])
@@ -86,18 +84,3 @@ def _digits(
 ) -> Dataset:
     names = tuple(map(str, range(10)))
     return Dataset.parted("mnist", source, images, parts, labels, binarize=binarize, seed=seed, class_names=names)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
-
-
-@contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
-    """Bounds each network operation; torchvision sets no limit of its own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

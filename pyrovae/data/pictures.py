@@ -49,20 +49,25 @@ def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Cr
     Raises:
         DataError: It is damaged, cut short or no picture.
     """
-    size = (image_size, image_size)
     try:
         with Image.open(file) as opened:
+            size = (image_size, image_size)
             opened.draft("RGB", size)  # lets the JPEG decoder skip detail that shrinking would throw away
-            image = _eight_bits(ImageOps.exif_transpose(opened)).convert("L" if color == "grey" else "RGB")
-            if crop == "center":
-                image = ImageOps.fit(image, size, Image.Resampling.BOX)
-            else:
-                image = image.resize(size, Image.Resampling.BOX)
+            return pixels(opened, image_size=image_size, color=color, crop=crop)
     except MemoryError:
         raise
     except Exception as error:  # damage has many names in Pillow, and not all are OSErrors
         reason = "not a format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"cannot read {file} ({reason}); mend or remove it") from error
+
+
+def pixels(image: Image.Image, *, image_size: int | None, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
+    """Pixels of an opened picture, uint8 (C, H, W), as `read_picture` makes them; unscaled if `image_size` is None."""
+    image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if color == "grey" else "RGB")
+    if image_size is not None and crop == "center":
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BOX)
+    elif image_size is not None:
+        image = image.resize((image_size, image_size), Image.Resampling.BOX)
     return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
 

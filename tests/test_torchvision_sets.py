@@ -1,0 +1,275 @@
+import socket
+
+import numpy as np
+import pytest
+import torch
+from image_files import tagged, write_cifar10, write_idx, write_mnist_like, write_tree
+from PIL import Image
+
+from pyrovae.data import DataError, Torchvision
+from pyrovae.data.image_sets import find, image_sets
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("went to the network"))
+
+
+@pytest.fixture
+def any_md5(monkeypatch):
+    """torchvision takes any file that is there, whatever its checksum."""
+    import os
+
+    for module in ("cifar", "svhn", "omniglot", "stl10"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda path, *_: os.path.exists(path))
+
+
+def numbers(data, split):
+    """Of tagged images: what their first pixel says."""
+    return (data.take(split)[0][:, 0, 0, 0] * 255).round().long()
+
+
+def test_a_set_of_mnists_family_is_read_as_it_is(tmp_path):
+    data = Torchvision(set="fashion_mnist", root=str(write_mnist_like(tmp_path)), val_fraction=0.25)
+    assert [type(s) for s in (data.train, data.val, data.test)] == [torch.Tensor] * 3
+    assert [tuple(s.shape) for s in (data.train, data.val, data.test)] == [(n, 1, 16, 16) for n in (30, 10, 12)]
+    assert data.train.dtype == torch.uint8
+    seen = {split: numbers(data, split) for split in ("train", "val", "test")}
+    assert sorted(torch.cat([seen["train"], seen["val"]]).tolist()) == list(range(40))
+    assert seen["test"].tolist() == list(range(40, 52)), "the test images are those of the set's authors"
+    for split, of in seen.items():
+        assert torch.equal(data.labels[split], of % 10)
+        assert np.array_equal(data.rows(split).read(torch.arange(3))[:, 0], tagged(256)[of[:3]])
+    assert data.labels["val"].bincount().tolist() == [1] * 10, "validation images are taken class by class"
+    assert (data.class_names[0], data.class_names[9]) == ("T-shirt/top", "Ankle boot")
+    assert data.source == f"FashionMNIST, 52 images of 10 classes in {tmp_path}/FashionMNIST/raw"
+
+
+def test_emnist_needs_its_split_and_keeps_its_names(tmp_path):
+    folder = tmp_path / "EMNIST" / "raw"
+    for prefix, num in (("emnist-letters-train", 30), ("emnist-letters-test", 10)):
+        write_idx(folder, tagged(num), np.arange(num) % 26 + 1, prefix)
+    data = Torchvision(set="EMNIST", root=str(tmp_path), options={"split": "letters"})
+    assert [len(s) for s in (data.train, data.val, data.test)] == [27, 3, 10]
+    assert [data.class_names[i] for i in data.labels["test"].tolist()] == list("abcdefghij")
+    with pytest.raises(
+        ValueError, match=r"^options.split: EMNIST needs it; set dataset.options.split: byclass, bymerge,"
+    ):
+        Torchvision(set="EMNIST", root=str(tmp_path))
+    with pytest.raises(ValueError, match=r"^options: EMNIST: Unknown value 'lettres' for argument split. Valid values"):
+        Torchvision(set="EMNIST", root=str(tmp_path), options={"split": "lettres"})
+
+
+def test_cifar10_is_turned_to_channels_first(tmp_path, any_md5):
+    data = Torchvision(set="CIFAR10", root=str(write_cifar10(tmp_path)), val_fraction=0.2)
+    assert data.x_shape == (3, 32, 32)
+    assert data.train.is_contiguous(), "torchvision has channels last"
+    assert [len(s) for s in (data.train, data.val, data.test)] == [16, 4, 5]
+    raw = torch.cat([data.train, data.val])
+    assert torch.equal(raw[:, 1].int() - raw[:, 0], torch.ones(20, 32, 32).int())
+    assert sorted((raw[:, 0, 0, 0]).tolist()) == sorted(n // 2 for n in range(20))
+    assert data.class_names[3] == "class 3"
+    grey = Torchvision(set="CIFAR10", root=str(tmp_path), color="grey", image_size=8, cache=str(tmp_path / "cache"))
+    assert grey.x_shape == (1, 8, 8)
+    assert sorted(numbers(grey, "test").tolist()) == sorted(n // 2 + 1 for n in range(20, 25))
+
+
+def test_svhn_and_a_part_that_options_name(tmp_path, any_md5):
+    from scipy.io import savemat
+
+    for name, num, first in (("train", 20, 0), ("test", 5, 20), ("extra", 10, 25)):
+        grey = tagged(num, 32, first).transpose(1, 2, 0)[:, :, None, :]
+        values = np.concatenate([grey, grey, grey // 2], 2)  # (H, W, C, N)
+        savemat(tmp_path / f"{name}_32x32.mat", {"X": values, "y": (np.arange(num) % 10 + 1)[:, None].astype(np.uint8)})
+    data = Torchvision(set="svhn", root=str(tmp_path))
+    assert [len(s) for s in (data.train, data.val, data.test)] == [18, 2, 5]
+    assert numbers(data, "test").tolist() == list(range(20, 25))
+    assert data.labels["test"].tolist() == [1, 2, 3, 4, 5]
+    assert torch.equal(data.train[:, 2], data.train[:, 0] // 2)
+    extra = Torchvision(set="svhn", root=str(tmp_path), options={"split": "extra"}, val_fraction=0.2, test_fraction=0.3)
+    assert [len(s) for s in (extra.train, extra.val, extra.test)] == [5, 2, 3]
+    assert sorted(torch.cat([numbers(extra, s) for s in ("train", "val", "test")]).tolist()) == list(range(25, 35))
+
+
+def test_a_set_with_a_validation_part_of_its_own(tmp_path):
+    for i, part in enumerate(("train", "valid", "test")):
+        write_tree(tmp_path / "country211" / part, ["AD", "AE"], 4, first=i * 8)
+    data = Torchvision(set="Country211", root=str(tmp_path), color="grey", cache=str(tmp_path / "cache"))
+    for i, split in enumerate(("train", "val", "test")):
+        assert numbers(data, split).tolist() == list(range(i * 8, i * 8 + 8))
+        assert data.labels[split].tolist() == [0] * 4 + [1] * 4
+    assert data.class_names == ("AD", "AE")
+    rgb = Torchvision(set="Country211", root=str(tmp_path), image_size=6, seed=3, cache=str(tmp_path / "cache"))
+    assert rgb.x_shape == (3, 6, 6), "torchvision's loader makes these RGB, and nothing else was asked for"
+
+
+def test_a_set_without_parts_is_parted_class_by_class(tmp_path):
+    write_tree(tmp_path / "eurosat" / "2750", ["Forest", "River"], 10)
+    made = {seed: Torchvision(set="EuroSAT", root=str(tmp_path), seed=seed, cache=False) for seed in (0, 1)}
+    assert [len(s) for s in (made[0].train, made[0].val, made[0].test)] == [16, 2, 2]
+    seen = torch.cat([numbers(made[0], split) for split in ("train", "val", "test")])
+    assert sorted(seen.tolist()) == list(range(20))
+    labels = torch.cat([made[0].labels[split] for split in ("train", "val", "test")])
+    assert torch.equal(labels, seen // 10)
+    assert made[0].labels["val"].tolist().count(0) == 1
+    assert not torch.equal(numbers(made[0], "train"), numbers(made[1], "train"))
+
+
+def test_omniglot_numbers_do_not_depend_on_the_disk(tmp_path, any_md5, monkeypatch):
+    from torchvision.datasets import omniglot
+
+    for i, part in enumerate(("images_background", "images_evaluation")):
+        alphabets = ["Greek/character01", "Greek/character02"] if i == 0 else ["Tengwar/character01"]
+        write_tree(tmp_path / "omniglot-py" / part, alphabets, 4, first=i * 8)
+        (tmp_path / "omniglot-py" / f"{part}.zip").touch()
+    listed = {name: getattr(omniglot, name) for name in ("list_dir", "list_files")}
+    made = []
+    for turn in (sorted, lambda names: sorted(names, reverse=True)):
+        for name, original in listed.items():
+            monkeypatch.setattr(omniglot, name, lambda *args, o=original, t=turn: t(o(*args)))
+        made.append(Torchvision(set="Omniglot", root=str(tmp_path), val_fraction=0.25, cache=False))
+    for split in ("train", "val", "test"):
+        assert torch.equal(made[0].take(split)[0], made[1].take(split)[0])
+        assert torch.equal(made[0].labels[split], numbers(made[0], split) // 4), "evaluation's characters are others"
+    assert made[0].class_names == ("Greek/character01", "Greek/character02", "Tengwar/character01")
+
+
+def test_images_of_unlike_size_want_a_size(tmp_path):
+    write_tree(tmp_path / "eurosat" / "2750", ["Forest"], 20)
+    Image.new("RGB", (20, 10)).save(tmp_path / "eurosat" / "2750" / "Forest" / "a.png")
+    with pytest.raises(
+        DataError, match="EuroSAT: images are of unlike size, 10 × 20 and 16 × 16 say; set dataset.image_"
+    ):
+        Torchvision(set="EuroSAT", root=str(tmp_path))
+    assert Torchvision(set="EuroSAT", root=str(tmp_path), image_size=5, cache=False).x_shape == (3, 5, 5)
+    (tmp_path / "eurosat" / "2750" / "Forest" / "a.png").rename(tmp_path / "eurosat" / "2750" / "Forest" / "1a.png")
+    with pytest.raises(DataError, match="train image 12 is 10 × 20 and others are 16 × 16; set dataset.image_size"):
+        Torchvision(set="EuroSAT", root=str(tmp_path), cache=str(tmp_path / "cache"))
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    write_tree(tmp_path / "eurosat" / "2750", ["Forest"], 10)
+    broken = tmp_path / "eurosat" / "2750" / "Forest" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:45])
+    with pytest.raises(DataError, match="cannot read train image 3 .*mend or remove it"):
+        Torchvision(set="EuroSAT", root=str(tmp_path), image_size=8, cache=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("bad", [0, 3, 19])  # the first and the last are looked at before all others
+def test_a_damaged_image_is_left_out_with_its_label(tmp_path, bad):
+    pytest.importorskip("pyrovae.data.cache")
+    write_tree(tmp_path / "eurosat" / "2750", ["Forest", "River"], 10)
+    broken = tmp_path / "eurosat" / "2750" / ("Forest" if bad < 10 else "River") / f"{bad % 10}.png"
+    broken.write_bytes(broken.read_bytes()[:45])
+    data = Torchvision(set="EuroSAT", root=str(tmp_path), on_bad="skip", cache=str(tmp_path / "cache"))
+    seen = torch.cat([numbers(data, split) for split in ("train", "val", "test")])
+    assert sorted(seen.tolist()) == [n for n in range(20) if n != bad]
+    assert torch.equal(torch.cat([data.labels[split] for split in ("train", "val", "test")]), seen // 10)
+
+
+def test_files_that_changed_are_another_cache(tmp_path):
+    from pyrovae.data.image_items import fingerprint
+
+    write_tree(tmp_path / "eurosat" / "2750", ["Forest"], 3)
+    images = image_sets()["EuroSAT"](str(tmp_path))
+    before = fingerprint(images, str(tmp_path))
+    assert before[0] == 3
+    (tmp_path / "elsewhere.txt").write_text("no part of the set")
+    assert fingerprint(images, str(tmp_path)) == before
+    write_tree(tmp_path / "eurosat" / "2750", ["River"], 1)
+    assert fingerprint(images, str(tmp_path)) != before
+
+
+def test_names():
+    assert [find(name) for name in ("fashion_mnist", "FASHIONMNIST", "cifar10", "SVHN", "CelebA", "stl-10")] == [
+        "FashionMNIST", "FashionMNIST", "CIFAR10", "SVHN", "CelebA", "STL10",
+    ]  # fmt: skip
+    with pytest.raises(
+        ValueError, match="^set 'fashion_mnits' is no image set of torchvision; did you mean FashionMNIST"
+    ):
+        Torchvision(set="fashion_mnits")
+    wanted = {"KMNIST", "EMNIST", "QMNIST", "CIFAR100", "USPS", "STL10", "Omniglot", "Flowers102", "Food101", "DTD"}
+    assert wanted | {"OxfordIIITPet", "LFWPeople", "PCAM", "ImageNet", "Places365"} <= set(image_sets())
+    others = {
+        "UCF101",
+        "Kinetics",
+        "MovingMNIST",
+        "Sintel",
+        "CREStereo",
+        "CocoDetection",
+        "VOCSegmentation",
+        "Cityscapes",
+    }
+    assert not (others | {"ImageFolder", "LFWPairs", "WIDERFace", "Kitti", "SBDataset"}) & set(image_sets())
+
+
+def test_missing_files_name_the_folder_and_the_remedy(tmp_path, monkeypatch, capsys):
+    with pytest.raises(
+        DataError, match=r"KMNIST: no complete files in .*/KMNIST/raw \(dataset.root\), and dataset.download"
+    ):
+        Torchvision(set="KMNIST", root=str(tmp_path), download=False)
+    assert capsys.readouterr() == ("", "")
+
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(
+        DataError, match=r"KMNIST: no complete files .*, and no download \(.*\); put them there as "
+    ) as caught:
+        Torchvision(set="KMNIST", root=str(tmp_path))
+    assert "\n" not in str(caught.value)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"KMNIST: no complete files in {tmp_path}/KMNIST/raw; downloading them\n"
+    with pytest.raises(DataError, match=r"ImageNet: .* torchvision does not download it \(The archive "):
+        Torchvision(set="ImageNet", root=str(tmp_path))
+
+
+def test_options_that_are_none(tmp_path):
+    with pytest.raises(ValueError, match="^options.fold: unknown for STL10; valid: split, folds"):
+        Torchvision(set="STL10", root=str(tmp_path), options={"fold": 1})
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A server that has Fashion-MNIST, and is all the network there is."""
+    import gzip
+    import hashlib
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    from torchvision.datasets import FashionMNIST
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    resources = []
+    for file in sorted((write_mnist_like(tmp_path / "theirs") / "FashionMNIST" / "raw").iterdir()):
+        packed = gzip.compress(file.read_bytes())
+        file.with_suffix(".gz").write_bytes(packed)
+        resources.append((file.with_suffix(".gz").name, hashlib.md5(packed).hexdigest()))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(file.parent)))
+    monkeypatch.undo()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_address[1]}/"])
+    monkeypatch.setattr(FashionMNIST, "resources", resources)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_missing_files_are_downloaded_once(tmp_path, monkeypatch, capsys, mirror):
+    root = str(tmp_path / "ours")
+    data = Torchvision(set="FashionMNIST", root=root)
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"FashionMNIST: no complete files in {root}/FashionMNIST/raw; downloading them\n")
+    assert [len(s) for s in (data.train, data.val, data.test)] == [36, 4, 12]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("went to the network"))
+    assert torch.equal(Torchvision(set="FashionMNIST", root=root).train, data.train)
+    assert capsys.readouterr() == ("", "")
