@@ -61,6 +61,8 @@ def build_data(config: Config) -> Dataset:
         DataError: Missing, damaged, or outside the likelihood's support.
     """
     data = _make("dataset", config.dataset, tag="name")
+    if config.dataset.normalize is not None:
+        data = data.normalized(_make("normalize", config.dataset.normalize))
     try:
         COMPONENTS["likelihood"][config.model.likelihood.type].check(next(iter(data.batches("train", 256))))
     except ValueError as error:
