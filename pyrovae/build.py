@@ -61,6 +61,11 @@ def build_data(config: Config) -> Dataset:
         DataError: Missing, damaged, or outside the likelihood's support.
     """
     data = _make("dataset", config.dataset, tag="name")
+    if config.train.warm_start and getattr(data.rows("train"), "anew", False):
+        raise ConfigError(
+            f"train.warm_start: {data.name} cuts other patches in each epoch, and each would start at the λ of another "
+            "one; leave it out"
+        )
     if config.dataset.normalize is not None:
         data = data.normalized(_make("normalize", config.dataset.normalize))
     try:

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.stats import chisquare
 
 from pyrovae.build import build_data
-from pyrovae.config import check
+from pyrovae.config import ConfigError, check
 from pyrovae.data import DataError, Held, Mapped, NaturalPatches, Rows
 from pyrovae.data.image_filters import intensities, local_contrast, olshausen_field
 from pyrovae.data.patches import Patches
@@ -260,6 +260,12 @@ def test_photographs_are_there_without_network(monkeypatch):
     assert "12 photographs inside scikit-image and scikit-learn (8 train, 2 val, 2 test)" in data.source
     assert [len(getattr(data, split)) for split in ("train", "val", "test")] == [600, 100, 100]
     assert data.take("train")[0].isfinite().all()
+
+
+def test_patches_that_change_cannot_start_where_they_were_left():
+    block = {"name": "natural_patches", "num_train": 10, "num_val": 10, "num_test": 10}
+    with pytest.raises(ConfigError, match="train.warm_start: natural_patches cuts other patches in each epoch"):
+        build_data(check({"dataset": block, "train": {"warm_start": True}, "model": {"likelihood": "normal"}}))
 
 
 @pytest.mark.parametrize(
