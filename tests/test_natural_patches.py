@@ -15,6 +15,7 @@ from pyrovae.data.image_filters import intensities, local_contrast, olshausen_fi
 from pyrovae.data.patches import Patches
 
 CUTOFF = 0.39
+STEP = np.repeat([[0.0, 1.0]], 64, 0).repeat(32, 1)  # (64, 64), an edge in the middle
 
 
 def gain(f: np.ndarray | float) -> np.ndarray:
@@ -46,8 +47,7 @@ def test_the_mean_is_removed_and_nothing_wraps_around():
     image = np.random.default_rng(0).random((24, 40))
     np.testing.assert_allclose(olshausen_field(np.full((24, 40), 3.0)), 0, atol=1e-12)
     np.testing.assert_allclose(olshausen_field(image + 7), olshausen_field(image), atol=1e-12)
-    step = np.repeat([[0.0, 1.0]], 64, 0).repeat(32, 1)  # (64, 64), an edge in the middle
-    response = np.abs(olshausen_field(step))
+    response = np.abs(olshausen_field(STEP))
     assert response[:, 31:33].min() == pytest.approx(response.max())
     assert response[:, [0, -1]].max() < 0.05 * response.max(), "the right border is no edge beside the left one"
 
@@ -86,6 +86,8 @@ def test_local_contrast_knows_neither_brightness_nor_contrast_of_the_whole():
     result = local_contrast(image)
     np.testing.assert_allclose(local_contrast(5 * image - 3), result, atol=1e-9)
     np.testing.assert_allclose(local_contrast(np.full((40, 30), 0.7)), 0, atol=1e-6)
+    response = np.abs(local_contrast(STEP))
+    assert response[:, [0, -1]].max() < 0.05 * response.max(), "nothing wraps around"
 
 
 def test_local_contrast_makes_halves_of_unlike_contrast_alike():
@@ -236,6 +238,18 @@ def test_intensity_of_unfiltered_patches_is_looked_up(textures):
     assert light.train.dtype == torch.uint8
     pixels = (grey.take("val")[0] * 255).round().long()
     assert torch.equal(light.take("val")[0], torch.from_numpy(intensities("linear"))[pixels])
+
+
+@pytest.mark.parametrize("intensity", ["grey", "linear", "log"])
+def test_images_are_filtered_as_asked(textures, intensity):
+    pixels = tiny(textures, filter="none").train.images.read(torch.arange(8))[:, 0].numpy()
+    values = intensities(intensity)[pixels]
+    for filter, act, how in (
+        ("olshausen_field", olshausen_field, {"cutoff": 0.2}),
+        ("local_contrast", local_contrast, {"surround": 1.5}),
+    ):
+        got = tiny(textures, filter=filter, intensity=intensity, **how).train.images.read(torch.arange(8))[:, 0]
+        np.testing.assert_allclose(got, np.stack([act(one, **how) for one in values]), atol=1e-3, rtol=1e-3)
 
 
 def test_filtered_training_images_have_variance_one_and_others_do_not_count(textures, tmp_path):
