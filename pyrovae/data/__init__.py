@@ -3,6 +3,7 @@
 from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
+from .image_folder import ImageFolder
 from .mnist import MNIST
 from .natural_patches import NaturalPatches
 from .normalization import Centering, ContrastNormalization, Normalization, Standardization
@@ -26,6 +27,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Held",
+    "ImageFolder",
     "Mapped",
     "NaturalPatches",
     "Normalization",
