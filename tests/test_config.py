@@ -92,7 +92,7 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
         ),
         (
             {"dataset": {"name": "mnits"}},
-            "dataset.name: 'mnits' is unknown; did you mean mnist? valid: mnist, natural_patches, sun397",
+            "dataset.name: 'mnits' is unknown; did you mean mnist? valid: image_folder, mnist, natural_patches, sun397",
         ),
         ({"model": []}, "model: "),
     ],
@@ -108,7 +108,7 @@ def test_abstract_classes_are_no_choice():
     assert {"diagonal_normal", "flow", "ladder"} < set(COMPONENTS["family"])
     assert not {"family", "joint", "constrained"} & set(COMPONENTS["family"])
     assert set(COMPONENTS["refiner"]) == {"svi", "unrolled", "gauss_newton"}
-    assert set(COMPONENTS["dataset"]) == {"mnist", "natural_patches", "sun397"}
+    assert set(COMPONENTS["dataset"]) == {"image_folder", "mnist", "natural_patches", "sun397"}
 
 
 def test_a_signature_is_a_schema():
