@@ -61,13 +61,18 @@ def build_data(config: Config) -> Dataset:
         ConfigError: Settings that do not go together.
         DataError: Missing, damaged, or outside the likelihood's support.
     """
-    augment = config.dataset.augment and _make("augment", config.dataset.augment)
-    if augment and config.train.warm_start:
+    settings = config.dataset
+    data = _make("dataset", settings, tag="name")
+    augment = _make("augment", settings.augment) if settings.augment is not None else data.augment
+    data = replace(data, augment=augment, num_workers=settings.num_workers)
+    if settings.normalize is not None:
+        data = data.normalized(_make("normalize", settings.normalize))
+    if config.train.warm_start and (data.augment is not None or data.rows("train").anew):
+        how = "augmented" if data.augment is not None else "cut anew"
         raise ConfigError(
-            "dataset.augment: train.warm_start would start each view at the λ of another one; leave one of them out"
+            f"train.warm_start: {data.name} is {how} in each epoch, and each view would start at the λ of another; "
+            "leave one of them out"
         )
-    data = _make("dataset", config.dataset, tag="name")
-    data = replace(data, augment=augment or data.augment, num_workers=config.dataset.num_workers)
     try:
         COMPONENTS["likelihood"][config.model.likelihood.type].check(next(iter(data.batches("train", 256))))
     except ValueError as error:

@@ -121,6 +121,10 @@ _DATASET_COMMON: dict[str, Any] = {
     "batch_size": (PositiveInt, 128),
     "num_workers": (NonNegativeInt, 0),
     "augment": (Annotated[block("augment", "augmentation") | None, BeforeValidator(_augment)], None),
+    "normalize": (
+        Annotated[block("normalize", "standardize") | None, BeforeValidator(lambda v: None if v == "none" else v)],
+        None,
+    ),
 }
 
 _GUIDE_PARTS: dict[str, Any] = {

@@ -186,7 +186,10 @@ def test_yaml_errors(augment, line):
 
 def test_a_warm_start_from_another_view_is_refused():
     values = {"dataset": {**MNIST, "augment": {"flip": True}}, "guide": "svi", "train": {"warm_start": True}}
-    with pytest.raises(ConfigError, match="train.warm_start would start each view at the λ of another one"):
+    with pytest.raises(
+        ConfigError,
+        match="train.warm_start: mnist is augmented in each epoch, and each view would start at the λ of another",
+    ):
         build_data(check(values))
 
 

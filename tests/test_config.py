@@ -45,7 +45,7 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
         }
     )
     assert text.splitlines() == [
-        "dataset.binarise: unknown key for mnist (value 'static'); did you mean binarize? valid: name, batch_size, num_workers, augment, "
+        "dataset.binarise: unknown key for mnist (value 'static'); did you mean binarize? valid: name, batch_size, num_workers, augment, normalize, "
         "root, source, binarize, num_val, seed",
         "model.lr: input should be a valid number, unable to parse string as a number, got 'fast'",
         "model.encoder.type: 'cnov' is unknown; did you mean conv? valid: conv, mlp",
@@ -90,7 +90,10 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
             {"train": {"beta_warmup": {"type": "linaer"}}},
             "train.beta_warmup.type: 'linaer' is unknown; did you mean linear?",
         ),
-        ({"dataset": {"name": "mnits"}}, "dataset.name: 'mnits' is unknown; did you mean mnist? valid: mnist, sun397"),
+        (
+            {"dataset": {"name": "mnits"}},
+            "dataset.name: 'mnits' is unknown; did you mean mnist? valid: image_folder, mnist, natural_patches, sun397",
+        ),
         ({"model": []}, "model: "),
     ],
 )
@@ -105,7 +108,7 @@ def test_abstract_classes_are_no_choice():
     assert {"diagonal_normal", "flow", "ladder"} < set(COMPONENTS["family"])
     assert not {"family", "joint", "constrained"} & set(COMPONENTS["family"])
     assert set(COMPONENTS["refiner"]) == {"svi", "unrolled", "gauss_newton"}
-    assert set(COMPONENTS["dataset"]) == {"mnist", "sun397"}
+    assert set(COMPONENTS["dataset"]) == {"image_folder", "mnist", "natural_patches", "sun397"}
 
 
 def test_a_signature_is_a_schema():

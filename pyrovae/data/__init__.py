@@ -7,27 +7,38 @@ from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
 from .image_folder import ImageFolder
 from .mnist import MNIST
+from .natural_patches import NaturalPatches
+from .normalization import Centering, ContrastNormalization, Normalization, Standardization
+from .normalized import NORMALIZATIONS
 from .rows import Held, Mapped, Rows
 from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
 from .sun397 import SUN397
 from .torchvision_sets import Torchvision
+from .zca import ZCA
 
 __all__ = [
     "MNIST",
+    "NORMALIZATIONS",
     "SHIFTS",
     "SPLITS",
     "SUN397",
+    "ZCA",
     "Augmentation",
     "Batches",
     "Binarize",
+    "Centering",
+    "ContrastNormalization",
     "DataError",
     "Dataset",
     "Held",
     "ImageFolder",
     "Mapped",
+    "NaturalPatches",
+    "Normalization",
     "Numbered",
     "Rows",
     "Split",
+    "Standardization",
     "Torchvision",
     "draws",
     "noised",

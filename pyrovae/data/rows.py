@@ -14,11 +14,13 @@ class Rows(ABC):
         shape: (N, *x_shape).
         dtype: Of what `read` gives: uint8 for pixels.
         device: Of what `read` gives.
+        anew: Whether each epoch reads other datapoints.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     device = torch.device("cpu")
+    anew = False
 
     def __len__(self) -> int:
         return self.shape[0]
