@@ -17,7 +17,7 @@ from .guides import AmortizedGuide, Guide, SemiAmortizedGuide
 from .inference import Inferred
 from .models import VAE, HierarchicalVAE
 from .schema import COMPONENTS
-from .training import CheckpointError, read_checkpoint
+from .training import CheckpointError, check_support, read_checkpoint
 
 
 class _Parts(Mapping[str, Any]):
@@ -58,16 +58,14 @@ def build_data(config: Config) -> Dataset:
     """Reads the data set, and checks that the likelihood has a density for it.
 
     Raises:
-        DataError: Missing, damaged, or outside the likelihood's support.
+        DataError: Missing, damaged, or outside the likelihood's support: how many values, where, and what to set.
     """
     data = _make("dataset", config.dataset, tag="name")
+    scalable = "scale" in type(config.dataset).model_fields
     try:
-        COMPONENTS["likelihood"][config.model.likelihood.type].check(next(iter(data.batches("train", 256))))
+        check_support(COMPONENTS["likelihood"][config.model.likelihood.type], data, scalable=scalable)
     except ValueError as error:
-        raise DataError(
-            f"dataset {data.name}: {error}; set dataset.binarize: dynamic, or model.likelihood: continuous_bernoulli "
-            "or normal"
-        ) from error
+        raise DataError(f"dataset {data.source}: {error}") from error
     return data
 
 

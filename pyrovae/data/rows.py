@@ -14,11 +14,13 @@ class Rows(ABC):
         shape: (N, *x_shape).
         dtype: Of what `read` gives: uint8 for pixels.
         device: Of what `read` gives.
+        at_hand: Whether to look at all of them costs no more than reading a file.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     device = torch.device("cpu")
+    at_hand: bool = False
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -27,6 +29,10 @@ class Rows(ABC):
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         """The datapoints (B, *x_shape) numbered `numbers` (B,), a function of these and, where drawn, of the epoch."""
 
+    def origin(self, numbers: Tensor) -> Tensor:
+        """The numbers, in what was read, of the datapoints numbered `numbers` (B,)."""
+        return numbers
+
     def subset(self, numbers: Tensor) -> "Rows":
         """The datapoints numbered `numbers` (M,), in that order."""
         return Subset(self, numbers)
@@ -34,6 +40,8 @@ class Rows(ABC):
 
 class Held(Rows):
     """A tensor in memory, or on the GPU."""
+
+    at_hand = True
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
@@ -49,6 +57,8 @@ class Mapped(Rows):
     Args:
         array: (N, *x_shape), a `numpy.memmap` say, or anything that gives rows for an array of their numbers.
     """
+
+    at_hand = True
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -66,6 +76,10 @@ class Subset(Rows):
     def __init__(self, rows: Rows, numbers: Tensor) -> None:
         self.rows, self.numbers = rows, numbers
         self.shape, self.dtype = (len(numbers), *rows.shape[1:]), rows.dtype
+        self.at_hand = rows.at_hand
+
+    def origin(self, numbers: Tensor) -> Tensor:
+        return self.rows.origin(self.numbers[numbers])
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         return self.rows.read(self.numbers[numbers], epoch)
