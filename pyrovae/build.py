@@ -61,12 +61,19 @@ def build_data(config: Config) -> Dataset:
         DataError: Missing, damaged, or outside the likelihood's support: how many values, where, and what to set.
     """
     data = _make("dataset", config.dataset, tag="name")
+    if config.dataset.normalize is not None:
+        _check(config, data, "normal")  # one that is not finite would be in every statistic
+        data = data.normalized(_make("normalize", config.dataset.normalize))
+    _check(config, data, config.model.likelihood.type)
+    return data
+
+
+def _check(config: Config, data: Dataset, likelihood: str) -> None:
     scalable = "scale" in type(config.dataset).model_fields
     try:
-        check_support(COMPONENTS["likelihood"][config.model.likelihood.type], data, scalable=scalable)
+        check_support(COMPONENTS["likelihood"][likelihood], data, scalable=scalable)
     except ValueError as error:
         raise DataError(f"dataset {data.source}: {error}") from error
-    return data
 
 
 def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[VAE | HierarchicalVAE, Guide]:

@@ -5,11 +5,12 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -110,7 +111,14 @@ class TrainConfig(Strict):
         return ({} if value else None) if isinstance(value, bool) else value
 
 
-_DATASET_COMMON: dict[str, Any] = {"batch_size": (PositiveInt, 128), "num_workers": (NonNegativeInt, 0)}
+_DATASET_COMMON: dict[str, Any] = {
+    "batch_size": (PositiveInt, 128),
+    "num_workers": (NonNegativeInt, 0),
+    "normalize": (
+        Annotated[block("normalize", "standardize") | None, BeforeValidator(lambda v: None if v == "none" else v)],
+        None,
+    ),
+}
 
 _GUIDE_PARTS: dict[str, Any] = {
     "family": (block("family", "diagonal_normal"), "diagonal_normal"),

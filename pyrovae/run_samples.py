@@ -105,7 +105,7 @@ def walks(subject: Subject) -> dict[str, Tensor]:
 
 def _figures(arrays: dict[str, Tensor]) -> dict[str, Figure]:
     columns = math.ceil(math.sqrt(len(arrays["samples"])))
-    samples = figures.image_grid(arrays["samples"], columns)
+    samples = figures.image_grid(arrays["samples"], columns, like=arrays["inputs"])
     samples.set_size_inches(side := min(8.0, max(4.0, 0.5 * columns)), side + 0.3)
     samples.suptitle("E[x | z] at draws from the prior")
     rows = {"input": arrays["inputs"], "at λ₀": arrays["reconstructions_init"]}

@@ -49,6 +49,7 @@ def _returns(make: Any) -> Any:
 
 COMPONENTS: dict[str, dict[str, Any]] = {
     "dataset": {n: make for n, make in members(data, "").items() if _returns(make) is data.Dataset},
+    "normalize": dict(data.NORMALIZATIONS),
     "encoder": members(nets, "Encoder", ["Decoder"]),
     "decoder": members(nets, "Decoder", ["Encoder"]),
     "prior": members(priors, ""),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyrovae.data import SHIFTS, DataError, Dataset, noised, occluded, rotated
-from pyrovae.data.shifts import shifted
+from pyrovae.data.shifts import can_shift, shifted
 
 
 def grey(count: int = 6, shape: tuple[int, ...] = (1, 28, 28)) -> torch.Tensor:
@@ -103,4 +103,14 @@ def test_other_images_are_refused():
 def test_a_shift_is_no_data_set_of_a_configuration():
     from pyrovae.schema import COMPONENTS
 
-    assert set(COMPONENTS["dataset"]) == {"mnist", "sun397"}
+    assert not {"shifted", *SHIFTS} & COMPONENTS["dataset"].keys()
+
+
+def test_only_eight_bit_images_can_be_shifted():
+    real = grey().float()
+    assert can_shift(Dataset("toy", "toy", grey(), grey(), grey()))
+    for raw in (real, grey().flatten(1)):
+        data = Dataset("toy", "toy", raw, raw, raw)
+        assert not can_shift(data)
+        with pytest.raises(DataError, match="rotated: toy has torch.* not 8-bit images; leave shifts out"):
+            shifted(data, "rotated")

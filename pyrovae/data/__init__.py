@@ -5,29 +5,40 @@ from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
 from .mnist import MNIST
+from .natural_patches import NaturalPatches
+from .normalization import Centering, ContrastNormalization, Normalization, Standardization
+from .normalized import NORMALIZATIONS
 from .outside import Outside
 from .rows import Held, Mapped, Rows
 from .scaling import Scaled
 from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
 from .sun397 import SUN397
+from .zca import ZCA
 
 __all__ = [
     "MNIST",
+    "NORMALIZATIONS",
     "SHIFTS",
     "SPLITS",
     "SUN397",
+    "ZCA",
     "Arrays",
     "Batches",
     "Binarize",
+    "Centering",
+    "ContrastNormalization",
     "DataError",
     "Dataset",
     "Held",
     "Mapped",
+    "NaturalPatches",
+    "Normalization",
     "Numbered",
     "Outside",
     "Rows",
     "Scaled",
     "Split",
+    "Standardization",
     "noised",
     "occluded",
     "rotated",

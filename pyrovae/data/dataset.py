@@ -10,6 +10,8 @@ from torch import Tensor
 from . import draws
 from .batches import Batches
 from .errors import DataError
+from .normalization import Normalization
+from .normalized import normalized
 from .outside import Outside, outside
 from .rows import Held, Rows
 from .scaling import as_floats
@@ -126,6 +128,14 @@ class Dataset:
         stop = len(rows) if num is None else min(start + num, len(rows))
         numbers, labels = torch.arange(start, stop), self.labels.get(split)
         return self.finish(split, rows.read(numbers), numbers), None if labels is None else labels[start:stop]
+
+    def normalized(self, normalization: Normalization) -> "Dataset":
+        """The same data set with x normalized, `ZCA()` say, by what is fitted to its training split alone.
+
+        Raises:
+            DataError: Binary data, or data that the normalization is not for.
+        """
+        return normalized(self, normalization)
 
     def finish(self, split: Split, raw: Tensor, numbers: Tensor, epoch: int | None = None, seed: int = 0) -> Tensor:
         """x from raw datapoints (B, *x_shape) numbered `numbers` (B,).

@@ -22,6 +22,7 @@ def decoded(
     *,
     shape: tuple[int, ...],
     settings: Mapping[str, Any],
+    dtype: str = "uint8",
     cache: bool | str = True,
     on_bad: OnBad = "error",
     num_workers: int = 2,
@@ -33,12 +34,13 @@ def decoded(
         items: Files, or whatever `read` takes.
         read: To an array of `shape`; raises `DataError` for a damaged item.
         shape: Of a datapoint.
+        dtype: Of the arrays, as numpy and torch name it.
         settings: All that the arrays depend on, besides the items: plain values.
         cache: Keep arrays in a folder; `False` decodes when a batch is asked for.
         on_bad: Whether a damaged item is an error, or left out.
         num_workers: Threads that decode.
     """
-    values = torch.empty(len(items), *shape, dtype=torch.uint8)
+    values = torch.empty(len(items), *shape, dtype=getattr(torch, dtype))
     with ThreadPoolExecutor(max(1, num_workers)) as pool:  # PIL releases the interpreter lock while it decodes
         made = pool.map(read, items)
         for i, array in enumerate(tqdm(made, f"decoding {name}", len(items), unit="image", disable=None)):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .dataset import Dataset
 from .errors import DataError
+from .scaling import Scaled
 
 _CHUNK = 1024  # images turned at a time, for they are turned as floats
 
@@ -92,6 +93,12 @@ def occluded(images: Tensor, fraction: float = 0.25, seed: int = 0, grey: int = 
 SHIFTS: dict[str, Callable[..., Tensor]] = {"rotated": rotated, "noised": noised, "occluded": occluded}
 
 
+def can_shift(data: Dataset) -> bool:
+    """Whether the test split is of 8-bit images, of which there are shifted ones; others know no black or white."""
+    rows = data.rows("test")
+    return rows.dtype == torch.uint8 and len(rows.shape) == 4 and not isinstance(data.preprocess, Scaled)
+
+
 def shifted(data: Dataset, name: str, num: int | None = None, **how: Any) -> Dataset:
     """`data` whose test images, and those alone, are shifted; labels stay. Binary images are drawn after the shift.
 
@@ -109,6 +116,8 @@ def shifted(data: Dataset, name: str, num: int | None = None, **how: Any) -> Dat
     if name not in SHIFTS:
         raise DataError(f"shift must be one of {', '.join(sorted(SHIFTS))}, got {name!r}")
     rows = data.rows("test")
+    if not can_shift(data):
+        raise DataError(f"{name}: {data.name} has {rows.dtype} {data.x_shape}, not 8-bit images; leave shifts out")
     first = torch.arange(len(rows) if num is None else min(num, len(rows)))
     try:
         test = SHIFTS[name](rows.read(first), **how)

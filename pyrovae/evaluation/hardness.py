@@ -10,6 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
+from ..training.figures import grey_range, range_told, to_unit
 from .draws import reconstruct
 from .findings import Findings, estimate
 from .subject import Subject
@@ -87,16 +88,18 @@ def _gallery(subject: Subject, gap: Tensor, num_images: int) -> Figure:
     images = {"input": subject.x[rows], "at λ₀": reconstruct(subject.model, subject.family, subject.init[rows])}
     if subject.refines:
         images["at λ_K"] = reconstruct(subject.model, subject.family, subject.params[rows])
+    limits = grey_range(images["input"])
     figure = Figure(figsize=(8, 0.5 * len(images) + 0.65), layout="constrained")
     panels = figure.subplots(len(images), len(rows), squeeze=False)
     for line, (label, pictures) in zip(panels, images.items(), strict=True):
         line[0].set_ylabel(label, rotation=0, ha="right", va="center")
-        for axes, picture in zip(line, pictures.float().clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy(), strict=True):
+        for axes, picture in zip(line, to_unit(pictures, limits).permute(0, 2, 3, 1).numpy(), strict=True):
             axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
     for axes, value in zip(panels[0], gap[rows].tolist(), strict=True):
         axes.set_title(f"{value:.1f}", fontsize=8)
     figure.suptitle(f"Hardest {count} images, then easiest {count}; above each its inference gap in nats", fontsize=10)
+    figure.supxlabel(range_told(limits), fontsize=8)
     return figure
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from ..models import HierarchicalVAE
+from ..training.figures import grey_range, range_told, to_unit
 from .draws import posterior_draws, posterior_mean
 from .findings import Findings
 from .subject import Subject
@@ -140,9 +140,8 @@ def _grid(images: Tensor) -> tuple[Figure, Any, tuple[list[float], list[float]]]
     shown = images.detach().float().cpu()
     if channels not in (1, 3):
         shown = shown.mean(2, keepdim=True)
-    # Counts and real-valued images may leave [0, 1]; a few extreme pixels should not take the contrast.
-    low, high = np.quantile(shown.numpy(), (0.01, 0.99)).clip((-np.inf, 1.0), (0.0, np.inf))
-    shown = ((shown - low) / (high - low)).clamp(0, 1).flatten(0, 1)
+    limits = grey_range(shown)
+    shown = to_unit(shown, limits).flatten(0, 1)
     picture = make_grid(shown, nrow=num_columns, padding=1, pad_value=0.5).permute(1, 2, 0)
     tile_width = min(TILE_SIZE * width / height, 7.0 / num_columns)
     size = (num_columns * tile_width + 1, num_rows * tile_width * height / width + 1)
@@ -151,6 +150,7 @@ def _grid(images: Tensor) -> tuple[Figure, Any, tuple[list[float], list[float]]]
     axes.imshow(picture.numpy(), interpolation="nearest")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    figure.supxlabel(range_told(limits), fontsize=8)
     centres = (
         [1 + width / 2 + k * (width + 1) for k in range(num_columns)],
         [1 + height / 2 + k * (height + 1) for k in range(num_rows)],

@@ -131,7 +131,7 @@ class Pictures(Callback):
                 points = {f"infer/elbo_step_{k}": value for k, value in enumerate(curve)}
                 logger.log_metrics(points, step=trainer.global_step - 1)
         drawn["reconstructions"] = figures.image_rows(rows)
-        drawn["samples"] = figures.image_grid(model.sample(64))
+        drawn["samples"] = figures.image_grid(model.sample(64), like=x)
         kl = kl_per_dim(model, family, x, inferred.params)
         if kl is not None:
             drawn["kl_per_dim"] = figures.kl_bars(kl)
