@@ -111,6 +111,8 @@ class TrainConfig(Strict):
         return ({} if value else None) if isinstance(value, bool) else value
 
 
+WHERE_DATA_LIE = frozenset({"root", "path", "cache", "num_workers"})  # of `dataset:`; x does not depend on these
+
 _DATASET_COMMON: dict[str, Any] = {
     "batch_size": (PositiveInt, 128),
     "num_workers": (NonNegativeInt, 0),
