@@ -8,6 +8,8 @@ import numpy as np
 
 from .array_files import ArrayFile, Facts, readable
 
+_STRETCH = 4  # a stretch of rows is many times as fast as its rows one by one: so many times as many are worth it
+
 
 class HDF5File(ArrayFile):
     """Data sets by their path in the file; one that lies in one piece is mapped, any other is read by rows."""
@@ -63,8 +65,9 @@ class HDF5Array:
                 return self._dataset()[numbers]
             rows, places = np.unique(numbers, return_inverse=True)  # h5py takes increasing numbers only
             first, last = rows[0], rows[-1] + 1
-            dense = last - first == len(rows)  # a stretch is many times as fast as its rows one by one
-            return self._dataset()[slice(first, last) if dense else rows][places]
+            if last - first <= _STRETCH * len(rows):
+                return self._dataset()[first:last][rows - first][places]
+            return self._dataset()[rows][places]
 
     def _dataset(self) -> Any:
         import h5py  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import

@@ -13,7 +13,7 @@ from .scaling import is_entrywise
 
 Allowed = Callable[[Tensor], Tensor]
 
-_ENTRIES = 2**19  # looked at together: with all that is made of them, some megabytes
+_ENTRIES = 2**17  # looked at together: with all that is made of them, some megabytes
 _FEW = 256  # datapoints looked at where each would have to be decoded or drawn
 _PATIENCE = 2.0  # seconds without a bar
 
@@ -98,13 +98,16 @@ def _chunks(rows: Rows, what: str) -> Iterator[Tensor]:
 def _look(found: Outside, split: str, rows: Tensor, x: Tensor, inside: Allowed) -> None:
     """Adds a chunk, values `x` (B, *x_shape) of the rows `rows` (B,)."""
     found.num_values += x.numel()
-    finite = x[x.isfinite()]
-    if len(finite):
-        low, high = finite.aminmax()
+    finite = x.isfinite()
+    part = x if finite.all() else x[finite]
+    if part.numel():
+        low, high = part.aminmax()
         found.low, found.high = min(found.low, low.item()), max(found.high, high.item())
     bad = ~inside(x)
+    if not bad.any():
+        return
     values = x[bad]
-    if len(values) and not found.num:
+    if not found.num:
         found.split, found.value = split, values[0].item()
         found.row = int(rows[bad.flatten(1).any(1)][0])
     found.num += len(values)

@@ -28,5 +28,5 @@ def heat_maps(panels: Mapping[str, Tensor], num: int = 32, like: Tensor | None =
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     row[0].set_ylabel("datapoint")
     row[0].yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    figure.colorbar(image, ax=row, extend="both", pad=0.02)
+    figure.colorbar(image, ax=row, extend="both" if low < 0 else "max", pad=0.02)
     return figure
