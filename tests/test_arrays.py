@@ -303,6 +303,24 @@ def test_what_is_outside_is_counted_and_the_remedy_told(tmp_path):
     assert "set dataset.binarize: dynamic, or model.likelihood: continuous_bernoulli or normal" in text
 
 
+def test_the_first_is_the_first_of_its_split_in_the_file(tmp_path):
+    values = np.full((400, 6), np.nan)
+    data = Arrays(path=write(tmp_path, "npy", x=values))
+    found = data.outside(pv.models.likelihoods.Normal.supports)
+    assert (found.num, found.num_nan, found.num_values) == (2400, 2400, 2400)
+    assert found.row == data.rows("train").origin(torch.arange(320)).min()
+    assert "none is finite" in str(found)
+
+
+def test_eight_bits_are_counted_where_not_all_of_their_values_are_allowed(tmp_path):
+    bits = np.random.default_rng(0).integers(0, 2, (40, 6), np.uint8)
+    path = write(tmp_path, "npy", x=bits)
+    build_data(check({"dataset": {"name": "arrays", "path": path}}))
+    bits[7, 3] = 2
+    text = refused(write(tmp_path, "npz", x=bits), "bernoulli")
+    assert "1 of 240 values, the first is 2 in row 7" in text
+
+
 def test_nan_does_not_hide_behind_a_normalization(tmp_path):
     values = counts().astype(float)
     values[9, 1] = np.nan
