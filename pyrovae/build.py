@@ -61,6 +61,11 @@ def build_data(config: Config) -> Dataset:
         DataError: Missing, damaged, or outside the likelihood's support: how many values, where, and what to set.
     """
     data = _make("dataset", config.dataset, tag="name")
+    if config.train.warm_start and getattr(data.rows("train"), "anew", False):
+        raise ConfigError(
+            f"train.warm_start: {data.name} cuts other patches in each epoch, and each would start at the λ of another "
+            "one; leave it out"
+        )
     if config.dataset.normalize is not None:
         _check(config, data, "normal")  # one that is not finite would be in every statistic
         data = data.normalized(_make("normalize", config.dataset.normalize))

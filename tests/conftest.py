@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import tempfile
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from pyrovae.schema import COMPONENTS
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: threads beside busy cores spin
+_CACHE = tempfile.TemporaryDirectory(prefix="pyrovae-cache-")
+os.environ["PYROVAE_CACHE"] = (
+    _CACHE.name
+)  # nothing is written into a home folder, here or in processes that tests start
 
 X_SHAPE, Z_DIM = (1, 6, 5), 3
 GUIDES = sorted(COMPONENTS["guide"])

@@ -4,9 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from pyrovae.data import MNIST, SUN397, Batches, DataError, Dataset
+from pyrovae.data import MNIST, Batches, DataError, Dataset
 
 
 def pixels(count: int) -> torch.Tensor:
@@ -130,50 +129,6 @@ def test_full_mnist_without_network_is_an_error(tmp_path, no_network):
         MNIST(root=str(tmp_path), source="full")
 
 
-@pytest.fixture
-def scenes(tmp_path):
-    """A tree of SUN397's shape: nested classes, odd sizes, grey and CMYK files, an upper-case extension."""
-    generator = np.random.default_rng(0)
-    for i, folder in enumerate(["a/abbey", "o/outdoor/church", "o/outdoor/bazaar"]):
-        (tmp_path / folder).mkdir(parents=True)
-        for j in range(8):
-            mode = ["RGB", "L", "CMYK"][j % 3]
-            shape = (40 + j, 61 - i, {"RGB": 3, "L": 1, "CMYK": 4}[mode])
-            image = Image.fromarray(generator.integers(0, 256, shape, np.uint8).squeeze(), mode)
-            image.save(tmp_path / folder / f"sun_{j}.{'JPG' if j == 3 else 'jpg'}")
-    return tmp_path
-
-
-@pytest.mark.parametrize(("color", "channels"), [("grey", 1), ("rgb", 3)])
-def test_sun397(scenes, color, channels):
-    data = SUN397(root=str(scenes), image_size=16, color=color)
-    assert data.x_shape == (channels, 16, 16)
-    assert [len(s) for s in (data.train, data.val, data.test)] == [20, 2, 2]
-    assert "24 images of 3 classes" in data.source
-    again = [SUN397(root=str(scenes), image_size=16, color=color, seed=seed) for seed in (0, 1)]
-    assert torch.equal(again[0].take("val")[0], data.take("val")[0])
-    assert not torch.equal(again[1].take("val")[0], data.take("val")[0])
-
-
-def test_sun397_scales_and_crops_without_distortion(tmp_path):
-    (tmp_path / "a").mkdir()
-    picture = np.zeros((32, 96, 3), np.uint8)
-    picture[:, 32:64] = 255  # the central square
-    for i in range(4):
-        Image.fromarray(picture).save(tmp_path / "a" / f"{i}.jpg", quality=100)
-    data = SUN397(root=str(tmp_path), image_size=8, val_fraction=0.25, test_fraction=0.25)
-    assert data.take("train")[0][:, :, :, 1:-1].min() > 245 / 255
-
-
-def test_sun397_errors(tmp_path, scenes):
-    with pytest.raises(DataError, match=r"nowhere \(dataset.root\) does not exist; .* download of it is dead"):
-        SUN397(root=str(tmp_path / "nowhere"))
-    broken = scenes / "a" / "abbey" / "sun_0.jpg"
-    broken.write_bytes(broken.read_bytes()[:100])
-    with pytest.raises(DataError, match="cannot read .*sun_0.jpg"):
-        SUN397(root=str(scenes))
-
-
 def test_numpy_is_refused_and_repr_is_short():
     with pytest.raises(DataError, match=r"train is ndarray; use torch.from_numpy"):
         Dataset("tiny", "random", pixels(5).numpy(), pixels(5), pixels(5))
@@ -196,18 +151,6 @@ def test_digits_keep_their_labels():
         images = getattr(data, split)
         assert [known[image.numpy().tobytes()] for image in images] == data.labels[split].tolist()
     assert data.class_names == tuple("0123456789")
-
-
-def test_scenes_keep_their_labels(tmp_path):
-    for i, name in enumerate(["z", "a/y", "a/x"]):
-        (tmp_path / name).mkdir(parents=True)
-        for j in range(5):
-            Image.fromarray(np.full((8, 8), 100 * i, np.uint8)).save(tmp_path / name / f"{j}.jpg")
-    data = SUN397(root=str(tmp_path), image_size=8, val_fraction=0.2, test_fraction=0.2)
-    assert data.class_names == ("a/x", "a/y", "z")
-    grey = torch.tensor([200, 100, 0])
-    for split in ("train", "val", "test"):
-        assert torch.equal((data.take(split)[0][:, 0, 4, 4] * 255).round().long(), grey[data.labels[split]])
 
 
 def test_a_label_for_each_image():

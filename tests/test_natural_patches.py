@@ -9,12 +9,13 @@ from PIL import Image
 from scipy.stats import chisquare
 
 from pyrovae.build import build_data
-from pyrovae.config import check
+from pyrovae.config import ConfigError, check
 from pyrovae.data import DataError, Held, Mapped, NaturalPatches, Rows
 from pyrovae.data.image_filters import intensities, local_contrast, olshausen_field
 from pyrovae.data.patches import Patches
 
 CUTOFF = 0.39
+STEP = np.repeat([[0.0, 1.0]], 64, 0).repeat(32, 1)  # (64, 64), an edge in the middle
 
 
 def gain(f: np.ndarray | float) -> np.ndarray:
@@ -46,8 +47,7 @@ def test_the_mean_is_removed_and_nothing_wraps_around():
     image = np.random.default_rng(0).random((24, 40))
     np.testing.assert_allclose(olshausen_field(np.full((24, 40), 3.0)), 0, atol=1e-12)
     np.testing.assert_allclose(olshausen_field(image + 7), olshausen_field(image), atol=1e-12)
-    step = np.repeat([[0.0, 1.0]], 64, 0).repeat(32, 1)  # (64, 64), an edge in the middle
-    response = np.abs(olshausen_field(step))
+    response = np.abs(olshausen_field(STEP))
     assert response[:, 31:33].min() == pytest.approx(response.max())
     assert response[:, [0, -1]].max() < 0.05 * response.max(), "the right border is no edge beside the left one"
 
@@ -86,6 +86,8 @@ def test_local_contrast_knows_neither_brightness_nor_contrast_of_the_whole():
     result = local_contrast(image)
     np.testing.assert_allclose(local_contrast(5 * image - 3), result, atol=1e-9)
     np.testing.assert_allclose(local_contrast(np.full((40, 30), 0.7)), 0, atol=1e-6)
+    response = np.abs(local_contrast(STEP))
+    assert response[:, [0, -1]].max() < 0.05 * response.max(), "nothing wraps around"
 
 
 def test_local_contrast_makes_halves_of_unlike_contrast_alike():
@@ -192,7 +194,7 @@ def folder(tmp_path_factory):
 
 def tiny(folder: object, **options: object) -> object:
     sizes = {"patch_size": 4, "image_size": 16, "num_train": 200, "num_val": 100, "num_test": 100, "num_workers": 0}
-    return NaturalPatches(source="folder", root=str(folder), **{**sizes, "cache": False, **options})
+    return NaturalPatches(source="folder", root=str(folder), **{**sizes, **options})
 
 
 def test_no_image_gives_patches_to_two_splits(folder):
@@ -202,6 +204,18 @@ def test_no_image_gives_patches_to_two_splits(folder):
     assert set.union(*seen) == {10 * i for i in range(20)}
     assert "20 pictures" in data.source
     assert "(15 train, 4 val, 1 test)" in data.source
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_nor_where_some_are_damaged(folder, tmp_path, cache):
+    for i, file in enumerate(sorted(folder.iterdir())):
+        (tmp_path / file.name).write_bytes(b"no picture" if i % 3 == 0 else file.read_bytes())
+    data = tiny(
+        tmp_path, filter="none", intensity="grey", val_fraction=0.3, test_fraction=0.3, on_bad="skip", cache=cache
+    )
+    seen = [set((data.take(split)[0] * 255).round().unique().int().tolist()) for split in ("train", "val", "test")]
+    assert sum(map(len, seen)) == 13
+    assert set.union(*seen) == {10 * i for i in range(20) if i % 3}
 
 
 @pytest.fixture(scope="module")
@@ -221,13 +235,14 @@ def test_x_is_a_function_of_seed_epoch_and_number(textures, filter):
     assert torch.equal(val, torch.cat(list(tiny(textures, filter=filter, min_variance=0.05).batches("val", 30))))
     assert torch.equal(data.take("train", 30)[0], next(iter(data.in_order("train", 30))))
     epochs = []
-    for epoch, batch_size, workers in ((0, 7, 0), (0, 60, 2), (1, 7, 0)):
-        other = tiny(textures, filter=filter, min_variance=0.05, num_workers=workers)
+    for epoch, batch_size, workers, cache in ((0, 7, 0, True), (0, 60, 2, True), (0, 70, 0, False), (1, 7, 0, True)):
+        other = tiny(textures, filter=filter, min_variance=0.05, num_workers=workers, cache=cache)
         seen = list(other.batches("train", batch_size, numbered=True, position=lambda epoch=epoch: (epoch, 0)))
         order = torch.cat([batch.rows for batch in seen]).argsort()
         epochs.append(torch.cat([batch.x for batch in seen])[order])
     assert torch.equal(epochs[0], epochs[1])
-    assert not torch.equal(epochs[0], epochs[2])
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[3])
     assert not torch.equal(tiny(textures, filter=filter, min_variance=0.05, seed=1).take("val")[0], val)
 
 
@@ -238,23 +253,36 @@ def test_intensity_of_unfiltered_patches_is_looked_up(textures):
     assert torch.equal(light.take("val")[0], torch.from_numpy(intensities("linear"))[pixels])
 
 
+@pytest.mark.parametrize("intensity", ["grey", "linear", "log"])
+def test_images_are_filtered_as_asked(textures, intensity):
+    pixels = tiny(textures, filter="none").train.images.read(torch.arange(8))[:, 0].numpy()
+    values = intensities(intensity)[pixels]
+    for filter, act, how in (
+        ("olshausen_field", olshausen_field, {"cutoff": 0.2}),
+        ("local_contrast", local_contrast, {"surround": 1.5}),
+    ):
+        got = tiny(textures, filter=filter, intensity=intensity, **how).train.images.read(torch.arange(8))[:, 0]
+        np.testing.assert_allclose(got, np.stack([act(one, **how) for one in values]), atol=1e-3, rtol=1e-3)
+
+
 def test_filtered_training_images_have_variance_one_and_others_do_not_count(textures, tmp_path):
     for file in textures.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     before = tiny(tmp_path)
+    train, val = before.take("train")[0], before.take("val")[0]
     x = before.preprocess(before.train.images.read(before.train.numbers))
     assert x.square().mean().item() == pytest.approx(1, abs=1e-5)
     assert x.mean().item() == pytest.approx(0, abs=1e-3)
     for number in [*before.val.numbers.tolist(), *before.test.numbers.tolist()]:
         Image.fromarray(np.full((20, 20), 77, np.uint8)).save(sorted(tmp_path.iterdir())[number])
     after = tiny(tmp_path)
-    assert torch.equal(after.take("train")[0], before.take("train")[0])
-    assert not torch.equal(after.take("val")[0], before.take("val")[0])
+    assert torch.equal(after.take("train")[0], train)
+    assert not torch.equal(after.take("val")[0], val)
 
 
 def test_photographs_are_there_without_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("went to the network"))
-    block = {"name": "natural_patches", "num_train": 600, "num_val": 100, "num_test": 100, "cache": False}
+    block = {"name": "natural_patches", "num_train": 600, "num_val": 100, "num_test": 100}
     data = build_data(check({"dataset": {**block, "normalize": "zca"}, "model": {"likelihood": "normal"}}))
     assert data.x_shape == (1, 16, 16)
     assert "12 photographs inside scikit-image and scikit-learn (8 train, 2 val, 2 test)" in data.source
@@ -262,10 +290,16 @@ def test_photographs_are_there_without_network(monkeypatch):
     assert data.take("train")[0].isfinite().all()
 
 
+def test_patches_that_change_cannot_start_where_they_were_left():
+    block = {"name": "natural_patches", "num_train": 10, "num_val": 10, "num_test": 10}
+    with pytest.raises(ConfigError, match="train.warm_start: natural_patches cuts other patches in each epoch"):
+        build_data(check({"dataset": block, "train": {"warm_start": True}, "model": {"likelihood": "normal"}}))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 30}, r"00.png is only 20 pixels high or wide; lower dataset.image_size 30"),
+        ({"image_size": 30}, "is only 20 pixels high or wide; lower dataset.image_size 30"),
         ({"patch_size": 17}, "patch_size 17 does not fit into images of 16 x 16; lower it"),
         ({"root": None}, "source folder needs one; set dataset.root"),
         ({"root": "nowhere"}, r"nowhere \(dataset.root\) does not exist; name a folder"),
@@ -274,7 +308,7 @@ def test_photographs_are_there_without_network(monkeypatch):
     ],
 )
 def test_what_cannot_be_is_refused(folder, options, message):
-    settings = {"source": "folder", "root": str(folder), "image_size": 16, "patch_size": 4, "cache": False, **options}
+    settings = {"source": "folder", "root": str(folder), "image_size": 16, "patch_size": 4, **options}
     with pytest.raises(DataError, match=message):
         NaturalPatches(**settings)
 

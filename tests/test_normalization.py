@@ -177,7 +177,7 @@ def test_a_key_of_every_data_set():
 
 
 def test_built_from_a_configuration():
-    few = {"name": "natural_patches", "num_train": 400, "num_val": 50, "num_test": 50, "cache": False}
+    few = {"name": "natural_patches", "num_train": 400, "num_val": 50, "num_test": 50}
     plain, built = (
         build_data(check({"dataset": {**few, "normalize": how}, "model": {"likelihood": "normal"}}))
         for how in ("none", "center")

@@ -4,6 +4,7 @@ from .arrays import Arrays
 from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
+from .image_folder import ImageFolder
 from .mnist import MNIST
 from .natural_patches import NaturalPatches
 from .normalization import Centering, ContrastNormalization, Normalization, Standardization
@@ -30,6 +31,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Held",
+    "ImageFolder",
     "Mapped",
     "NaturalPatches",
     "Normalization",

@@ -1,18 +1,29 @@
-"""Many files to arrays of one shape."""
+"""Many files to arrays of one shape: once, into a cache, or whenever they are read."""
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .rows import Held, Rows
+from .cache import BAD, GOOD, UNKNOWN, Cache, Stored
+from .errors import DataError
+from .filling import Filling, size
+from .holding import held
+from .items import Items
+from .rows import Mapped, Rows
+from .streaming import OnBad, Streamed
+
+__all__ = ["OnBad", "decoded"]
 
 Item = TypeVar("Item")
-OnBad = Literal["error", "skip"]
+
+_AHEAD = 16  # items a thread that may wait to be written, so that memory does not grow with their number
 
 
 def decoded(
@@ -22,27 +33,100 @@ def decoded(
     *,
     shape: tuple[int, ...],
     settings: Mapping[str, Any],
-    dtype: str = "uint8",
     cache: bool | str = True,
     on_bad: OnBad = "error",
     num_workers: int = 2,
+    dtype: str = "uint8",
+    pure: bool = True,
 ) -> tuple[Rows, Tensor]:
     """Rows, of which number i is `read(items[i])`, and the numbers of those that could be read.
 
     Args:
         name: Of the data set.
-        items: Files, or whatever `read` takes.
-        read: To an array of `shape`; raises `DataError` for a damaged item.
+        items: Files, tuples that hold files, or whatever `read` takes and `repr` tells apart.
+        read: To an array of `shape`, in any thread; raises `DataError` for a damaged item.
         shape: Of a datapoint.
-        dtype: Of the arrays, as numpy and torch name it.
         settings: All that the arrays depend on, besides the items: plain values.
-        cache: Keep arrays in a folder; `False` decodes when a batch is asked for.
-        on_bad: Whether a damaged item is an error, or left out.
+        cache: Decode once, into the folder of that name, or the user's; `False` decodes when a batch is asked for.
+        on_bad: Whether a damaged item is an error, or left out. Without a cache that is found out too late to leave it
+            out, and another takes its place.
         num_workers: Threads that decode.
+        dtype: Of a datapoint.
+        pure: Whether `read` gives the same array each time; if not, nothing is kept.
+
+    Raises:
+        DataError: A damaged item, or nothing but damaged ones.
+        OSError: No room for the cache, or a folder that cannot be written.
     """
-    values = torch.empty(len(items), *shape, dtype=getattr(torch, dtype))
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:  # PIL releases the interpreter lock while it decodes
-        made = pool.map(read, items)
-        for i, array in enumerate(tqdm(made, f"decoding {name}", len(items), unit="image", disable=None)):
-            values[i] = torch.from_numpy(array.copy())
-    return Held(values), torch.arange(len(items))
+    them = Items(name, items, read, shape, np.dtype(dtype))
+    if cache is False or not pure:
+        return Streamed(them, on_bad), torch.arange(len(items))
+    where = Cache(them, settings, cache)
+    stored = where.stored()
+    if stored is None:
+        with held(where):
+            stored = where.stored()  # another process may have filled it meanwhile
+            if stored is None:
+                _fill(where, them, on_bad, num_workers)
+                stored = where.stored()
+    assert stored is not None
+    return Mapped(stored.values), _good(where, stored, them, on_bad)
+
+
+def _fill(cache: Cache, items: Items, on_bad: OnBad, num_workers: int) -> None:
+    with Filling(cache) as filling:
+        todo = np.flatnonzero(filling.states == UNKNOWN if on_bad == "skip" else filling.states != GOOD)
+        done = len(items) - len(todo)
+        text = f"decoding {items.name}" + (f": taken up at {done * 100 // len(items)}%" if done else "")
+        print(f"{text}, {len(items)} files to {size(cache.num_bytes)} in {cache.folder}", file=sys.stderr)
+        with tqdm(total=len(items), initial=done, desc=text, unit="file", disable=None) as bar:
+            for number, made in _in_order(items, todo.tolist(), max(1, num_workers)):
+                if not isinstance(made, DataError):
+                    filling.write(number, made)
+                elif on_bad == "skip":
+                    filling.leave_out(number)
+                else:
+                    raise DataError(f"{items.name}: {made}, or set dataset.on_bad: skip") from made
+                bar.update()
+        filling.complete()
+
+
+def _in_order(items: Items, numbers: Iterable[int], num_workers: int) -> Iterator[tuple[int, np.ndarray | DataError]]:
+    """Each number, with its array or what is wrong with it."""
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decoding")  # Pillow decodes without interpreter lock
+    ahead: deque[tuple[int, Future[np.ndarray | DataError]]] = deque()
+    try:
+        for number in numbers:
+            ahead.append((number, pool.submit(_tried, items, number)))
+            if len(ahead) > _AHEAD * num_workers:
+                first, decoding = ahead.popleft()
+                yield first, decoding.result()
+        for rest, decoding in ahead:
+            yield rest, decoding.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _tried(items: Items, number: int) -> np.ndarray | DataError:
+    try:
+        return items.decode(number)
+    except DataError as error:
+        return error
+
+
+def _good(cache: Cache, stored: Stored, items: Items, on_bad: OnBad) -> Tensor:
+    """Numbers of what could be read. A line says what could not."""
+    bad = np.flatnonzero(stored.states == BAD).tolist()
+    if bad and on_bad == "error":
+        items.decode(bad[0])
+        raise DataError(
+            f"{items.name}: {items.items[bad[0]]} could not be read when it was cached; remove {cache.folder}"
+        )
+    if len(bad) == len(items):
+        raise DataError(f"{items.name}: none of {len(items)} files can be read, {items.items[0]} say")
+    if bad:
+        first = ", ".join(str(items.items[number]) for number in bad[:3]) + (", ..." if len(bad) > 3 else "")
+        print(
+            f"{items.name}: {len(bad)} of {len(items)} files cannot be read and are left out: {first}", file=sys.stderr
+        )
+    return torch.from_numpy(np.flatnonzero(stored.states == GOOD))

@@ -17,8 +17,8 @@ from .decoding import OnBad, decoded
 from .errors import DataError
 from .image_filters import Intensity, intensities, local_contrast, olshausen_field
 from .patches import Patches
-from .photographs import photographs
-from .pictures import picture_files, read_picture
+from .photographs import source_files
+from .pictures import read_picture
 from .rows import Rows
 from .splits import stratified
 
@@ -79,7 +79,7 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
         Emergence of simple-cell receptive field properties by learning a sparse code for natural images (Olshausen &
         Field, 1996), doi:10.1038/381607a0; and as `intensities`, `olshausen_field` and `local_contrast` say.
     """
-    files = _files(source, root)
+    files = source_files(source, root)
     told = {"olshausen_field": {"cutoff": cutoff}, "local_contrast": {"surround": surround}}.get(filter, {})
     images, good = decoded(
         "NaturalPatches",
@@ -97,11 +97,7 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
     parts = stratified(
         "NaturalPatches", torch.zeros_like(good), seed, val_fraction=val_fraction, test_fraction=test_fraction
     )
-    preprocess: Callable[[Tensor], Tensor]
-    if filter == "none":
-        preprocess = partial(_look_up, table=torch.from_numpy(intensities(intensity)))
-    else:
-        preprocess = partial(_scale, by=1 / _root_mean_square(images, good[parts[0][:_MEASURED]]))
+    preprocess = _preprocess(filter, intensity, images.subset(good[parts[0][:_MEASURED]]))
     train, val, test = (
         Patches(
             images,
@@ -121,23 +117,6 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
     return Dataset("natural_patches", what, train, val, test, seed=seed, preprocess=preprocess, num_workers=num_workers)
 
 
-def _files(source: str, root: str | None) -> list[Path]:
-    if source == "photographs":
-        if root is not None:
-            raise DataError(f"NaturalPatches: dataset.root {root} is for source folder; set dataset.source: folder")
-        return photographs()
-    if root is None:
-        raise DataError("NaturalPatches: source folder needs one; set dataset.root, or source: photographs")
-    folder = Path(root)
-    files = picture_files(folder) if folder.is_dir() else []
-    if not files:
-        what = "holds no pictures" if folder.is_dir() else "does not exist"
-        raise DataError(
-            f"NaturalPatches: {folder.resolve()} (dataset.root) {what}; name a folder, or set source: photographs"
-        )
-    return files
-
-
 def _read(file: Path, *, image_size: int, intensity: Intensity, filter: Filter, how: dict[str, float]) -> np.ndarray:
     """A picture, filtered, (1, image_size, image_size): float16, or uint8 if there is no filter."""
     try:
@@ -154,14 +133,18 @@ def _read(file: Path, *, image_size: int, intensity: Intensity, filter: Filter, 
     return act(intensities(intensity)[grey[0]], **how)[None].astype(np.float16)
 
 
+def _preprocess(filter: Filter, intensity: Intensity, training: Rows) -> Callable[[Tensor], Tensor]:
+    """From what `_read` gives to x; how strong filtered images are, those of training say."""
+    if filter == "none":
+        return partial(_look_up, table=torch.from_numpy(intensities(intensity)))
+    chunks = torch.arange(len(training)).split(64)
+    squares = [training.read(chunk).double().square().mean((1, 2, 3)) for chunk in chunks]
+    return partial(_scale, by=1 / max(torch.cat(squares).mean().sqrt().item(), 1e-8))
+
+
 def _look_up(raw: Tensor, *, table: Tensor) -> Tensor:
     return table.to(raw.device)[raw.int()]
 
 
 def _scale(raw: Tensor, *, by: float) -> Tensor:
     return raw.float() * by
-
-
-def _root_mean_square(images: Rows, numbers: Tensor) -> float:
-    squares = [images.read(chunk).double().square().mean((1, 2, 3)) for chunk in numbers.split(64)]
-    return max(torch.cat(squares).mean().sqrt().item(), 1e-8)

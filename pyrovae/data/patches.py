@@ -48,6 +48,8 @@ class Patches(Rows):
         _, channels, height, width = images.shape
         if size > min(height, width):
             raise DataError(f"patch_size {size} does not fit into images of {height} x {width}; lower it")
+        if not isinstance(images, Held | Mapped):  # a subset of others may put its own good rows in place of bad ones
+            images, numbers = images.subset(numbers), torch.arange(len(numbers))
         self.images, self.numbers, self.size = images, numbers, size
         self.shape, self.dtype = (num, channels, size, size), images.dtype
         self.key, self.anew, self.min_variance, self.preprocess = key, anew, min_variance, preprocess
@@ -94,7 +96,7 @@ class Patches(Rows):
         """An array of images, and where in it these are; of one in memory or mapped only the patches are touched."""
         if isinstance(self.images, Held):
             return self.images.values.numpy(), image
-        if isinstance(self.images, Mapped) and isinstance(self.images.array, np.ndarray):
+        if isinstance(self.images, Mapped) and isinstance(self.images.array, np.ndarray):  # not of HDF5, say
             return self.images.array, image
         unique, where = np.unique(image, return_inverse=True)
         return self.images.read(torch.from_numpy(unique)).numpy(), where

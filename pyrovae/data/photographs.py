@@ -2,8 +2,10 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Literal
 
 from .errors import DataError
+from .pictures import picture_files
 
 # Of what the two packages carry, all that shows a scene as an eye would see it, and one of a stereo pair only.
 _FILES = {
@@ -30,4 +32,26 @@ def photographs() -> list[Path]:
                 "scikit-learn anew, or set dataset.source: folder and dataset.root"
             )
         files += [base / name for name in names.split()]
+    return files
+
+
+def source_files(source: Literal["photographs", "folder"], root: str | None) -> list[Path]:
+    """The photographs, or the pictures below a folder.
+
+    Raises:
+        DataError: No folder, or one without pictures.
+    """
+    if source == "photographs":
+        if root is not None:
+            raise DataError(f"NaturalPatches: dataset.root {root} is for source folder; set dataset.source: folder")
+        return photographs()
+    if root is None:
+        raise DataError("NaturalPatches: source folder needs one; set dataset.root, or source: photographs")
+    folder = Path(root)
+    files = picture_files(folder) if folder.is_dir() else []
+    if not files:
+        what = "holds no pictures" if folder.is_dir() else "does not exist"
+        raise DataError(
+            f"NaturalPatches: {folder.resolve()} (dataset.root) {what}; name a folder, or set source: photographs"
+        )
     return files

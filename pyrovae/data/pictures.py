@@ -1,10 +1,12 @@
 """One picture file to pixels."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DataError
 
@@ -15,8 +17,24 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", 
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The pictures below a folder, at any depth, sorted; an upper-case extension counts, a hidden file does not."""
-    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    """The pictures below a folder, at any depth, sorted; an upper-case extension counts, what is hidden does not."""
+    return [Path(path) for path in _below(os.fspath(folder), set())]
+
+
+def _below(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    about = os.stat(folder)
+    if (about.st_dev, about.st_ino) in seen:  # a link that leads round
+        return
+    seen.add((about.st_dev, about.st_ino))
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _below(entry.path, seen)
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            yield entry.path
 
 
 def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
@@ -35,13 +53,16 @@ def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Cr
     try:
         with Image.open(file) as opened:
             opened.draft("RGB", size)  # lets the JPEG decoder skip detail that shrinking would throw away
-            image = ImageOps.exif_transpose(_eight_bits(opened)).convert("L" if color == "grey" else "RGB")
+            image = _eight_bits(ImageOps.exif_transpose(opened)).convert("L" if color == "grey" else "RGB")
             if crop == "center":
                 image = ImageOps.fit(image, size, Image.Resampling.BOX)
             else:
                 image = image.resize(size, Image.Resampling.BOX)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # damage has many names in PIL
-        raise DataError(f"cannot read {file} ({error}); mend or remove it") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damage has many names in Pillow, and not all are OSErrors
+        reason = "not a format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"cannot read {file} ({reason}); mend or remove it") from error
     return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
 

@@ -83,3 +83,6 @@ class Subset(Rows):
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         return self.rows.read(self.numbers[numbers], epoch)
+
+    def subset(self, numbers: Tensor) -> Rows:
+        return self.rows.subset(self.numbers[numbers])

@@ -1,16 +1,19 @@
 """Photographs of scenes."""
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
 
 from .dataset import Binarize, Dataset
-from .decoding import OnBad, decoded
+from .decoding import OnBad
 from .errors import DataError
-from .pictures import Color, Crop, picture_files, read_picture
-from .splits import stratified
+from .partitions import listed, partition_lists
+from .picture_tree import Pictures, PictureTree, hold_out
+from .pictures import Color, Crop
 
 
 def SUN397(  # noqa: N802 - named as the data set is
@@ -19,6 +22,7 @@ def SUN397(  # noqa: N802 - named as the data set is
     image_size: PositiveInt = 32,
     color: Color = "grey",
     crop: Crop = "center",
+    partition: Annotated[int, Field(ge=1, le=10)] | Literal["auto", "none"] = "auto",
     val_fraction: PositiveFloat = 0.1,
     test_fraction: PositiveFloat = 0.1,
     binarize: Binarize = "none",
@@ -34,51 +38,42 @@ def SUN397(  # noqa: N802 - named as the data set is
         image_size: Height and width in pixels.
         color: One channel or three.
         crop: `center` scales the shorter side and cuts the centre out, `none` squeezes the whole picture in.
-        val_fraction, test_fraction: Of all images, class by class.
+        partition: One of the ten official ones, of 50 training and 50 test images a class, by the lists
+            `Training_01.txt` and `Testing_01.txt`, in `root`, in its `Partitions` or beside it; `none` splits all
+            images at random; `auto` takes the first partition if its lists are there.
+        val_fraction: Of the training list, or of all images, class by class.
+        test_fraction: Of all images, class by class, where there is no list.
         binarize: `none` gives values in [0, 1].
-        cache: Decode once, into a folder; `false` decodes anew in every epoch.
+        cache: Decode once, into the folder of that name, or the user's; `false` decodes anew in every epoch.
         on_bad: Whether a damaged file is an error or left out.
         seed: Of the split.
-        num_workers: Threads that decode.
+        num_workers: Threads that decode, and read batches ahead.
 
     Raises:
-        DataError: No folder, no images in it, or an image that cannot be read.
+        DataError: No folder, no images in it, an image that cannot be read, or lists that do not fit.
+        OSError: No room for the cache, or its folder cannot be written.
 
     Reference:
         SUN database: Large-scale scene recognition from abbey to zoo (Xiao et al., 2010), doi:10.1109/CVPR.2010.5539970
     """
     folder = Path(root)
-    files = picture_files(folder) if folder.is_dir() else []
-    if not files:
+    tree = PictureTree.below(folder)
+    if not tree.files:
         what = "holds no pictures" if folder.is_dir() else "does not exist"
         raise DataError(
             f"SUN397: {folder.resolve()} (dataset.root) {what}; torchvision's download of it is dead, so get "
             "SUN397.tar.gz from vision.princeton.edu/projects/2010/SUN, unpack it, and set dataset.root to its "
             "SUN397 folder"
         )
-    how = {"image_size": image_size, "color": color, "crop": crop}
-    rows, good = decoded(
-        "SUN397",
-        files,
-        partial(read_picture, image_size=image_size, color=color, crop=crop),
-        shape=(1 if color == "grey" else 3, image_size, image_size),
-        settings=how,
-        cache=cache,
-        on_bad=on_bad,
-        num_workers=num_workers,
-    )
-    scenes = [files[i].parent.relative_to(folder).as_posix() for i in good.tolist()]
-    names = {scene: number for number, scene in enumerate(sorted(set(scenes)))}
-    labels = torch.tensor([names[scene] for scene in scenes])
-    parts = stratified("SUN397", labels, seed, val_fraction=val_fraction, test_fraction=test_fraction)
-    return Dataset.parted(
-        "sun397",
-        f"{len(good)} images of {len(names)} classes in {folder}",
-        rows.subset(good),
-        parts,
-        labels,
-        binarize=binarize,
-        seed=seed,
-        class_names=tuple(names),
-        num_workers=num_workers,
-    )
+    lists = partition_lists(folder, partition)
+    train_and_test = listed(lists, folder, tree.files) if lists else None
+
+    def split(good: Tensor, labels: Tensor) -> Sequence[Tensor]:
+        if train_and_test is None:
+            return hold_out("SUN397", good, labels, seed, val_fraction=val_fraction, test_fraction=test_fraction)
+        train, test = (numbers[torch.isin(numbers, good)] for numbers in train_and_test)
+        return *hold_out("SUN397", train, labels, seed, val_fraction=val_fraction), test
+
+    pictures = Pictures(image_size, color, crop, binarize, cache, on_bad, seed, num_workers)
+    how_split = f"split by {lists[0].name} and {lists[1].name}" if lists else "split at random"
+    return pictures.dataset("sun397", "SUN397", tree, tree.folders, split, how_split)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from ..models import HierarchicalVAE
-from ..training.figures import grey_range, in_colour, range_told, to_unit
+from ..training.figures import gap_grey, grey_range, in_colour, range_told, to_unit
 from .draws import posterior_draws, posterior_mean
 from .findings import Findings
 from .subject import Subject
@@ -140,7 +140,7 @@ def _grid(images: Tensor) -> tuple[Figure, Any, tuple[list[float], list[float]]]
     shown = in_colour(images.detach().float().cpu())
     limits = grey_range(shown)
     shown = to_unit(shown, limits).flatten(0, 1)
-    picture = make_grid(shown, nrow=num_columns, padding=1, pad_value=0.5).permute(1, 2, 0)
+    picture = make_grid(shown, nrow=num_columns, padding=1, pad_value=gap_grey(limits)).permute(1, 2, 0)
     tile_width = min(TILE_SIZE * width / height, 7.0 / num_columns)
     size = (num_columns * tile_width + 1, num_rows * tile_width * height / width + 1)
     figure = Figure(figsize=(max(size[0], 4), size[1]), layout="constrained")

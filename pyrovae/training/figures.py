@@ -41,9 +41,13 @@ def in_colour(images: Tensor) -> Tensor:
     return images if images.shape[-3] in (1, 3) else images.mean(-3, keepdim=True)
 
 
+def gap_grey(limits: tuple[float, float]) -> float:
+    """What is drawn between images: mid grey, but white where that would look like an image of zeros."""
+    return 1.0 if limits[0] < 0 else 0.5
+
+
 def _show(axes: object, images: Tensor, columns: int, limits: tuple[float, float]) -> None:
-    between = 1.0 if limits[0] < 0 else 0.5  # what is mid grey there would look like an image of zeros
-    grid = make_grid(to_unit(in_colour(images), limits), nrow=columns, padding=1, pad_value=between)
+    grid = make_grid(to_unit(in_colour(images), limits), nrow=columns, padding=1, pad_value=gap_grey(limits))
     axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")  # type: ignore[attr-defined]
 
 
