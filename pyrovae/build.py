@@ -17,7 +17,7 @@ from .guides import AmortizedGuide, Guide, SemiAmortizedGuide
 from .inference import Inferred
 from .models import VAE, HierarchicalVAE
 from .schema import COMPONENTS
-from .training import CheckpointError, read_checkpoint
+from .training import CheckpointError, check_support, read_checkpoint
 
 
 class _Parts(Mapping[str, Any]):
@@ -59,28 +59,31 @@ def build_data(config: Config) -> Dataset:
 
     Raises:
         ConfigError: Settings that do not go together.
-        DataError: Missing, damaged, or outside the likelihood's support.
+        DataError: Missing, damaged, or outside the likelihood's support: how many values, where, and what to set.
     """
     settings = config.dataset
     data = _make("dataset", settings, tag="name")
-    augment = _make("augment", settings.augment) if settings.augment is not None else data.augment
-    data = replace(data, augment=augment, num_workers=settings.num_workers)
-    if settings.normalize is not None:
-        data = data.normalized(_make("normalize", settings.normalize))
+    augment = settings.augment and _make("augment", settings.augment)
+    data = replace(data, augment=augment or data.augment, num_workers=settings.num_workers)
     if config.train.warm_start and (data.augment is not None or data.rows("train").anew):
         how = "augmented" if data.augment is not None else "cut anew"
         raise ConfigError(
             f"train.warm_start: {data.name} is {how} in each epoch, and each view would start at the λ of another; "
             "leave one of them out"
         )
-    try:
-        COMPONENTS["likelihood"][config.model.likelihood.type].check(next(iter(data.batches("train", 256))))
-    except ValueError as error:
-        raise DataError(
-            f"dataset {data.name}: {error}; set dataset.binarize: dynamic, or model.likelihood: continuous_bernoulli "
-            "or normal"
-        ) from error
+    if settings.normalize is not None:
+        _check(config, data, "normal")  # one value that is not finite would be in every statistic
+        data = data.normalized(_make("normalize", settings.normalize))
+    _check(config, data, config.model.likelihood.type)
     return data
+
+
+def _check(config: Config, data: Dataset, likelihood: str) -> None:
+    scalable = "scale" in type(config.dataset).model_fields
+    try:
+        check_support(COMPONENTS["likelihood"][likelihood], data, scalable=scalable)
+    except ValueError as error:
+        raise DataError(f"dataset {data.source}: {error}") from error
 
 
 def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[VAE | HierarchicalVAE, Guide]:

@@ -117,6 +117,8 @@ def _augment(value: Any) -> Any:
     return None if value is False else value
 
 
+WHERE_DATA_LIE = frozenset({"root", "path", "cache", "num_workers"})  # of `dataset:`; x does not depend on these
+
 _DATASET_COMMON: dict[str, Any] = {
     "batch_size": (PositiveInt, 128),
     "num_workers": (NonNegativeInt, 0),
@@ -296,13 +298,16 @@ def _nearest_key(loc: list, valid: list[str]) -> str:
     return nearest(str(loc[-1]), valid)
 
 
+_OPTIONS = ("bool", "str", "list[", "dict[", "literal[", "constrained-", "EarlyStoppingConfig")  # kinds of a value
+
+
 def _strip_tags(loc: tuple, values: Any) -> list:
     """A dotted path without the component names that pydantic weaves into it."""
     path = []
     for i, part in enumerate(loc):
         inside = isinstance(values, Mapping) and part in values
         is_tag = _is_component(part) and not inside
-        is_option = part in ("bool", "EarlyStoppingConfig", "constrained-int") or str(part).startswith("list[")
+        is_option = not inside and str(part).startswith(_OPTIONS)
         if "=" in str(part) or is_option or (is_tag and i > 0):
             continue
         path.append(part)

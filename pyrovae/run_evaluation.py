@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from .build import Trained, build_data
 from .config import ConfigError, load_config, nearest
 from .data import Dataset
-from .data.shifts import SHIFTS, shifted
+from .data.shifts import SHIFTS, can_shift, shifted
 from .evaluation.evaluate import Sample, evaluate
 from .evaluation.files import plain, write
 from .evaluation.settings import EvaluationSettings
@@ -48,8 +48,9 @@ def evaluate_run(
     check_writable(run_dir / "figures", "make it writable, or copy the run")
     samples: dict[str, Sample] = {split: _sample(data, split, chosen.num_data) for split in chosen.splits}
     main = "test" if "test" in samples else chosen.splits[-1]
-    samples |= {_name(shift): _shift(data, shift, chosen.num_data) for shift in chosen.shifts}
-    shares = OCCLUDED if "occluded" in chosen.shifts else ()
+    shifts, left_out = _applicable(data, chosen.shifts)
+    samples |= {_name(shift): _shift(data, shift, chosen.num_data) for shift in shifts}
+    shares = OCCLUDED if "occluded" in shifts else ()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with threads_of(trained.config):
         found = evaluate(
@@ -64,7 +65,7 @@ def evaluate_run(
             progress=progress,
         )
     result = plain({**_origin(run_dir, trained, data), "main": main, "settings": chosen.plain(), **found.numbers})
-    result |= {"warnings": found.warnings, "figures": sorted(found.figures)}
+    result |= {"warnings": [*left_out, *found.warnings], "figures": sorted(found.figures)}
     write(run_dir, result, found)
     return result
 
@@ -101,13 +102,21 @@ def _sample(data: Dataset, split: Any, num: int) -> Sample:
     return Sample(*data.take(split, num))
 
 
+def _applicable(data: Dataset, shifts: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Shifts that there are of such data, and a warning of the others."""
+    if can_shift(data) or not (left_out := [shift for shift in shifts if shift in SHIFTS]):
+        return tuple(shifts), []
+    warning = f"{', '.join(left_out)}: left out, for they are shifts of 8-bit images, and {data.name} has none"
+    return tuple(shift for shift in shifts if shift not in left_out), [warning]
+
+
 def _shift(data: Dataset, shift: str, num: int, **how: Any) -> Sample:
     """Test data from elsewhere: shifted, or those of another set."""
     if shift in SHIFTS:
         return _sample(shifted(data, shift, num, **how), "test", num)
     other = build_data(load_config(shift))
     if other.x_shape != data.x_shape:
-        raise ConfigError(f"shifts: {shift} has images {other.x_shape}, and the run's are {data.x_shape}")
+        raise ConfigError(f"shifts: {shift} has datapoints {other.x_shape}, and the run's are {data.x_shape}")
     return _sample(other, "test", num)
 
 

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from . import __version__
 from .build import Trained, build_data, load
-from .config import Config, ConfigError, load_config, to_yaml
+from .config import WHERE_DATA_LIE, Config, ConfigError, load_config, to_yaml
 from .data import DataError, Dataset
 from .training import CheckpointError
 
@@ -86,7 +86,7 @@ class RunFolder:
             f"{section}.{key}: cannot change on resume, from {before[section].get(key)} to {after[section].get(key)}; "
             "start a new run for that"
             for section in ("dataset", "model", "guide")
-            for key in {**before[section], **after[section]}.keys() - {"root", "num_workers"}
+            for key in {**before[section], **after[section]}.keys() - WHERE_DATA_LIE
             if before[section].get(key) != after[section].get(key)
         )
         if lines:
@@ -102,7 +102,7 @@ class RunFolder:
     def announce(self, data: Dataset) -> None:
         """Says where results go and what is learned from."""
         if _is_rank_zero():
-            print(f"run {self.path}: {data.source}, {len(data.train)} training images", flush=True)
+            print(f"run {self.path}: {data.source}, {len(data.train)} training {noun(data)}s", flush=True)
 
     def summarize(self, config: Config, data: Dataset, metrics: dict[str, float]) -> None:
         """Writes `summary.json` and prints what matters of it."""
@@ -119,7 +119,7 @@ class RunFolder:
             **metrics,
         }
         (self.path / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-        print(_report(self.path, summary))
+        print(_report(self.path, summary, noun(data)))
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def open_run(run_dir: str | Path, checkpoint: str = "best", overrides: Sequence[
     Raises:
         CheckpointError: No run there, or a damaged or foreign checkpoint.
         ConfigError: An override that is unknown, or of another section.
-        DataError: Missing or damaged data, or images of another shape.
+        DataError: Missing or damaged data, or of another shape.
     """
     foreign = [override for override in overrides if not override.startswith("dataset.")]
     if foreign:
@@ -156,8 +156,8 @@ def open_run(run_dir: str | Path, checkpoint: str = "best", overrides: Sequence[
     data = build_data(config)
     if data.x_shape != trained.x_shape:
         raise DataError(
-            f"dataset {data.name}: its images are {data.x_shape}, and {run_dir} was trained on {trained.x_shape}; "
-            "name the data that it was trained on"
+            f"dataset {data.name}: its {noun(data)}s are {data.x_shape}, and {run_dir} was trained on "
+            f"{trained.x_shape}; name the data that it was trained on"
         )
     for difference in _differences(Path(run_dir), trained.config, config, data):
         print(f"warning: not the data that {run_dir} was trained on: {difference}", file=sys.stderr)
@@ -167,7 +167,7 @@ def open_run(run_dir: str | Path, checkpoint: str = "best", overrides: Sequence[
 def _differences(run_dir: Path, before: Config, now: Config, data: Dataset) -> list[str]:
     """What makes the data set another than the one that the run was trained on."""
     old, new = before.dataset.model_dump(), now.dataset.model_dump()
-    free = {"root", "source", "num_workers", "batch_size"}  # a source shows in the number of images
+    free = WHERE_DATA_LIE | {"source", "batch_size"}  # a source shows in the number of datapoints
     changed = [key for key in new if key not in free and new[key] != old.get(key)]
     lines = [f"dataset.{key} was {old.get(key)}, is {new[key]}" for key in changed]
     try:
@@ -177,7 +177,7 @@ def _differences(run_dir: Path, before: Config, now: Config, data: Dataset) -> l
     sizes = {"num_train": len(data.train), "num_val": len(data.val), "num_test": len(data.test)}
     if any(summary.get(key, size) != size for key, size in sizes.items()):
         lines.append(
-            f"that was {summary.get('dataset')} ({summary.get('num_train')} training images), "
+            f"that was {summary.get('dataset')} ({summary.get('num_train')} training {noun(data)}s), "
             f"this is {data.source} ({len(data.train)})"
         )
     return lines
@@ -215,17 +215,23 @@ def _commit() -> str | None:
         return None
 
 
-def _report(path: Path, summary: dict[str, Any]) -> str:
+def noun(data: Dataset) -> str:
+    """What a datapoint is called."""
+    return "image" if len(data.x_shape) == 3 else "datapoint"
+
+
+def _report(path: Path, summary: dict[str, Any], what: str) -> str:
     def value(key: str, sign: str = "") -> str:
         return f"{summary[key]:{sign}.2f} ± {summary[key + '_se']:.2f}"
 
+    unit = f"nats {'an' if what == 'image' else 'a'} {what}"
     lines = {
         "run": path,
-        "data": f"{summary['dataset']}, {summary['num_train']} training images",
-        "ELBO": f"{value('val/elbo')} on validation, {value('test/elbo')} on test (nats an image)",
+        "data": f"{summary['dataset']}, {summary['num_train']} training {what}s",
+        "ELBO": f"{value('val/elbo')} on validation, {value('test/elbo')} on test ({unit})",
     }
     if summary["val/refinement_gain_se"] > 0:  # a guide that refines
-        lines["ELBO"] = f"{summary['val/elbo_init']:.2f} at λ₀, {value('val/elbo')} at λ_K (validation, nats an image)"
+        lines["ELBO"] = f"{summary['val/elbo_init']:.2f} at λ₀, {value('val/elbo')} at λ_K (validation, {unit})"
         lines["gain"] = f"{value('val/refinement_gain', '+')} nats by refinement"
         lines["test"] = f"{summary['test/elbo_init']:.2f} at λ₀, {value('test/elbo')} at λ_K"
     lines["time"] = f"{summary['seconds']:.0f} s"

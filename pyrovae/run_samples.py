@@ -1,4 +1,4 @@
-"""What a trained model makes up, and what it makes of images: arrays and pictures."""
+"""What a trained model makes up, and what it makes of data: arrays and pictures."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from .inference import simulate
 from .training import figures
 from .training.noise import seed_noise
 
-NUM_INFERRED = 500  # images that say which latent dimensions are active, and how far they reach
+NUM_INFERRED = 500  # datapoints that say which latent dimensions are active, and how far they reach
 NUM_SHOWN = 12  # reconstructions in the picture; the arrays have all
 NUM_DIMS, NUM_STEPS, REACH, NUM_PAIRS = 8, 7, 3.0, 6  # of walks in latent space; reach in standard deviations
 
@@ -31,14 +31,14 @@ def make_samples(
 ) -> dict[str, Tensor]:
     """Arrays by name: samples, reconstructions, and walks in latent space.
 
-    `samples`, E[x | z] at draws `z` (n, D) from the prior, and `draws`, x ~ p(x | z), both (n, C, H, W); `inputs`, the
-    first images of the split, `reconstructions_init` and `reconstructions`, E[x | z] at the means of q at λ₀ and λ_K,
-    and `labels`, if there are any; `traversals` (R, V, C, H, W), where entry `traversal_dims` (R,) of the first image's
-    z takes `traversal_values` (R, V); `interpolations` (R, V, C, H, W) from image r to image R + r.
+    `samples`, E[x | z] at draws `z` (n, D) from the prior, and `draws`, x ~ p(x | z), both (n, *x_shape); `inputs`, the
+    first datapoints of the split, `reconstructions_init` and `reconstructions`, E[x | z] at the means of q at λ₀ and
+    λ_K, and `labels`, if there are any; `traversals` (R, V, *x_shape), where entry `traversal_dims` (R,) of the first
+    one's z takes `traversal_values` (R, V); `interpolations` (R, V, *x_shape) from datapoint r to R + r.
 
     Args:
         trained: Model and guide; moved to the GPU, if there is one.
-        data: Images.
+        data: Datapoints.
         num: Samples, and reconstructions.
         seed: Of all draws.
         split: `train`, `val` or `test`.
@@ -104,16 +104,17 @@ def walks(subject: Subject) -> dict[str, Tensor]:
 
 
 def _figures(arrays: dict[str, Tensor]) -> dict[str, Figure]:
-    columns = math.ceil(math.sqrt(len(arrays["samples"])))
-    samples = figures.image_grid(arrays["samples"], columns, like=arrays["inputs"])
-    samples.set_size_inches(side := min(8.0, max(4.0, 0.5 * columns)), side + 0.3)
-    samples.suptitle("E[x | z] at draws from the prior")
     rows = {"input": arrays["inputs"], "at λ₀": arrays["reconstructions_init"]}
     if not torch.equal(arrays["reconstructions_init"], arrays["reconstructions"]):  # a guide that refines
         rows["at λ_K"] = arrays["reconstructions"]
-    shown = figures.image_rows(rows, NUM_SHOWN)
-    shown.set_size_inches(8, shown.get_figheight() + 0.3)
-    shown.suptitle("Images, and E[x | z] at the means of q")
+    columns = math.ceil(math.sqrt(len(arrays["samples"])))
+    samples = figures.datapoint_grid(arrays["samples"], columns, like=arrays["inputs"])
+    shown = figures.datapoint_rows(rows, NUM_SHOWN)
+    if arrays["inputs"].dim() == 4:
+        samples.set_size_inches(side := min(8.0, max(4.0, 0.5 * columns)), side + 0.3)
+        shown.set_size_inches(8, shown.get_figheight() + 0.3)
+    samples.suptitle("E[x | z] at draws from the prior")
+    shown.suptitle("Data, and E[x | z] at the means of q")
     steps, dims = torch.linspace(-REACH, REACH, NUM_STEPS), arrays["traversal_dims"].tolist()
     unit = "standard deviations from the aggregate posterior's mean"
     drawn = {

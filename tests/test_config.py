@@ -90,10 +90,7 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
             {"train": {"beta_warmup": {"type": "linaer"}}},
             "train.beta_warmup.type: 'linaer' is unknown; did you mean linear?",
         ),
-        (
-            {"dataset": {"name": "mnits"}},
-            "dataset.name: 'mnits' is unknown; did you mean mnist? valid: image_folder, mnist, natural_patches, sun397",
-        ),
+        ({"dataset": {"name": "mnits"}}, "dataset.name: 'mnits' is unknown; did you mean mnist? valid: "),
         ({"model": []}, "model: "),
     ],
 )
@@ -108,7 +105,8 @@ def test_abstract_classes_are_no_choice():
     assert {"diagonal_normal", "flow", "ladder"} < set(COMPONENTS["family"])
     assert not {"family", "joint", "constrained"} & set(COMPONENTS["family"])
     assert set(COMPONENTS["refiner"]) == {"svi", "unrolled", "gauss_newton"}
-    assert set(COMPONENTS["dataset"]) == {"image_folder", "mnist", "natural_patches", "sun397"}
+    assert {"arrays", "mnist", "sun397"} <= set(COMPONENTS["dataset"])
+    assert not {"dataset", "rows", "batches", "outside"} & set(COMPONENTS["dataset"])
 
 
 def test_a_signature_is_a_schema():

@@ -16,14 +16,14 @@ python scripts/embed.py runs/ivae/version_0 --out z.npz --checkpoint last datase
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes λ and means of q for a whole split; returns the exit code."""
     description = (
-        "Infer every image of a split, and write λ₀, λ_K, the means of q, and labels to one .npz file.\n"
-        "Row i is image i of the split. Memory does not grow with the split."
+        "Infer every datapoint of a split, and write λ₀, λ_K, the means of q, and labels to one .npz file.\n"
+        "Row i is datapoint i of the split. Memory does not grow with the split."
     )
     parser = command_parser("embed.py", description, _EXAMPLES)
     run_arguments(parser)
     parser.add_argument("--out", metavar="FILE", required=True, help="where to, z.npz say")
     parser.add_argument(
-        "--batch-size", metavar="N", type=at_least(1), default=500, help="images at once (default: 500)"
+        "--batch-size", metavar="N", type=at_least(1), default=500, help="datapoints at once (default: 500)"
     )
     args = parser.parse_intermixed_args(argv)
     return guarded(lambda: _embed(args), args.debug)

@@ -52,7 +52,7 @@ def elbo_against_steps(results: Sequence[Result]) -> Figure | None:
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set(xlabel="inner step k", ylabel="test ELBO at λ_k (nats an image)")
+    axes.set(xlabel="inner step k", ylabel="test ELBO at λ_k (nats a datapoint)")
     axes.set_title(
         "What inner steps gain: dots at the K of training; errors of differences are in the table", fontsize=10
     )
@@ -82,9 +82,13 @@ def elbo_against_seconds(results: Sequence[Result]) -> Figure | None:
             drawn = True
     if not drawn:
         return None
-    train.set(xlabel="seconds of training", ylabel="validation ELBO (nats an image)", title="Training: a line a seed")
+    train.set(
+        xlabel="seconds of training", ylabel="validation ELBO (nats a datapoint)", title="Training: a line a seed"
+    )
     test.set(
-        xlabel="ms of inference an image", ylabel="test ELBO (nats an image)", title="Test: dots at the K of training"
+        xlabel="ms of inference a datapoint",
+        ylabel="test ELBO (nats a datapoint)",
+        title="Test: dots at the K of training",
     )
     for axes in (train, test):
         axes.set_title(axes.get_title(), fontsize=10)

@@ -45,7 +45,7 @@ def _stack(axes: Any, gaps: Mapping[str, Mapping[str, Estimate]], parts: Mapping
         axes.barh(names, means, left=ends, color=colour, label=label, height=0.65)
         ends = ends + means
         axes.errorbar(ends, np.arange(len(names)), xerr=errors, fmt="none", ecolor="black", capsize=3, elinewidth=1)
-    axes.set_xlabel("nats an image")
+    axes.set_xlabel("nats a datapoint")
     axes.tick_params("y", labelsize=8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)

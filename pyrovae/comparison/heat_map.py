@@ -47,5 +47,5 @@ def steps_heat_map(results: Sequence[Result]) -> Figure | None:
     axes.set_yticks(range(len(paths)), [f"{name} (K = {k})" for k, name, _ in paths], fontsize=8)
     axes.set(xlabel="inner steps at test", ylabel="scheme (K of training)")
     axes.set_title("Test ELBO by steps of training and of test; red: test as in training", fontsize=10)
-    figure.colorbar(image, label="ELBO (nats an image)", extend="min")
+    figure.colorbar(image, label="ELBO (nats a datapoint)", extend="min")
     return figure

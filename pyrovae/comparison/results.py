@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..config import WHERE_DATA_LIE
 from .measures import Estimate, as_estimate
 from .plan import Cell
 
-_NOT_OF_THE_IMAGES = ("root", "num_workers", "batch_size")  # of `dataset:`
+_NOT_OF_THE_DATA = WHERE_DATA_LIE | {"batch_size"}  # of `dataset:`
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Result:
     @property
     def data(self) -> str:
         """Equal for results whose test images are the same ones."""
-        dataset = self.cell.config.dataset.model_dump(mode="json", exclude={*_NOT_OF_THE_IMAGES})
+        dataset = self.cell.config.dataset.model_dump(mode="json", exclude={*_NOT_OF_THE_DATA})
         return json.dumps([self.evaluation.get("dataset"), dataset], sort_keys=True)
 
     @property

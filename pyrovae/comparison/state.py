@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import ConfigError, load_config
+from ..config import WHERE_DATA_LIE, ConfigError, load_config
 from .plan import Cell
 
 State = Literal["new", "interrupted", "trained", "done"]
 
 # What may differ between the plan and a run that is there: none of it changes what is learned.
 _FREE = {
-    "dataset": {"root", "num_workers"},
+    "dataset": WHERE_DATA_LIE,
     "train": {"save_dir", "name", "num_threads", "log_every", "checkpoint_every", "accelerator", "strategy", "engine"},
 }
 

@@ -1,6 +1,7 @@
 """Data sets, batch by batch. Imports nothing of the project."""
 
 from . import draws
+from .arrays import Arrays
 from .augmentation import Augmentation
 from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
@@ -10,7 +11,9 @@ from .mnist import MNIST
 from .natural_patches import NaturalPatches
 from .normalization import Centering, ContrastNormalization, Normalization, Standardization
 from .normalized import NORMALIZATIONS
+from .outside import Outside
 from .rows import Held, Mapped, Rows
+from .scaling import Scaled
 from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
 from .sun397 import SUN397
 from .torchvision_sets import Torchvision
@@ -23,6 +26,7 @@ __all__ = [
     "SPLITS",
     "SUN397",
     "ZCA",
+    "Arrays",
     "Augmentation",
     "Batches",
     "Binarize",
@@ -36,7 +40,9 @@ __all__ = [
     "NaturalPatches",
     "Normalization",
     "Numbered",
+    "Outside",
     "Rows",
+    "Scaled",
     "Split",
     "Standardization",
     "Torchvision",

@@ -13,18 +13,15 @@ from .batches import Batches
 from .errors import DataError
 from .normalization import Normalization
 from .normalized import normalized
+from .outside import Outside, outside
 from .rows import Held, Rows
+from .scaling import as_floats
 
 Binarize = Literal["dynamic", "static", "none"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 _STATIC, _DYNAMIC, _AUGMENT = 0, 1, 2  # streams of draws
-
-
-def as_floats(raw: Tensor) -> Tensor:
-    """float32; pixels of 8 bits go to [0, 1]."""
-    return raw.float().div_(255) if raw.dtype == torch.uint8 else raw.float()
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,6 +59,7 @@ class Dataset:
     preprocess: Callable[[Tensor], Tensor] = as_floats
     augment: Callable[[Tensor, int, Tensor], Tensor] | None = None
     num_workers: int = 0
+    _passed: set[Any] = field(default_factory=set, init=False, compare=False)  # what `outside` found all to be within
 
     @classmethod
     def parted(
@@ -163,4 +161,22 @@ class Dataset:
             key = draws.key(seed, _DYNAMIC, where, epoch)
         else:
             key = draws.key(self.seed, _STATIC, where)
-        return draws.binary(key, numbers, raw if raw.dtype == torch.uint8 else self.preprocess(raw))
+        pixels = raw.dtype == torch.uint8 and self.preprocess is as_floats
+        return draws.binary(key, numbers, raw if pixels else self.preprocess(raw))
+
+    def outside(self, allowed: Callable[[Tensor], Tensor]) -> Outside | None:
+        """What x, or the values that it is drawn from, has outside a support; None if nothing.
+
+        Looks at all values of all splits, once, as long as they are in a file or in memory; at a few datapoints where
+        each would have to be decoded or drawn.
+
+        Args:
+            allowed: Which of the entries of its argument are inside, as the likelihood has it.
+        """
+        if allowed in self._passed:
+            return None
+        splits: dict[str, Rows] = {split: self.rows(split) for split in SPLITS}
+        found = outside(self.name, splits, self.preprocess, allowed, drawn_from=self.binarize != "none")
+        if found is None:
+            self._passed.add(allowed)
+        return found

@@ -15,12 +15,14 @@ class Rows(ABC):
         dtype: Of what `read` gives: uint8 for pixels.
         device: Of what `read` gives.
         anew: Whether each epoch reads other datapoints.
+        at_hand: Whether to look at all of them costs no more than reading a file.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     device = torch.device("cpu")
     anew = False
+    at_hand: bool = False
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -29,6 +31,10 @@ class Rows(ABC):
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         """The datapoints (B, *x_shape) numbered `numbers` (B,), a function of these and, where drawn, of the epoch."""
 
+    def origin(self, numbers: Tensor) -> Tensor:
+        """The numbers, in what was read, of the datapoints numbered `numbers` (B,)."""
+        return numbers
+
     def subset(self, numbers: Tensor) -> "Rows":
         """The datapoints numbered `numbers` (M,), in that order."""
         return Subset(self, numbers)
@@ -36,6 +42,8 @@ class Rows(ABC):
 
 class Held(Rows):
     """A tensor in memory, or on the GPU."""
+
+    at_hand = True
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
@@ -51,6 +59,8 @@ class Mapped(Rows):
     Args:
         array: (N, *x_shape), a `numpy.memmap` say, or anything that gives rows for an array of their numbers.
     """
+
+    at_hand = True
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -68,6 +78,10 @@ class Subset(Rows):
     def __init__(self, rows: Rows, numbers: Tensor) -> None:
         self.rows, self.numbers = rows, numbers
         self.shape, self.dtype = (len(numbers), *rows.shape[1:]), rows.dtype
+        self.at_hand = rows.at_hand
+
+    def origin(self, numbers: Tensor) -> Tensor:
+        return self.rows.origin(self.numbers[numbers])
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         return self.rows.read(self.numbers[numbers], epoch)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .dataset import Dataset
 from .errors import DataError
+from .scaling import Scaled
 
 _CHUNK = 1024  # images turned at a time, for they are turned as floats
 
@@ -95,7 +96,7 @@ SHIFTS: dict[str, Callable[..., Tensor]] = {"rotated": rotated, "noised": noised
 def can_shift(data: Dataset) -> bool:
     """Whether the test split is of 8-bit images, of which there are shifted ones; others know no black or white."""
     rows = data.rows("test")
-    return rows.dtype == torch.uint8 and len(rows.shape) == 4
+    return rows.dtype == torch.uint8 and len(rows.shape) == 4 and not isinstance(data.preprocess, Scaled)
 
 
 def shifted(data: Dataset, name: str, num: int | None = None, **how: Any) -> Dataset:

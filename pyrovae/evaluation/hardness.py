@@ -66,7 +66,7 @@ def _correlation(ink: Tensor, gap: Tensor) -> dict[str, float | None]:
 def _hardness_figure(classes: Mapping[str, Tensor], ink: Tensor, gap: Tensor, correlation: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(8 if classes else 4.5, 3.6), layout="constrained")
     panels = figure.subplots(1, 2 if classes else 1, sharey=True, squeeze=False)[0]
-    panels[0].set_ylabel("inference gap (nats an image)")
+    panels[0].set_ylabel("inference gap (nats a datapoint)")
     if classes:
         panels[0].boxplot([values.double().cpu().numpy() for values in classes.values()], showfliers=False)
         panels[0].set_xticks(range(1, len(classes) + 1), list(classes), rotation=0 if len(classes) <= 12 else 90)
@@ -74,7 +74,7 @@ def _hardness_figure(classes: Mapping[str, Tensor], ink: Tensor, gap: Tensor, co
     axes = panels[-1]
     axes.plot(ink.double().cpu().numpy(), gap.double().cpu().numpy(), ".", markersize=3, alpha=0.5)
     told = "" if correlation["spearman"] is None else f": Spearman {correlation['spearman']:.2f}"
-    axes.set(xlabel="ink (mean of x over pixels)", title=f"Ink and gap{told}")
+    axes.set(xlabel="ink (mean of x over its entries)", title=f"Ink and gap{told}")
     for one in panels:
         one.grid(alpha=0.3)
     return figure
@@ -116,7 +116,7 @@ def occlusion_curve(gap_by_fraction: Mapping[float, Tensor], name: str = "infere
     axes = figure.subplots()
     values, errors = [m["mean"] for m in means], [m["se"] for m in means]
     axes.errorbar(fractions, values, errors, fmt="o-", markersize=4, capsize=3)
-    axes.set(xlabel="share of the image that is hidden", ylabel=f"{name} (nats an image)")
+    axes.set(xlabel="share of the image that is hidden", ylabel=f"{name} (nats a datapoint)")
     axes.set_title("How inference fares as more of the image is hidden")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(alpha=0.3)

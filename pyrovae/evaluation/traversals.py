@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from ..models import HierarchicalVAE
-from ..training.figures import gap_grey, grey_range, range_told, to_unit
+from ..training.figures import gap_grey, grey_range, in_colour, range_told, to_unit
 from .draws import posterior_draws, posterior_mean
 from .findings import Findings
 from .subject import Subject
@@ -136,10 +136,8 @@ def interpolation_figure(images: Tensor) -> Figure | None:
 
 def _grid(images: Tensor) -> tuple[Figure, Any, tuple[list[float], list[float]]]:
     """Rows of images (R, V, C, H, W), and where their columns' and rows' centres lie."""
-    num_rows, num_columns, channels, height, width = images.shape
-    shown = images.detach().float().cpu()
-    if channels not in (1, 3):
-        shown = shown.mean(2, keepdim=True)
+    num_rows, num_columns, _, height, width = images.shape
+    shown = in_colour(images.detach().float().cpu())
     limits = grey_range(shown)
     shown = to_unit(shown, limits).flatten(0, 1)
     picture = make_grid(shown, nrow=num_columns, padding=1, pad_value=gap_grey(limits)).permute(1, 2, 0)

@@ -4,6 +4,7 @@ from .aggressive import AggressiveTraining
 from .checkpoint import CheckpointError, read_checkpoint
 from .fit import SettingsError, TerminatedError, fit
 from .module import LitVAE, NumericsError
+from .support import check_support
 from .warmup import CyclicalWarmup, LinearWarmup, Warmup
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "SettingsError",
     "TerminatedError",
     "Warmup",
+    "check_support",
     "fit",
     "read_checkpoint",
 ]

@@ -66,7 +66,10 @@ class ProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         items: Any = super().get_metrics(trainer, pl_module)
-        return {name: format(items[tag], form) for tag, (name, form) in self.SHOWN.items() if tag in items}
+        shown = {name: format(items[tag], form) for tag, (name, form) in self.SHOWN.items() if tag in items}
+        if "images/s" in shown and len(getattr(pl_module, "x_shape", ())) != 3:
+            shown["datapoints/s"] = shown.pop("images/s")
+        return shown
 
 
 def checkpoints(folder: Path, every: int | None) -> list[Callback]:
@@ -94,7 +97,7 @@ class Pictures(Callback):
     """Draws, at the end of each validation, what people look at: to TensorBoard and as PNG.
 
     Args:
-        x: Validation images (B, C, H, W); the first few are shown, all make up the curves.
+        x: Validation datapoints (B, *x_shape); the first few are shown, all make up the curves.
         folder: Where the PNGs go.
     """
 
@@ -130,8 +133,8 @@ class Pictures(Callback):
             for logger in trainer.loggers:
                 points = {f"infer/elbo_step_{k}": value for k, value in enumerate(curve)}
                 logger.log_metrics(points, step=trainer.global_step - 1)
-        drawn["reconstructions"] = figures.image_rows(rows)
-        drawn["samples"] = figures.image_grid(model.sample(64), like=x)
+        drawn["reconstructions"] = figures.datapoint_rows(rows)
+        drawn["samples"] = figures.datapoint_grid(model.sample(64), like=x)
         kl = kl_per_dim(model, family, x, inferred.params)
         if kl is not None:
             drawn["kl_per_dim"] = figures.kl_bars(kl)

@@ -8,6 +8,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from .heat_maps import heat_maps
+
 
 def grey_range(images: Tensor) -> tuple[float, float]:
     """The values that are drawn black and white.
@@ -34,14 +36,29 @@ def range_told(limits: tuple[float, float]) -> str:
     return "" if limits == (0.0, 1.0) else f"black {limits[0]:.2g}, white {limits[1]:.2g}"
 
 
+def in_colour(images: Tensor) -> Tensor:
+    """Images (..., C, H, W) of one channel or three; the mean over channels of any others."""
+    return images if images.shape[-3] in (1, 3) else images.mean(-3, keepdim=True)
+
+
 def gap_grey(limits: tuple[float, float]) -> float:
     """What is drawn between images: mid grey, but white where that would look like an image of zeros."""
     return 1.0 if limits[0] < 0 else 0.5
 
 
 def _show(axes: object, images: Tensor, columns: int, limits: tuple[float, float]) -> None:
-    grid = make_grid(to_unit(images, limits), nrow=columns, padding=1, pad_value=gap_grey(limits))
+    grid = make_grid(to_unit(in_colour(images), limits), nrow=columns, padding=1, pad_value=gap_grey(limits))
     axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")  # type: ignore[attr-defined]
+
+
+def datapoint_rows(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
+    """`image_rows` of images, `heat_maps` of any other datapoints."""
+    return image_rows(rows, columns) if next(iter(rows.values())).dim() == 4 else heat_maps(rows)
+
+
+def datapoint_grid(x: Tensor, columns: int = 8, like: Tensor | None = None) -> Figure:
+    """`image_grid` of images, a heat map of any other datapoints."""
+    return image_grid(x, columns, like) if x.dim() == 4 else heat_maps({"samples": x}, len(x), like)
 
 
 def image_rows(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:

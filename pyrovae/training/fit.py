@@ -22,6 +22,7 @@ from .checkpoint import AtomicCheckpointIO, read_checkpoint
 from .loggers import loggers
 from .module import LitVAE
 from .statistics import SplitStatistics
+from .support import check_support
 
 
 class SettingsError(ValueError):
@@ -33,7 +34,10 @@ class TerminatedError(Exception):
 
 
 class Data(Protocol):
-    """What training asks of a data set; `pyrovae.data.Dataset` is one."""
+    """What training asks of a data set; `pyrovae.data.Dataset` is one.
+
+    It may also have `outside`, as a `Dataset` has: all values are then checked, and else those of one batch.
+    """
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -100,7 +104,7 @@ def fit(
     _quiet()
     likelihood = getattr(model, "likelihood", None)
     if isinstance(likelihood, Likelihood):
-        likelihood.check(next(iter(data.batches("train", batch_size, seed=seed))))
+        check_support(type(likelihood), data, scalable=False)
     module = LitVAE(model, guide, x_shape=data.x_shape, seed=seed, **options)
     run_dir = None if run_dir is None else Path(run_dir)
     callbacks: list[Callback] = [ProgressBar(refresh_rate=10)] if progress else []

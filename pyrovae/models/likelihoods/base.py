@@ -24,11 +24,21 @@ class Likelihood(nn.Module, ABC):
         self.event_dim = event_dim
 
     @classmethod
+    def supports(cls, x: Tensor) -> Tensor:
+        """Which entries of `x` have a density, bool, as `x`; none that is not finite does."""
+        return cls.support.check(x) & x.isfinite()  # the reals as a constraint take infinity in
+
+    @classmethod
+    def described(cls) -> str:
+        """The support in words, for errors."""
+        return f"the support of {cls.__name__}, {cls.support}"
+
+    @classmethod
     def check(cls, x: Tensor) -> None:
         """Raises `ValueError` where `x` has an entry without density."""
-        bad = ~cls.support.check(x)
+        bad = ~cls.supports(x)
         if bad.any():
-            raise ValueError(f"value {x[bad][0].item():.4g} is outside the support of {cls.__name__}, {cls.support}")
+            raise ValueError(f"value {x[bad][0].item():.4g} is outside {cls.described()}")
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         return self.elementwise(h).to_event(self.event_dim)
