@@ -1,4 +1,5 @@
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,26 @@ def test_three_nan_steps_in_a_row_stop_training():
     with pytest.raises(NumericsError, match="third non-finite step in a row; lower model.lr"):
         pl.Trainer(max_epochs=1, **QUIET).fit(lit, BATCHES)
     assert all(p.isfinite().all() for p in lit.parameters())
+    lit = Poison(*fresh(), bad=[0, 1, 2])
+    with pytest.raises(NumericsError, match="third non-finite step in a row; scale the data down .*encoder: counts"):
+        pl.Trainer(max_epochs=1, **QUIET).fit(lit, BATCHES)
+
+
+def test_large_counts_want_an_encoder_of_their_logarithm():
+    counts = torch.poisson((3 + 2 * torch.randn(40, 3) @ torch.randn(3, 30)).exp().clamp(max=1e5))
+    data = pv.data.Dataset("spikes", "simulated", counts, counts, counts)
+    family = pv.DiagonalNormal(3)
+    for make in (pv.nets.MLP, pv.nets.CountsEncoder):
+        torch.manual_seed(0)
+        model = pv.models.mlp((30,), 3, widths=(8,), likelihood=pv.models.likelihoods.Poisson(event_dim=1))
+        guide = pv.AmortizedGuide(family, make((30,), (family.num_params,), widths=(8,)))
+        if make is pv.nets.MLP:
+            with pytest.raises(NumericsError, match="encoder: counts"):
+                pv.fit(model, guide, data, epochs=4, progress=False)
+        else:
+            assert math.isfinite(pv.fit(model, guide, data, epochs=4, progress=False)["val/elbo"])
+            x = counts[:5]
+            torch.testing.assert_close(guide.encoder(x), guide.encoder.mlp((1 + x).log()))
 
 
 def test_nan_is_never_checkpointed(tmp_path):

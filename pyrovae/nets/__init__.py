@@ -5,6 +5,7 @@ A class called `...Encoder` or `...Decoder` serves in that role, any other in bo
 """
 
 from .conv import ConvDecoder, ConvEncoder
+from .counts import CountsEncoder
 from .mlp import MLP
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "CountsEncoder"]

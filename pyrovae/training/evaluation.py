@@ -57,6 +57,8 @@ class EvaluatedModule(pl.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         x = batch[0] if isinstance(batch, tuple | list) else batch
+        if len(x) == 0:  # the last batch may have nothing for this rank
+            return
         seed_noise(self.device, self.seed, "eval", batch_idx, self.global_rank)  # the same at every epoch
         with self.chosen_engine():
             inferred = self.guide.infer(x)

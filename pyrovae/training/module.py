@@ -205,9 +205,12 @@ class LitVAE(EvaluatedModule):
             return
         self.num_bad_steps += 1
         if self.num_bad_steps >= MAX_BAD_STEPS:
+            remedy = f"lower model.lr ({self.lr}) or set train.gradient_clip"
+            if self.global_step < MAX_BAD_STEPS:  # none was finite, so that the step size is not to blame
+                remedy = "scale the data down (dataset.scale, dataset.normalize), or take model.encoder: counts"
             raise NumericsError(
                 f"loss {float(self._loss):.4g}, gradient norm {float(self._grad_norm):.4g} at step {self.global_step}, "
-                f"the third non-finite step in a row; lower model.lr ({self.lr}) or set train.gradient_clip"
+                f"the third non-finite step in a row; {remedy}"
             )
         for param in params:
             param.grad = None  # an optimizer leaves a parameter without gradient, and its moments, alone
