@@ -16,7 +16,7 @@ from pyrovae.build import build_data
 from pyrovae.cli import evaluate, sample, train
 from pyrovae.config import check
 from pyrovae.data import Arrays, DataError, Dataset
-from pyrovae.data.hdf5 import HDF5Array
+from pyrovae.data.arrays.hdf5 import HDF5Array
 
 ROOT = Path(__file__).parent.parent
 FORMATS = ("npy", "npz", "npz compressed", "h5", "h5 compressed")

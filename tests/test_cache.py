@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.data import DataError, Dataset, Mapped, decoding, filling
-from pyrovae.data.decoding import decoded
+from pyrovae.data import DataError, Dataset, Mapped
+from pyrovae.data.decoding import decoding, filling
+from pyrovae.data.decoding.decoding import decoded
 
 N, SHAPE = 40, (1, 2, 3)
 EVERY = torch.arange(N)

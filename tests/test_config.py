@@ -48,7 +48,7 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
         "dataset.binarise: unknown key for mnist (value 'static'); did you mean binarize? valid: name, batch_size, num_workers, augment, normalize, "
         "root, source, binarize, num_val, seed",
         "model.lr: input should be a valid number, unable to parse string as a number, got 'fast'",
-        "model.encoder.type: 'cnov' is unknown; did you mean conv? valid: conv, mlp",
+        "model.encoder.type: 'cnov' is unknown; did you mean conv? valid: conv, counts, mlp",
         "model.z_dmi: unknown key (value 3); did you mean z_dim? valid: type, z_dim, lr, beta, prior, likelihood, encoder, "
         "decoder, layers",
         "guide.refiner.num_steps: input should be greater than 0, got 0",

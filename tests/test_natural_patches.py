@@ -11,8 +11,8 @@ from scipy.stats import chisquare
 from pyrovae.build import build_data
 from pyrovae.config import ConfigError, check
 from pyrovae.data import DataError, Held, Mapped, NaturalPatches, Rows
-from pyrovae.data.image_filters import intensities, local_contrast, olshausen_field
-from pyrovae.data.patches import Patches
+from pyrovae.data.natural_patches.filters import intensities, local_contrast, olshausen_field
+from pyrovae.data.natural_patches.patches import Patches
 
 CUTOFF = 0.39
 STEP = np.repeat([[0.0, 1.0]], 64, 0).repeat(32, 1)  # (64, 64), an edge in the middle

@@ -145,7 +145,7 @@ def test_eight_bits_are_brought_to_one_first():
 
 
 def test_of_very_many_datapoints_every_so_many_are_taken(data, monkeypatch):
-    monkeypatch.setattr("pyrovae.data.normalized._MOST", 500)  # of 1200: every third
+    monkeypatch.setattr("pyrovae.data.normalization.normalized._MOST", 500)  # of 1200: every third
     mean = data.normalized(Centering()).preprocess.normalization.mean
     torch.testing.assert_close(mean, data.train[::3].mean(0), atol=1e-5, rtol=0)
     assert not torch.allclose(mean, data.train.mean(0), atol=1e-4)
@@ -160,7 +160,7 @@ def test_what_cannot_be_normalized_is_refused(data, monkeypatch):
         binary.normalized(ZCA())
     with pytest.raises(DataError, match="epsilon must be >= 0, got -1"):
         ZCA(epsilon=-1)
-    monkeypatch.setattr("pyrovae.data.zca._WIDEST", 11)
+    monkeypatch.setattr("pyrovae.data.normalization.zca._WIDEST", 11)
     with pytest.raises(DataError, match="a datapoint has 12 entries, and whitening takes 11 at most; use standardize"):
         data.normalized(ZCA())
 

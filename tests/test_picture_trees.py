@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pyrovae.data import SUN397, DataError, ImageFolder
-from pyrovae.data.pictures import picture_files, read_picture
+from pyrovae.data.decoding.pictures import picture_files, read_picture
 from pyrovae.schema import COMPONENTS
 
 SPLITS = ("train", "val", "test")
@@ -181,7 +181,9 @@ def test_sun397(scenes, color, channels):
 
 def test_a_second_start_decodes_nothing(scenes, monkeypatch):
     first = SUN397(root=str(scenes), image_size=12).take("train")[0]
-    monkeypatch.setattr("pyrovae.data.picture_tree.read_picture", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr(
+        "pyrovae.data.decoding.picture_tree.read_picture", lambda *_, **__: pytest.fail("decoded again")
+    )
     assert torch.equal(SUN397(root=str(scenes), image_size=12).take("train")[0], first)
 
 

@@ -7,7 +7,7 @@ from image_files import tagged, write_cifar10, write_idx, write_mnist_like, writ
 from PIL import Image
 
 from pyrovae.data import DataError, Torchvision
-from pyrovae.data.image_sets import find, image_sets
+from pyrovae.data.torchvision_sets.names import find, image_sets
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +157,6 @@ def test_a_damaged_image_is_named(tmp_path):
 
 @pytest.mark.parametrize("bad", [0, 3, 19])  # the first and the last are looked at before all others
 def test_a_damaged_image_is_left_out_with_its_label(tmp_path, bad):
-    pytest.importorskip("pyrovae.data.cache")
     write_tree(tmp_path / "eurosat" / "2750", ["Forest", "River"], 10)
     broken = tmp_path / "eurosat" / "2750" / ("Forest" if bad < 10 else "River") / f"{bad % 10}.png"
     broken.write_bytes(broken.read_bytes()[:45])
@@ -168,7 +167,7 @@ def test_a_damaged_image_is_left_out_with_its_label(tmp_path, bad):
 
 
 def test_files_that_changed_are_another_cache(tmp_path):
-    from pyrovae.data.image_items import fingerprint
+    from pyrovae.data.torchvision_sets.items import fingerprint
 
     write_tree(tmp_path / "eurosat" / "2750", ["Forest"], 3)
     images = image_sets()["EuroSAT"](str(tmp_path))

@@ -9,15 +9,13 @@ from .errors import DataError
 from .image_folder import ImageFolder
 from .mnist import MNIST
 from .natural_patches import NaturalPatches
-from .normalization import Centering, ContrastNormalization, Normalization, Standardization
-from .normalized import NORMALIZATIONS
+from .normalization import NORMALIZATIONS, ZCA, Centering, ContrastNormalization, Normalization, Standardization
 from .outside import Outside
 from .rows import Held, Mapped, Rows
 from .scaling import Scaled
 from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
 from .sun397 import SUN397
 from .torchvision_sets import Torchvision
-from .zca import ZCA
 
 __all__ = [
     "MNIST",

@@ -11,8 +11,8 @@ from . import draws
 from .augmentation import Augmentation
 from .batches import Batches
 from .errors import DataError
-from .normalization import Normalization
-from .normalized import normalized
+from .normalization.normalization import Normalization
+from .normalization.normalized import normalized
 from .outside import Outside, outside
 from .rows import Held, Rows
 from .scaling import as_floats

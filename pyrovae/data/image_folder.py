@@ -8,10 +8,10 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from .dataset import SPLITS, Binarize, Dataset
-from .decoding import OnBad
+from .decoding.decoding import OnBad
+from .decoding.picture_tree import Pictures, PictureTree, hold_out
+from .decoding.pictures import Color, Crop
 from .errors import DataError
-from .picture_tree import Pictures, PictureTree, hold_out
-from .pictures import Color, Crop
 
 _SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 

@@ -8,11 +8,11 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from .dataset import Binarize, Dataset
-from .decoding import OnBad
+from .decoding.decoding import OnBad
+from .decoding.picture_tree import Pictures, PictureTree, hold_out
+from .decoding.pictures import Color, Crop
 from .errors import DataError
 from .partitions import Partition, listed, partition_lists
-from .picture_tree import Pictures, PictureTree, hold_out
-from .pictures import Color, Crop
 
 
 def SUN397(  # noqa: N802 - named as the data set is

@@ -9,15 +9,15 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from .dataset import SPLITS, Binarize, Dataset
-from .decoding import OnBad, decoded
-from .image_items import fingerprint, held_pixels, read_item, wanted
-from .image_labels import joined_labels
-from .image_parts import opened
-from .image_sets import find, folder_of
-from .pictures import Color, Crop
-from .rows import Rows
-from .splits import stratified
+from ..dataset import SPLITS, Binarize, Dataset
+from ..decoding.decoding import OnBad, decoded
+from ..decoding.pictures import Color, Crop
+from ..rows import Rows
+from ..splits import stratified
+from .items import fingerprint, held_pixels, read_item, wanted
+from .labels import joined_labels
+from .names import find, folder_of
+from .parts import opened
 
 _COLORS = {1: "grey", 3: "rgb"}
 

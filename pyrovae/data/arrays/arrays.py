@@ -9,15 +9,15 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
-from .array_files import ArrayFile, array_file
-from .array_labels import class_numbers
-from .array_names import Key, Names, data_names, label_names
+from ..dataset import SPLITS, Binarize, Dataset
+from ..errors import DataError
+from ..rows import Mapped, Rows
+from ..scaling import Scaled, as_floats
+from ..splits import stratified
 from .as_images import AsImages, Layout, image_layout
-from .dataset import SPLITS, Binarize, Dataset
-from .errors import DataError
-from .rows import Mapped, Rows
-from .scaling import Scaled, as_floats
-from .splits import stratified
+from .files import ArrayFile, array_file
+from .labels import class_numbers
+from .names import Key, Names, data_names, label_names
 
 _LOOKED_AT = 1000  # datapoints that must show that 8 bits are pixels
 

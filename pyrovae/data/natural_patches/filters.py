@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError
 
 Intensity = Literal["grey", "linear", "log"]
 

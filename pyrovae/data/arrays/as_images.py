@@ -5,8 +5,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from .errors import DataError
-from .rows import Rows
+from ..errors import DataError
+from ..rows import Rows
 
 Layout = Literal["auto", "channels_first", "channels_last"]
 

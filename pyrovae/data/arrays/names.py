@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
-from .array_files import ArrayFile
-from .dataset import SPLITS, Split
-from .errors import DataError
+from ..dataset import SPLITS, Split
+from ..errors import DataError
+from .files import ArrayFile
 
 Key = str | dict[Split, str]
 Names = dict[str, str]  # {"all": name}, or the name of each split that there is

@@ -4,7 +4,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from .errors import DataError
+from ..errors import DataError
 from .normalization import Chunks, Normalization, entry_means
 
 _WIDEST = 5000  # entries of x: of more, the eigenvectors take many minutes and gigabytes

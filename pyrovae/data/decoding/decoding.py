@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..errors import DataError
+from ..rows import Mapped, Rows
 from .cache import BAD, GOOD, UNKNOWN, Cache, Stored
-from .errors import DataError
 from .filling import Filling, size
 from .holding import held
 from .items import Items
-from .rows import Mapped, Rows
 from .streaming import OnBad, Streamed
 
 __all__ = ["OnBad", "decoded"]

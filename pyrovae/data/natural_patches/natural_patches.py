@@ -11,16 +11,16 @@ from PIL import Image
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from . import draws
-from .dataset import SPLITS, Dataset
-from .decoding import OnBad, decoded
-from .errors import DataError
-from .image_filters import Intensity, intensities, local_contrast, olshausen_field
+from .. import draws
+from ..dataset import SPLITS, Dataset
+from ..decoding.decoding import OnBad, decoded
+from ..decoding.pictures import read_picture
+from ..errors import DataError
+from ..rows import Rows
+from ..splits import stratified
+from .filters import Intensity, intensities, local_contrast, olshausen_field
 from .patches import Patches
 from .photographs import source_files
-from .pictures import read_picture
-from .rows import Rows
-from .splits import stratified
 
 Filter = Literal["none", "olshausen_field", "local_contrast"]
 

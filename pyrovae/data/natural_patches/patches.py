@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import draws
-from .errors import DataError
-from .rows import Held, Mapped, Rows
+from .. import draws
+from ..errors import DataError
+from ..rows import Held, Mapped, Rows
 
 _CANDIDATES = 8  # places that a patch may be cut from, if its variance counts
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .image_items import some
+from .items import some
 
 _LABELS = ("targets", "labels", "_labels", "y", "identity")  # attributes with a label for each item
 _PAIRS = ("samples", "_samples", "_flat_character_images", "index")  # ... or with pairs of a file and a label

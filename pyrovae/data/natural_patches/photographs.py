@@ -4,8 +4,8 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
-from .errors import DataError
-from .pictures import picture_files
+from ..decoding.pictures import picture_files
+from ..errors import DataError
 
 # Of what the two packages carry, all that shows a scene as an eye would see it, and one of a stereo pair only.
 _FILES = {

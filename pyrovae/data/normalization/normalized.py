@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .errors import DataError
+from ..errors import DataError
 from .normalization import Centering, ContrastNormalization, Normalization, Standardization
 from .zca import ZCA
 
 if TYPE_CHECKING:
-    from .dataset import Dataset
+    from ..dataset import Dataset
 
 NORMALIZATIONS: dict[str, type[Normalization]] = {
     "center": Centering,

@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from .errors import DataError
+from ..errors import DataError
 
 Chunks = Callable[[], Iterator[Tensor]]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .dataset import Binarize, Dataset
+from ..dataset import Binarize, Dataset
+from ..splits import stratified
 from .decoding import OnBad, decoded
 from .pictures import Color, Crop, picture_files, read_picture
-from .splits import stratified
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .array_files import ArrayFile, Facts, readable
+from .files import ArrayFile, Facts, readable
 
 _STRETCH = 4  # a stretch of rows is many times as fast as its rows one by one: so many times as many are worth it
 

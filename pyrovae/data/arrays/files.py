@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError
 
 _LOCAL_HEADER = 30  # bytes of a zip member before its name; the lengths of name and extra field are the last four
 _ENCRYPTED = 1

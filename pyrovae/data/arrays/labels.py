@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .array_files import ArrayFile
-from .array_names import Names
-from .errors import DataError
+from ..errors import DataError
+from .files import ArrayFile
+from .names import Names
 
 
 def class_numbers(

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import DataError
+from ..errors import DataError
+from ..rows import Rows, Subset
 from .items import Items
-from .rows import Rows, Subset
 
 OnBad = Literal["error", "skip"]
 

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from .downloads import first_line, quietly
-from .errors import DataError
-from .image_sets import arguments, folder_of, image_sets
+from ..downloads import first_line, quietly
+from ..errors import DataError
+from .names import arguments, folder_of, image_sets
 
 _OURS = {"root", "transform", "target_transform", "transforms", "download", "loader"}  # arguments that are no options
 _SPLITS = {"train": ("train", "trainval", "train-standard"), "val": ("val", "valid"), "test": ("test",)}

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import DataError
-from .pictures import Color, Crop, pixels
+from ..decoding.pictures import Color, Crop, pixels
+from ..errors import DataError
 
 _GREY = {"1", "L", "LA", "La"}
 _LOOKS = 5  # at items of a part, to see what they are like
