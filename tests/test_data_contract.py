@@ -162,7 +162,7 @@ def equal(batches: list[Numbered], others: list[Numbered]) -> bool:
 
 
 def test_every_data_set_is_under_contract():
-    assert set(COMPONENTS["dataset"]) <= {case.name for case in WRITTEN}, "write a case for it"
+    assert set(COMPONENTS["dataset"]) <= {case.name for case in CASES}, "write a case for it"
 
 
 def test_x_is_finite_and_in_the_likelihoods_support(made):
