@@ -16,7 +16,7 @@ from PIL import Image
 
 import pyrovae as pv
 from pyrovae.cli.data import main
-from pyrovae.data import Augmentation, Dataset, Mapped, Rows
+from pyrovae.data import ZCA, Arrays, Augmentation, Centering, Dataset, Mapped, Rows
 from pyrovae.inspection import catalogue, figure, inspected, words
 from pyrovae.inspection.mosaic import heat_map, mosaic
 from pyrovae.schema import COMPONENTS
@@ -186,13 +186,22 @@ def test_where_data_lie(tmp_path):
     data = Dataset("tiny", "made here", Doubled(), on_disk.subset(torch.arange(7)), torch.zeros(5, 2))
     lines = words(inspected(data, batch_size=8)).splitlines()
     assert ["train", "30", "float32", "0.2", "KiB", "made", "when", "read"] in [line.split() for line in lines]
-    assert "Doubled: Twice the number, made on the spot." in lines
     (val,) = (line for line in lines if line.startswith("val") and "int16" in line)
     assert val.endswith(f"a memory-mapped file, {tmp_path}/a.npy")
+    np.save(tmp_path / "b.npy", np.zeros((20, 4, 4), np.float32))
+    arrays = Arrays(path=str(tmp_path / "b.npy"))
+    assert f"a memory-mapped file, {tmp_path}/b.npy" in words(inspected(arrays))
     (test,) = (line for line in lines if line.startswith("test") and "memory" in line)
     assert test.split()[:2] == ["test", "5"]
     assert "vectors of 2 entries" in lines[1]
     assert lines[-1] == "no labels"
+
+
+def test_what_becomes_of_raw_datapoints():
+    data = Dataset("tiny", "made here", tagged(40), tagged(5), tagged(5)).normalized(ZCA()).normalized(Centering())
+    (line,) = (line for line in words(inspected(data)).splitlines() if line.startswith("raw to x"))
+    assert "object at" not in line
+    assert line.index("float32") < line.index("ZCA") < line.index("Centering")
 
 
 def test_values_that_are_not_finite_are_counted_and_left_out():
@@ -259,12 +268,12 @@ def test_images_around_zero_are_grey_where_they_are_zero():
     assert np.allclose(picture[1:9, 1:9], 0.5)
     low, high = (float(word.strip(",")) for word in told.split()[1::2])
     assert low == -high
-    assert high == pytest.approx(2.81, abs=0.15)  # the normal's quantile of 0.9975
+    assert high == pytest.approx(2.58, abs=0.15)  # the normal's quantile of 0.995
 
 
 def test_images_of_two_channels_and_constant_ones():
     _, told = drawn(mosaic, torch.rand(3, 2, 4, 4), torch.rand(3, 2, 4, 4))
-    assert told.startswith("first of 2 channels, ")
+    assert told.startswith("mean of 2 channels, ")
     picture, _ = drawn(mosaic, torch.zeros(3, 1, 4, 4), torch.zeros(3, 1, 4, 4))
     assert (picture[1:5, 1:5] == 0).all()
 

@@ -1,6 +1,7 @@
 """What a split is made of, wherever it lies."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ class Rows(ABC):
         device: Of what `read` gives.
         anew: Whether each epoch reads other datapoints.
         at_hand: Whether to look at all of them costs no more than reading a file.
+        place: Where they are, for people.
     """
 
     shape: tuple[int, ...]
@@ -23,6 +25,7 @@ class Rows(ABC):
     device = torch.device("cpu")
     anew = False
     at_hand: bool = False
+    place: str = "made when read"
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -48,6 +51,7 @@ class Held(Rows):
     def __init__(self, values: Tensor) -> None:
         self.values = values
         self.shape, self.dtype, self.device = tuple(values.shape), values.dtype, values.device
+        self.place = "memory" if self.device.type == "cpu" else str(self.device)
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         return self.values.index_select(0, numbers)  # several times as fast as values[numbers]
@@ -66,6 +70,7 @@ class Mapped(Rows):
         self.array = array
         self.shape = tuple(array.shape)
         self.dtype = torch.from_numpy(np.empty(0, array.dtype.newbyteorder("="))).dtype
+        self.place = _place(array)
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         rows = np.asarray(self.array[numbers.numpy()])
@@ -78,7 +83,7 @@ class Subset(Rows):
     def __init__(self, rows: Rows, numbers: Tensor) -> None:
         self.rows, self.numbers = rows, numbers
         self.shape, self.dtype = (len(numbers), *rows.shape[1:]), rows.dtype
-        self.at_hand = rows.at_hand
+        self.at_hand, self.place = rows.at_hand, rows.place
 
     def origin(self, numbers: Tensor) -> Tensor:
         return self.rows.origin(self.numbers[numbers])
@@ -88,3 +93,11 @@ class Subset(Rows):
 
     def subset(self, numbers: Tensor) -> Rows:
         return self.rows.subset(self.numbers[numbers])
+
+
+def _place(array: Any) -> str:
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap) and array.base is not None:
+        array = array.base
+    if isinstance(array, np.memmap):
+        return f"a memory-mapped file, {array.filename}"
+    return "memory" if isinstance(array, np.ndarray) else "a file, read by rows"

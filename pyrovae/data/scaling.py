@@ -22,6 +22,23 @@ class Scaled:
         return raw.float() if self.scale == 1 else raw.float().div_(self.scale)
 
 
+@dataclass(frozen=True, repr=False)
+class Tabulated:
+    """x = table[raw], for pixels of 8 bits.
+
+    Args:
+        table: (256,), float32.
+    """
+
+    table: Tensor
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        return self.table.to(raw.device)[raw.int()]
+
+    def __repr__(self) -> str:
+        return f"Tabulated({self.table[0]:.3g} to {self.table[-1]:.3g})"
+
+
 def is_entrywise(preprocess: Any) -> bool:
     """Whether it is one of these, so that what it makes of an entry depends on nothing else."""
-    return preprocess is as_floats or isinstance(preprocess, Scaled)
+    return preprocess is as_floats or isinstance(preprocess, Scaled | Tabulated)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from ..training.figures import gap_grey, grey_range, in_colour, range_told, to_unit
+
 _COLUMNS, _ROWS, _BAND = 10, (6, 3), 0.04  # images a row; rows of each kind; what parts them, of the height
 _HEAT_ROWS = (40, 20)
 
@@ -14,12 +16,9 @@ _HEAT_ROWS = (40, 20)
 def mosaic(axes: Any, shown: dict[str, Tensor]) -> str:
     """Images (B, C, H, W) of two kinds, one above the other; returns what black and white are."""
     images = [x[: _COLUMNS * rows].float() for x, rows in zip(shown.values(), _ROWS, strict=True)]
-    low, high = _scale(torch.cat(images))
-    channels = images[0].shape[1]
-    if channels not in (1, 3):
-        images = [x[:, :1] for x in images]
+    limits = grey_range(torch.cat(images).nan_to_num(0))
     grids = [
-        make_grid(((x - low) / (high - low)).nan_to_num(0).clamp(0, 1), nrow=_COLUMNS, padding=1, pad_value=0.5)
+        make_grid(to_unit(in_colour(x).nan_to_num(0), limits), nrow=_COLUMNS, padding=1, pad_value=gap_grey(limits))
         for x in images
     ]
     width = max(grid.shape[2] for grid in grids)
@@ -28,15 +27,15 @@ def mosaic(axes: Any, shown: dict[str, Tensor]) -> str:
     axes.imshow(torch.cat([grids[0], band, grids[1]], 1).permute(1, 2, 0).numpy(), interpolation="nearest")
     heights = [grids[0].shape[1], band.shape[1], grids[1].shape[1]]
     _label(axes, [heights[0] / 2, heights[0] + heights[1] + heights[2] / 2], list(shown))
-    of_first = "" if channels in (1, 3) else f"first of {channels} channels, "
-    return f"{of_first}black {low:.3g}, white {high:.3g}"
+    told = [] if images[0].shape[1] in (1, 3) else [f"mean of {images[0].shape[1]} channels"]
+    return ", ".join([*told, range_told(limits) or "black 0, white 1"])
 
 
 def heat_map(axes: Any, shown: dict[str, Tensor]) -> str:
     """Datapoints (B, *x_shape) of two kinds, one a row; returns what is shown."""
     rows = [x[:num].float().flatten(1) for x, num in zip(shown.values(), _HEAT_ROWS, strict=True)]
     values = torch.cat(rows).numpy()
-    low, high = _scale(torch.cat(rows))
+    low, high = grey_range(torch.cat(rows).nan_to_num(0))
     picture = axes.imshow(
         values, aspect="auto", vmin=low, vmax=high, cmap="RdBu_r" if low < 0 else "viridis", interpolation="nearest"
     )
@@ -54,12 +53,3 @@ def _label(axes: Any, places: list[float], names: list[str]) -> None:
     axes.spines[:].set_visible(False)
     if not axes.get_xlabel():
         axes.set_xticks([])
-
-
-def _scale(x: Tensor) -> tuple[float, float]:
-    """Values of the darkest and the brightest: 0 and 1 if x is between, else without the outermost, even around 0."""
-    values = x[x.isfinite()].abs().numpy()
-    if len(values) == 0 or (x.nan_to_num(0).min() >= 0 and values.max() <= 1):
-        return 0.0, 1.0
-    high = float(np.quantile(values, 0.995)) or float(values.max())
-    return (-high if x.nan_to_num(0).min() < 0 else 0.0), high

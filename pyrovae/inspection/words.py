@@ -4,12 +4,11 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Augmentation, Dataset, Held, Mapped, Rows
-from ..data.rows import Subset
+from ..data import Augmentation, Dataset
+from ..data.normalization.normalized import Preprocess
 from .report import DataReport
 from .table import table
 
@@ -58,6 +57,8 @@ def _of_function(function: Any) -> str:
     """What a function, or an object that is called, says of itself."""
     if isinstance(function, Augmentation):
         return f"training images are {function}" if function else "none"
+    if isinstance(function, Preprocess):
+        return f"{_of_function(function.first)} Then {_of_function(function.normalization)}"
     about = (inspect.getdoc(function) or "").split("\n")[0]
     if inspect.isroutine(function):
         return about or function.__qualname__
@@ -65,28 +66,11 @@ def _of_function(function: Any) -> str:
 
 
 def _where(report: DataReport) -> str:
-    lines, notes = [("split", "datapoints", "raw", "size", "lies in")], list[str]()
+    lines = [("split", "datapoints", "raw", "size", "lies in")]
     for name, split in report.splits.items():
         rows = split.rows
-        while isinstance(rows, Subset):
-            rows = rows.rows
-        lines.append((name, f"{len(split.rows):,}", _dtype(split.rows.dtype), _size(split.num_bytes), _place(rows)))
-        if not isinstance(rows, Held | Mapped):
-            notes.append(f"{type(rows).__name__}: {(inspect.getdoc(rows) or '').splitlines()[0]}")
-    return "\n".join([table(lines), *dict.fromkeys(notes)])
-
-
-def _place(rows: Rows) -> str:
-    if isinstance(rows, Held):
-        return "memory" if rows.device.type == "cpu" else str(rows.device)
-    if not isinstance(rows, Mapped):
-        return "made when read"
-    array = rows.array
-    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap) and array.base is not None:
-        array = array.base
-    if isinstance(array, np.memmap):
-        return f"a memory-mapped file, {array.filename}"
-    return "memory" if isinstance(array, np.ndarray) else "a file, read by rows"
+        lines.append((name, f"{len(rows):,}", _dtype(rows.dtype), _size(split.num_bytes), rows.place))
+    return table(lines)
 
 
 def _values(report: DataReport) -> str:

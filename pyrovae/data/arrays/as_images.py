@@ -40,7 +40,7 @@ class AsImages(Rows):
     """
 
     def __init__(self, rows: Rows, layout: Layout) -> None:
-        self.rows, self.dtype, self.at_hand = rows, rows.dtype, rows.at_hand
+        self.rows, self.dtype, self.at_hand, self.place = rows, rows.dtype, rows.at_hand, rows.place
         self.last = len(rows.shape) == 4 and layout == "channels_last"
         n, *shape = rows.shape
         if len(shape) == 2:

@@ -32,6 +32,8 @@ class Streamed(Rows):
         DataError: On reading: a damaged item, or nothing but damaged ones.
     """
 
+    place = "files, decoded when read"
+
     def __init__(
         self,
         items: Items,

@@ -17,6 +17,7 @@ from ..decoding.decoding import OnBad, decoded
 from ..decoding.pictures import read_picture
 from ..errors import DataError
 from ..rows import Rows
+from ..scaling import Scaled, Tabulated
 from ..splits import stratified
 from .filters import Intensity, intensities, local_contrast, olshausen_field
 from .patches import Patches
@@ -136,15 +137,7 @@ def _read(file: Path, *, image_size: int, intensity: Intensity, filter: Filter, 
 def _preprocess(filter: Filter, intensity: Intensity, training: Rows) -> Callable[[Tensor], Tensor]:
     """From what `_read` gives to x; how strong filtered images are, those of training say."""
     if filter == "none":
-        return partial(_look_up, table=torch.from_numpy(intensities(intensity)))
+        return Tabulated(torch.from_numpy(intensities(intensity)))
     chunks = torch.arange(len(training)).split(64)
     squares = [training.read(chunk).double().square().mean((1, 2, 3)) for chunk in chunks]
-    return partial(_scale, by=1 / max(torch.cat(squares).mean().sqrt().item(), 1e-8))
-
-
-def _look_up(raw: Tensor, *, table: Tensor) -> Tensor:
-    return table.to(raw.device)[raw.int()]
-
-
-def _scale(raw: Tensor, *, by: float) -> Tensor:
-    return raw.float() * by
+    return Scaled(max(torch.cat(squares).mean().sqrt().item(), 1e-8))

@@ -52,6 +52,7 @@ class Patches(Rows):
             images, numbers = images.subset(numbers), torch.arange(len(numbers))
         self.images, self.numbers, self.size = images, numbers, size
         self.shape, self.dtype = (num, channels, size, size), images.dtype
+        self.place = f"cut when read, from {images.place}"
         self.key, self.anew, self.min_variance, self.preprocess = key, anew, min_variance, preprocess
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
