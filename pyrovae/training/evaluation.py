@@ -51,7 +51,7 @@ class EvaluatedModule(pl.LightningModule):
     # Validation and test: scored with fresh draws, so the choice that a safeguard made by its own does not flatter it.
 
     def on_validation_epoch_start(self) -> None:
-        self._statistics = SplitStatistics(self.guide.family.z_dim, self.device)
+        self._statistics = SplitStatistics(self.guide.family.z_dim, self.device, self.measures_information)
 
     on_test_epoch_start = on_validation_epoch_start
 

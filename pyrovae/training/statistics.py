@@ -16,16 +16,17 @@ class SplitStatistics:
     Args:
         z_dim: Number of latent dimensions.
         device: Where the sums live.
+        informed: Whether `add` gets `information`; all ranks must agree, also one that gets no batch.
     """
 
     NAMES = ("elbo", "elbo_init", "refinement_gain", "recon", "kl")
 
-    def __init__(self, z_dim: int, device: torch.device) -> None:
+    def __init__(self, z_dim: int, device: torch.device, informed: bool = False) -> None:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self.count = torch.zeros((), dtype=dtype, device=device)
         self.reverted = torch.zeros((), dtype=dtype, device=device)
         self.values = torch.zeros(2, len(self.NAMES), dtype=dtype, device=device)  # sums, sums of squares
-        self.information: Tensor | None = None
+        self.information = torch.zeros((), dtype=dtype, device=device) if informed else None
         self.means = torch.zeros(2, z_dim, dtype=dtype, device=device)  # the same of E_q[z]
 
     def add(
@@ -45,9 +46,8 @@ class SplitStatistics:
         self.count += len(elbo)
         if reverted is not None:
             self.reverted += reverted.sum()
-        if information is not None:
-            total = information.to(self.values).sum()
-            self.information = total if self.information is None else self.information + total
+        if self.information is not None and information is not None:
+            self.information += information.to(self.values).sum()
 
     def summary(self, strategy: Any) -> dict[str, float]:
         """Means over all ranks, in nats a datapoint, with standard errors of the ELBO and of the gain."""
