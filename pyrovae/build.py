@@ -65,17 +65,22 @@ def build_data(config: Config) -> Dataset:
     data = _make("dataset", settings, tag="name")
     augment = settings.augment and _make("augment", settings.augment)
     data = replace(data, augment=augment or data.augment, num_workers=settings.num_workers)
+    check_views(config, data)
+    if settings.normalize is not None:
+        _check(config, data, "normal")  # one value that is not finite would be in every statistic
+        data = data.normalized(_make("normalize", settings.normalize))
+    _check(config, data, config.model.likelihood.type)
+    return data
+
+
+def check_views(config: Config, data: Dataset) -> None:
+    """Raises `ConfigError` if training would start a datapoint's λ where that of another view of it ended."""
     if config.train.warm_start and (data.augment is not None or data.rows("train").anew):
         how = "augmented" if data.augment is not None else "cut anew"
         raise ConfigError(
             f"train.warm_start: {data.name} is {how} in each epoch, and each view would start at the λ of another; "
             "leave one of them out"
         )
-    if settings.normalize is not None:
-        _check(config, data, "normal")  # one value that is not finite would be in every statistic
-        data = data.normalized(_make("normalize", settings.normalize))
-    _check(config, data, config.model.likelihood.type)
-    return data
 
 
 def _check(config: Config, data: Dataset, likelihood: str) -> None:

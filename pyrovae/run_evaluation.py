@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from .build import Trained, build_data
 from .config import ConfigError, load_config, nearest
 from .data import Dataset
+from .data.normalization.normalized import as_in
 from .data.shifts import SHIFTS, can_shift, shifted
 from .evaluation.evaluate import Sample, evaluate
 from .evaluation.files import plain, write
@@ -117,7 +118,7 @@ def _shift(data: Dataset, shift: str, num: int, **how: Any) -> Sample:
     other = build_data(load_config(shift))
     if other.x_shape != data.x_shape:
         raise ConfigError(f"shifts: {shift} has datapoints {other.x_shape}, and the run's are {data.x_shape}")
-    return _sample(other, "test", num)
+    return _sample(as_in(data, other), "test", num)
 
 
 def _name(shift: str) -> str:

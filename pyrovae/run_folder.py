@@ -20,7 +20,7 @@ from . import __version__
 from .build import Trained, build_data, load
 from .config import WHERE_DATA_LIE, Config, ConfigError, load_config, to_yaml
 from .data import DataError, Dataset
-from .training import CheckpointError
+from .training import CheckpointError, is_of
 
 
 def _is_rank_zero() -> bool:
@@ -113,6 +113,7 @@ class RunFolder:
             "num_train": len(data.train),
             "num_val": len(data.val),
             "num_test": len(data.test),
+            "sketch": data.sketch(),
             "seed": config.train.seed,
             "versions": versions(),
             "commit": _commit(),
@@ -180,6 +181,8 @@ def _differences(run_dir: Path, before: Config, now: Config, data: Dataset) -> l
             f"that was {summary.get('dataset')} ({summary.get('num_train')} training {noun(data)}s), "
             f"this is {data.source} ({len(data.train)})"
         )
+    elif not lines and not is_of(summary.get("sketch"), data.sketch()):
+        lines.append(f"that was {summary.get('dataset')}, this is {data.source}, with other values")
     return lines
 
 

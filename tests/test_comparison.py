@@ -599,3 +599,28 @@ def test_the_script(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*none.yaml: No such file or directory.*\n", done.stderr)
+
+
+def test_an_array_of_another_path_is_other_data(tmp_path):
+    before = {"dataset": {"name": "arrays", "path": "a.npy"}, "model": {"likelihood": "normal"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before))
+    for name in ("a.npy", "b.npy"):
+        now = check({**before, "dataset": {"name": "arrays", "path": name}, "train": {"name": "run"}})
+        planned = SimpleNamespace(run_dir=tmp_path, name="cell", config=now)
+        if name == "a.npy":
+            c.check_unchanged([planned])
+        else:
+            with pytest.raises(ConfigError, match=r"dataset.path: cell was run with a.npy, and is b.npy now"):
+                c.check_unchanged([planned])
+
+
+def test_settings_that_do_not_go_together_are_found_beside_cells_of_the_same_data():
+    digits = {"name": "mnist", "source": "embedded", "augment": {"flip": True}}
+    cells = [
+        SimpleNamespace(
+            scheme=str(warm), config=check({"dataset": digits, "guide": "svi", "train": {"warm_start": warm}})
+        )
+        for warm in (False, True)
+    ]
+    with pytest.raises(ConfigError, match="train.warm_start: mnist is augmented in each epoch"):
+        c.check_builds(cells)

@@ -16,10 +16,12 @@ from pyrovae.data import (
     ContrastNormalization,
     DataError,
     Dataset,
+    Held,
     Mapped,
     Normalization,
     Standardization,
 )
+from pyrovae.data.normalization.normalized import as_in
 
 X_SHAPE = (1, 3, 4)
 
@@ -185,3 +187,24 @@ def test_built_from_a_configuration():
     expected = plain.take("test")[0] - plain.take("train")[0].mean(0)
     torch.testing.assert_close(built.take("test")[0], expected, atol=1e-5, rtol=0)
     assert built.source == f"{plain.source}, normalize center"
+
+
+def test_data_from_elsewhere_are_normalized_as_those_of_training():
+    x = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+    data, other = (Dataset("tiny", "random", raw[:200], raw[200:250], raw[250:]) for raw in (x, 10 * x + 100))
+    data, own = data.normalized(Standardization()), other.normalized(Standardization())
+    assert torch.allclose(own.take("test")[0], data.take("test")[0], atol=1e-4), "its own statistics hide the shift"
+    mean, sd = x[:200].mean(0), (x[:200] - x[:200].mean(0)).square().mean().sqrt()
+    for found in (as_in(data, own), as_in(data, other)):
+        torch.testing.assert_close(found.take("test")[0], (10 * x[250:] + 100 - mean) / sd)
+    twice = data.normalized(ZCA())
+    assert torch.equal(as_in(twice, data).take("test")[0], twice.take("test")[0])
+
+
+def test_fitting_takes_memory_for_some_megabytes(monkeypatch):
+    sizes = []
+    read = Held.read
+    monkeypatch.setattr(Held, "read", lambda self, numbers, epoch=0: sizes.append(len(numbers)) or read(self, numbers))
+    raw = torch.zeros(40, 3, 200, 200, dtype=torch.uint8)
+    Dataset("tiny", "black", raw, raw[:1], raw[:1]).normalized(Centering())
+    assert max(sizes) == 1

@@ -207,6 +207,10 @@ def test_sun397_with_a_broken_file(scenes, tmp_path, capsys):
         streamed.take(split)
     assert sum(sizes(streamed)) == 25
     assert f"cannot read {broken}" in capsys.readouterr().err
+    for split in SPLITS:  # a damaged file moves no other from split to split
+        cached, with_another = (data.take(split)[0].flatten(1), streamed.take(split)[0].flatten(1))
+        assert (torch.cdist(cached, with_another).min(1).values == 0).all()
+        assert len(with_another) - len(cached) in (0, 1)
 
 
 def test_sun397_without_pictures(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyrovae.data import SHIFTS, DataError, Dataset, noised, occluded, rotated
+from pyrovae.data import SHIFTS, Centering, DataError, Dataset, Scaled, noised, occluded, rotated
 from pyrovae.data.shifts import can_shift, shifted
 
 
@@ -114,3 +114,9 @@ def test_only_eight_bit_images_can_be_shifted():
         assert not can_shift(data)
         with pytest.raises(DataError, match="rotated: toy has torch.* not 8-bit images; leave shifts out"):
             shifted(data, "rotated")
+
+
+@pytest.mark.parametrize(("scale", "pixels"), [(255.0, True), (1.0, False)])
+def test_pixels_can_be_shifted_and_counts_cannot_also_when_normalized(scale, pixels):
+    data = Dataset("toy", "toy", grey(), grey(), grey(), preprocess=Scaled(scale))
+    assert can_shift(data) == can_shift(data.normalized(Centering())) == pixels

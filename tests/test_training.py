@@ -1,5 +1,6 @@
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,15 @@ from pyro.infer import SVI, Trace_ELBO
 from torch.utils.data import DataLoader
 
 import pyrovae as pv
-from pyrovae.training import CyclicalWarmup, LinearWarmup, LitVAE, NumericsError, TerminatedError
+from pyrovae.training import (
+    CheckpointError,
+    CyclicalWarmup,
+    LinearWarmup,
+    LitVAE,
+    NumericsError,
+    TerminatedError,
+    is_of,
+)
 from pyrovae.training.callbacks import PatientEarlyStopping
 from pyrovae.training.loggers import loggers
 from pyrovae.training.noise import seed_noise
@@ -416,3 +425,22 @@ def test_what_a_run_leaves(images, tmp_path):
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     scores = [float(r["val/elbo"]) for r in csv.DictReader((tmp_path / "metrics.csv").open()) if r["val/elbo"]]
     assert best["epoch"] == max(range(4), key=scores.__getitem__)
+
+
+def test_other_data_are_not_resumed(images, tmp_path):
+    model, guide = fresh()
+    pv.fit(model, guide, images, epochs=1, run_dir=tmp_path, progress=False)
+    other = replace(images, train=images.train.flip(0))  # as many, of the same shape
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(CheckpointError, match="not the data that the checkpoint was trained on"):
+        pv.fit(*fresh(), other, epochs=2, run_dir=tmp_path, resume=last, progress=False)
+    pv.fit(*fresh(), images, epochs=2, run_dir=tmp_path, resume=last, progress=False)
+
+
+def test_a_sketch_tells_data_apart_but_not_decoders(images):
+    here = images.sketch()
+    assert is_of(here, here)
+    assert is_of(here, [mean + 0.3 for mean in here])  # of 8-bit pixels
+    assert not is_of(here, replace(images, test=images.val.flip(0)).sketch())
+    assert is_of(None, here)
+    assert is_of(here, ())

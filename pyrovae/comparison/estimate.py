@@ -8,7 +8,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from ..build import build_data, build_model, fit_arguments
+from ..build import build_data, build_model, check_views, fit_arguments
 from ..capture import engine
 from ..config import Config
 from ..data import Dataset
@@ -33,6 +33,7 @@ def check_builds(cells: Sequence[Cell]) -> dict[str, Dataset]:
         if cell.scheme not in found:
             key = json.dumps([cell.config.dataset.model_dump(mode="json"), cell.config.model.likelihood.type])
             read[key] = found[cell.scheme] = read[key] if key in read else build_data(cell.config)
+            check_views(cell.config, found[cell.scheme])
             build_model(cell.config, found[cell.scheme].x_shape)
     return found
 

@@ -12,7 +12,7 @@ State = Literal["new", "interrupted", "trained", "done"]
 
 # What may differ between the plan and a run that is there: none of it changes what is learned.
 _FREE = {
-    "dataset": WHERE_DATA_LIE,
+    "dataset": WHERE_DATA_LIE - {"path"},  # an array's path is all that tells it from another
     "train": {"save_dir", "name", "num_threads", "log_every", "checkpoint_every", "accelerator", "strategy", "engine"},
 }
 

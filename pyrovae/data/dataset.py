@@ -22,6 +22,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 _STATIC, _DYNAMIC, _AUGMENT = 0, 1, 2  # streams of draws
+_SKETCHED = 16  # datapoints of each split
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,8 +132,17 @@ class Dataset:
         """x (num, *x_shape) from the `start`-th of `in_order` on, and labels (num,) if there are any."""
         rows = self.rows(split)
         stop = len(rows) if num is None else min(start + num, len(rows))
-        numbers, labels = torch.arange(start, stop), self.labels.get(split)
+        numbers, labels = torch.arange(start, stop, device=rows.device), self.labels.get(split)
         return self.finish(split, rows.read(numbers), numbers), None if labels is None else labels[start:stop]
+
+    def sketch(self) -> list[float]:
+        """Means of a few raw datapoints of each split, at even distances: other data, or another split, have others."""
+        means = []
+        for split in SPLITS:
+            rows = self.rows(split)
+            numbers = torch.linspace(0, len(rows) - 1, _SKETCHED, device=rows.device).long()
+            means.append(rows.read(numbers).double().flatten(1).mean(1).cpu())
+        return torch.cat(means).tolist()
 
     def normalized(self, normalization: Normalization) -> "Dataset":
         """The same data set with x normalized, `ZCA()` say, by what is fitted to its training split alone.

@@ -59,14 +59,14 @@ def ImageFolder(  # noqa: N802 - as torchvision's
     pictures = Pictures(image_size, color, crop, binarize, cache, on_bad, seed, num_workers)
     given = _folders_of_splits(tree)
 
-    def split(good: Tensor, labels: Tensor) -> Sequence[Tensor]:
-        parts = {name: numbers[torch.isin(numbers, good)] for name, numbers in (given or {"train": good}).items()}
+    def split(labels: Tensor) -> Sequence[Tensor]:
+        parts = given or {"train": torch.arange(len(labels))}
         fractions = {"val": val_fraction, "test": test_fraction}
         missing = [name for name in fractions if name not in parts]
         if missing:
             wanted = {f"{name}_fraction": fractions[name] for name in missing}
             taken = hold_out("ImageFolder", parts["train"], labels, seed, **wanted)
-            parts |= dict(zip(["train", *missing], taken, strict=True))
+            parts = {**parts, **dict(zip(["train", *missing], taken, strict=True))}
         return [parts[name] for name in SPLITS]
 
     if given is None:

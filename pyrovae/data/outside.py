@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .rows import Rows
+from .rows import Rows, chunks
 from .scaling import is_entrywise
 
 Allowed = Callable[[Tensor], Tensor]
 
-_ENTRIES = 2**17  # looked at together: with all that is made of them, some megabytes
 _FEW = 256  # datapoints looked at where each would have to be decoded or drawn
 _PATIENCE = 2.0  # seconds without a bar
 
@@ -91,8 +90,7 @@ def _chunks(rows: Rows, what: str) -> Iterator[Tensor]:
     """Numbers of datapoints, in the order in which they lie in the file."""
     numbers = torch.arange(len(rows) if rows.at_hand else min(_FEW, len(rows)), device=rows.device)
     numbers = numbers[rows.origin(numbers).argsort()]
-    size = max(1, _ENTRIES // math.prod(rows.shape[1:]))
-    yield from tqdm(numbers.split(size), what, unit="chunk", delay=_PATIENCE, disable=None)
+    yield from tqdm(chunks(numbers, rows), what, unit="chunk", delay=_PATIENCE, disable=None)
 
 
 def _look(found: Outside, split: str, rows: Tensor, x: Tensor, inside: Allowed) -> None:

@@ -1,5 +1,6 @@
 """What a split is made of, wherever it lies."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -43,6 +44,11 @@ class Rows(ABC):
         return Subset(self, numbers)
 
 
+def chunks(numbers: Tensor, rows: Rows, most: int = 2**17) -> tuple[Tensor, ...]:
+    """Numbers in parts whose datapoints have at most so many entries together: a megabyte or so in double precision."""
+    return numbers.split(max(1, most // math.prod(rows.shape[1:])))
+
+
 class Held(Rows):
     """A tensor in memory, or on the GPU."""
 
@@ -81,9 +87,10 @@ class Subset(Rows):
     """Some rows of others."""
 
     def __init__(self, rows: Rows, numbers: Tensor) -> None:
-        self.rows, self.numbers = rows, numbers
+        self.rows = rows
         self.shape, self.dtype = (len(numbers), *rows.shape[1:]), rows.dtype
-        self.at_hand, self.place = rows.at_hand, rows.place
+        self.at_hand, self.anew, self.place = rows.at_hand, rows.anew, rows.place
+        self.device, self.numbers = rows.device, numbers.to(rows.device)
 
     def origin(self, numbers: Tensor) -> Tensor:
         return self.rows.origin(self.numbers[numbers])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .dataset import Dataset
 from .errors import DataError
+from .normalization.normalized import Preprocess
 from .scaling import Scaled
 
 _CHUNK = 1024  # images turned at a time, for they are turned as floats
@@ -95,8 +96,11 @@ SHIFTS: dict[str, Callable[..., Tensor]] = {"rotated": rotated, "noised": noised
 
 def can_shift(data: Dataset) -> bool:
     """Whether the test split is of 8-bit images, of which there are shifted ones; others know no black or white."""
-    rows = data.rows("test")
-    return rows.dtype == torch.uint8 and len(rows.shape) == 4 and not isinstance(data.preprocess, Scaled)
+    rows, preprocess = data.rows("test"), data.preprocess
+    while isinstance(preprocess, Preprocess):
+        preprocess = preprocess.first
+    counts = isinstance(preprocess, Scaled) and preprocess.scale != 255
+    return rows.dtype == torch.uint8 and len(rows.shape) == 4 and not counts
 
 
 def shifted(data: Dataset, name: str, num: int | None = None, **how: Any) -> Dataset:
@@ -118,7 +122,7 @@ def shifted(data: Dataset, name: str, num: int | None = None, **how: Any) -> Dat
     rows = data.rows("test")
     if not can_shift(data):
         raise DataError(f"{name}: {data.name} has {rows.dtype} {data.x_shape}, not 8-bit images; leave shifts out")
-    first = torch.arange(len(rows) if num is None else min(num, len(rows)))
+    first = torch.arange(len(rows) if num is None else min(num, len(rows)), device=rows.device)
     try:
         test = SHIFTS[name](rows.read(first), **how)
     except TypeError as error:

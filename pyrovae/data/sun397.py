@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from .decoding.picture_tree import Pictures, PictureTree, hold_out
 from .decoding.pictures import Color, Crop
 from .errors import DataError
 from .partitions import Partition, listed, partition_lists
+from .splits import stratified
 
 
 def SUN397(  # noqa: N802 - named as the data set is
@@ -67,10 +67,10 @@ def SUN397(  # noqa: N802 - named as the data set is
     lists = partition_lists(folder, partition)
     train_and_test = listed(lists, folder, tree.files) if lists else None
 
-    def split(good: Tensor, labels: Tensor) -> Sequence[Tensor]:
+    def split(labels: Tensor) -> Sequence[Tensor]:
         if train_and_test is None:
-            return hold_out("SUN397", good, labels, seed, val_fraction=val_fraction, test_fraction=test_fraction)
-        train, test = (numbers[torch.isin(numbers, good)] for numbers in train_and_test)
+            return stratified("SUN397", labels, seed, val_fraction=val_fraction, test_fraction=test_fraction)
+        train, test = train_and_test
         return *hold_out("SUN397", train, labels, seed, val_fraction=val_fraction), test
 
     pictures = Pictures(image_size, color, crop, binarize, cache, on_bad, seed, num_workers)

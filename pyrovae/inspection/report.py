@@ -100,7 +100,7 @@ def _spread(data: Dataset, split: Split, num: int, batch_size: int, bar: tqdm) -
     """`num` datapoints of a split at even distances, for it may be sorted: x (num, *x_shape)."""
     rows = data.rows(split)
     batches = []
-    for numbers in (torch.arange(num) * len(rows) // num).split(batch_size):
+    for numbers in (torch.arange(num, device=rows.device) * len(rows) // num).split(batch_size):
         batches.append(data.finish(split, rows.read(numbers), numbers))
         bar.update(len(numbers))
     return torch.cat(batches)

@@ -1,7 +1,7 @@
 """Training under PyTorch Lightning."""
 
 from .aggressive import AggressiveTraining
-from .checkpoint import CheckpointError, read_checkpoint
+from .checkpoint import CheckpointError, is_of, read_checkpoint
 from .fit import SettingsError, TerminatedError, fit
 from .module import LitVAE, NumericsError
 from .support import check_support
@@ -19,5 +19,6 @@ __all__ = [
     "Warmup",
     "check_support",
     "fit",
+    "is_of",
     "read_checkpoint",
 ]

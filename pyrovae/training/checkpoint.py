@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint of a training run; use another")
     return checkpoint
+
+
+def is_of(before: Sequence[float] | None, now: Sequence[float] | None) -> bool:
+    """Whether two sketches, a few numbers of a data set each, may be of the same data, decoded elsewhere perhaps.
+
+    An empty one, of data that give none, may be of any.
+    """
+    if not before or not now:
+        return True
+    spread = (max(before) - min(before)) or 1.0
+    return len(before) == len(now) and all(abs(a - b) <= 0.01 * spread for a, b in zip(before, now, strict=True))
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

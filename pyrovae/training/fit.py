@@ -105,7 +105,8 @@ def fit(
     likelihood = getattr(model, "likelihood", None)
     if isinstance(likelihood, Likelihood):
         check_support(type(likelihood), data, scalable=False)
-    module = LitVAE(model, guide, x_shape=data.x_shape, seed=seed, **options)
+    sketch = data.sketch() if hasattr(data, "sketch") else ()
+    module = LitVAE(model, guide, x_shape=data.x_shape, sketch=sketch, seed=seed, **options)
     run_dir = None if run_dir is None else Path(run_dir)
     callbacks: list[Callback] = [ProgressBar(refresh_rate=10)] if progress else []
     if early_stopping:

@@ -16,6 +16,7 @@ from ..capture import Engine, engine, isolated
 from ..guides import Guide
 from ..inference import ELBO, Inferred, Objective
 from .aggressive import AggressiveTraining, Turns
+from .checkpoint import CheckpointError, is_of
 from .evaluation import EvaluatedModule
 from .last_rows import LastRows
 from .loss import BatchLoss
@@ -56,6 +57,7 @@ class LitVAE(EvaluatedModule):
         warm_start: Start refinement of an image where that of its last visit ended; keeps a row of λ per image.
         engine: `eager`, `compiled`, or `auto` for compiling where it pays; see `pyrovae.engine`.
         x_shape: Of a datapoint, for those who load a checkpoint.
+        sketch: A few numbers of the data; a checkpoint of others is refused.
 
     Raises:
         NumericsError: From the third non-finite step in a row, or at a checkpoint of non-finite parameters.
@@ -82,6 +84,7 @@ class LitVAE(EvaluatedModule):
         warm_start: bool = False,
         engine: Engine = "auto",
         x_shape: Sequence[int] = (),
+        sketch: Sequence[float] = (),
     ) -> None:
         super().__init__()
         if not (beta_warmup is None or isinstance(beta_warmup, Warmup)):
@@ -108,7 +111,7 @@ class LitVAE(EvaluatedModule):
         self.refine_from = refine_from
         self.warm_start = warm_start
         self.engine: Engine = engine
-        self.x_shape = x_shape
+        self.x_shape, self.sketch = x_shape, sketch
         self.num_bad_steps = 0
         self._svi: SVI | None = None
         self._batch_loss = BatchLoss(self.elbo)
@@ -269,13 +272,18 @@ class LitVAE(EvaluatedModule):
             raise NumericsError(
                 f"not saved: {bad[0]} is not finite at step {self.global_step}; lower model.lr ({self.lr})"
             )
-        checkpoint["x_shape"] = list(self.x_shape)
+        checkpoint["x_shape"], checkpoint["sketch"] = list(self.x_shape), list(self.sketch)
         checkpoint["last_rows"] = self._rows.rows
         checkpoint["turns"] = self._turns.state_dict()
         for logger in self.trainer.loggers:
             logger.save()  # a resume keeps metrics up to here, so they must be on disk
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if not is_of(checkpoint.get("sketch"), self.sketch):
+            raise CheckpointError(
+                "resume: these are not the data that the checkpoint was trained on; name the same files (dataset.path, "
+                "dataset.root), or start a new run"
+            )
         rows = checkpoint.get("last_rows")
         self._rows.rows = None if rows is None else rows.to(self.device)
         self._turns.load_state_dict(checkpoint.get("turns", {}))

@@ -57,7 +57,7 @@ class Pictures:
         title: str,
         tree: PictureTree,
         classes: Sequence[str],
-        split: Callable[[Tensor, Tensor], Sequence[Tensor]],
+        split: Callable[[Tensor], Sequence[Tensor]],
         how_split: str,
     ) -> Dataset:
         """Decodes a tree and parts it.
@@ -66,8 +66,8 @@ class Pictures:
             name, title: Of the data set, as in YAML and for people.
             tree: Of pictures.
             classes: Of each picture; if all are `.` there are no labels.
-            split: From the numbers of pictures that can be read, and the labels of all, (N,), to those that train,
-                validate and test.
+            split: From the labels of all pictures, (N,), to the numbers of those that train, validate and test.
+                Damaged ones are left out afterwards, so that they do not move others from split to split.
             how_split: For people.
         """
         settings = {"image_size": self.image_size, "color": self.color, "crop": self.crop}
@@ -89,7 +89,7 @@ class Pictures:
             name,
             f"{what} in {tree.folder}, {how_split}",
             rows,
-            split(good, labels),
+            [part[torch.isin(part, good)] for part in split(labels)],
             labels if labelled else None,
             binarize=self.binarize,
             seed=self.seed,

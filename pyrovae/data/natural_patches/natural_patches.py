@@ -95,14 +95,17 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
         on_bad=on_bad,
         num_workers=num_workers,
     )
-    parts = stratified(
-        "NaturalPatches", torch.zeros_like(good), seed, val_fraction=val_fraction, test_fraction=test_fraction
-    )
-    preprocess = _preprocess(filter, intensity, images.subset(good[parts[0][:_MEASURED]]))
+    alike = torch.zeros(len(files), dtype=torch.int64)
+    parts = stratified("NaturalPatches", alike, seed, val_fraction=val_fraction, test_fraction=test_fraction)
+    parts = tuple(part[torch.isin(part, good)] for part in parts)
+    for split, part in zip(SPLITS, parts, strict=True):
+        if len(part) == 0:
+            raise DataError(f"NaturalPatches: no picture of the {split} split can be read; use more pictures")
+    preprocess = _preprocess(filter, intensity, images.subset(parts[0][:_MEASURED]))
     train, val, test = (
         Patches(
             images,
-            good[part],
+            part,
             num,
             patch_size,
             key=draws.key(seed, _CROPS, SPLITS.index(split)),

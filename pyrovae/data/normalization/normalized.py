@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..rows import chunks
 from .normalization import Centering, ContrastNormalization, Normalization, Standardization
 from .zca import ZCA
 
@@ -23,7 +24,6 @@ NORMALIZATIONS: dict[str, type[Normalization]] = {
     "contrast": ContrastNormalization,
 }
 _MOST = 50_000  # training datapoints that a normalization is fitted to
-_CHUNK = 1000
 
 
 class Preprocess:
@@ -31,7 +31,7 @@ class Preprocess:
 
     def __init__(self, first: Callable[[Tensor], Tensor], normalization: Normalization) -> None:
         self.first, self.normalization = first, normalization
-        self._copies: dict[torch.device, Normalization] = {}
+        self._copies = {torch.device("cpu"): normalization}
 
     def __call__(self, raw: Tensor) -> Tensor:
         x = self.first(raw)
@@ -39,6 +39,20 @@ class Preprocess:
             self._copies[x.device] = copy.deepcopy(self.normalization).to(x.device)
         with torch.no_grad():
             return self._copies[x.device](x)
+
+
+def as_in(data: "Dataset", other: "Dataset") -> "Dataset":
+    """`other` with x normalized by what was fitted to `data`, not to itself."""
+    fitted, preprocess = list[Normalization](), other.preprocess
+    while isinstance(preprocess, Preprocess):
+        preprocess = preprocess.first
+    of_data = data.preprocess
+    while isinstance(of_data, Preprocess):
+        fitted.append(of_data.normalization)
+        of_data = of_data.first
+    for normalization in reversed(fitted):
+        preprocess = Preprocess(preprocess, normalization)
+    return replace(other, preprocess=preprocess)
 
 
 def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
@@ -68,8 +82,8 @@ def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
 def _training_chunks(data: "Dataset") -> Iterator[Tensor]:
     rows = data.rows("train")
     step = max(1, -(-len(rows) // _MOST))
-    for numbers in torch.arange(0, len(rows), step).split(_CHUNK):
-        yield data.finish("train", rows.read(numbers.to(rows.device)), numbers.to(rows.device)).cpu()
+    for numbers in chunks(torch.arange(0, len(rows), step, device=rows.device), rows):
+        yield data.finish("train", rows.read(numbers), numbers).cpu()
 
 
 @contextmanager

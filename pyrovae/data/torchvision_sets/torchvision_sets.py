@@ -72,6 +72,7 @@ def Torchvision(  # noqa: N802 - named as the data set is
     held = held_pixels(list(parts.values()))
     if held is not None and _is_as_wanted(held, image_size, color):
         raw: Tensor | Rows = held
+        good = torch.arange(len(held))
     else:
         how, shape = wanted(parts, image_size, color, crop, on_bad)
         rows, good = decoded(
@@ -84,14 +85,14 @@ def Torchvision(  # noqa: N802 - named as the data set is
             on_bad=on_bad,
             num_workers=num_workers,
         )
-        raw, labels, part_of = rows.subset(good), labels[good], part_of[good]
+        raw = rows
     fractions = {"val": val_fraction, "test": test_fraction}
     lacking = {split: fraction for split, fraction in fractions.items() if split not in parts}
-    numbers = _parted(name, part_of, labels, seed, lacking)
+    numbers = [part[torch.isin(part, good)] for part in _parted(name, part_of, labels, seed, lacking)]
     classes = f" of {len(class_names)} classes" if class_names else ""
     data = Dataset.parted(
         "torchvision",
-        f"{name}, {len(part_of)} images{classes} in {folder_of(name, root)}",
+        f"{name}, {len(good)} images{classes} in {folder_of(name, root)}",
         raw,
         numbers,
         binarize=binarize,
