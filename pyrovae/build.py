@@ -70,6 +70,9 @@ def build_data(config: Config) -> Dataset:
         _check(config, data, "normal")  # one value that is not finite would be in every statistic
         data = data.normalized(_make("normalize", settings.normalize))
     _check(config, data, config.model.likelihood.type)
+    taken = getattr(COMPONENTS["encoder"][config.model.encoder.type], "support", None)  # by the encoder; by most, all
+    if taken is not None and (found := data.outside(taken.check)) is not None:
+        raise DataError(f"dataset {data.source}: {found}; not for model.encoder: {config.model.encoder.type}; set mlp")
     return data
 
 

@@ -244,9 +244,11 @@ def apply_override(values: dict, text: str) -> None:
             inner = {"name" if name == "dataset" else "type": inner}
         values[name] = values = dict(inner) if isinstance(inner, dict) else {}
     try:
-        values[last] = yaml.load(value, Loader=_UniqueKeyLoader)
+        read = values[last] = yaml.load(value, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{key}: {value!r} is not a YAML value") from error
+    if isinstance(read, dict) and any(inner is None and ":" in str(name) for name, inner in read.items()):
+        raise ConfigError(f"{key}: {value!r} lacks a space after a colon; write '{{type: zca, epsilon: 0.1}}', quoted")
 
 
 def _explain(error: dict[str, Any], values: Mapping[str, Any]) -> str:

@@ -239,7 +239,7 @@ def damaged(path, size):
         (lambda f: write(f, "npz", x=tagged().astype(object)), {}, r"\(x\): holds object; save real numbers"),
         (lambda f: write(f, "npy", x=tagged().astype(str)), {}, "holds <U"),
         (lambda f: write(f, "npy", x=tagged(2)), {}, "leaves nothing of 2 datapoints"),
-        (lambda f: write(f, "npy", x=tagged()), {"val_fraction": 0.95}, "val_fraction 38 .* leaves nothing of 40"),
+        (lambda f: write(f, "npy", x=tagged()), {"val_fraction": 0.95}, "val_fraction 0.95 .* leaves nothing of 40"),
         (lambda f: write(f, "npz", x=tagged(), y=np.arange(39)), {}, r"39 labels \(y\) for 40 datapoints; mend them, or set dataset.labels: none"),
         (lambda f: write(f, "npz", x=tagged()), {"labels_key": "z"}, "dataset.labels_key: 'z' is not in"),
         (lambda f: write(f, "npz", x=tagged()), {"labels": "no.npy"}, "dataset.labels: .*no.npy does not exist"),
@@ -444,3 +444,12 @@ def test_pictures_of_vectors_and_of_images_of_many_channels():
     images = torch.rand(6, 5, 4, 3)
     drawn = datapoint_grid(images, 3).axes[0].images[0].get_array()
     np.testing.assert_allclose(drawn[1:5, 1:4, 0], images[0].mean(0), atol=1e-6)
+
+
+def test_the_encoder_of_counts_refuses_what_is_negative(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[1.0, 2.0]] * 20 + [[-3.0, 1.0]], np.float32))
+    values = {"dataset": {"name": "arrays", "path": str(tmp_path / "x.npy")}, "model": {"likelihood": "normal", "encoder": "counts"}}  # fmt: skip
+    with pytest.raises(DataError, match=r"1 of 42 values, the first is -3 in row 20 .*; not for model.encoder: counts; set mlp"):  # fmt: skip
+        build_data(check(values))
+    values["model"]["encoder"] = "mlp"
+    build_data(check(values))

@@ -103,7 +103,7 @@ def test_a_prior_of_posteriors_needs_posteriors_that_score(values, reason):
 
 
 def test_data_outside_the_support_is_refused():
-    with pytest.raises(DataError, match="outside the support of Bernoulli, Boolean.*; set dataset.binarize: dynamic"):
+    with pytest.raises(DataError, match="outside the support of Bernoulli, 0 and 1; set dataset.binarize: dynamic"):
         build_data(check({"dataset": {"source": "embedded", "binarize": "none"}}))
 
 

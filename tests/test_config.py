@@ -3,7 +3,7 @@ import inspect
 import pytest
 import yaml
 
-from pyrovae.config import ConfigError, check, load_config
+from pyrovae.config import ConfigError, apply_override, check, load_config
 from pyrovae.schema import COMPONENTS
 
 
@@ -161,3 +161,11 @@ def test_bad_overrides_and_missing_files(file, tmp_path):
         load_config(file, ["nope"])
     with pytest.raises(ConfigError, match=r"none.yaml: No such file or directory; name a YAML file"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_mapping_on_the_command_line_wants_spaces():
+    with pytest.raises(ConfigError, match=r"dataset.normalize: '\{type:zca\}' lacks a space after a colon"):
+        apply_override({}, "dataset.normalize={type:zca}")
+    values: dict = {}
+    apply_override(values, "dataset.normalize={type: zca}")
+    assert values == {"dataset": {"normalize": {"type": "zca"}}}

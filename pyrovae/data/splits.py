@@ -49,7 +49,9 @@ def stratified(name: str, labels: Sequence[int] | Tensor, seed: int, **fractions
             raise DataError(f"{name}: {key} must be in (0, 1), got {value}")
     labels = torch.as_tensor(labels)
     sizes = {key: max(1, round(len(labels) * value)) for key, value in fractions.items()}
-    check_holdouts(name, len(labels), **sizes)
+    if sum(sizes.values()) >= len(labels):
+        text = " + ".join(f"{key} {value:g}" for key, value in fractions.items())
+        raise DataError(f"{name}: {text} leaves nothing of {len(labels)} datapoints to train on; lower them")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     order = order[labels[order].argsort(stable=True)]  # class by class, shuffled within

@@ -3,7 +3,7 @@
 import inspect
 import textwrap
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -13,7 +13,7 @@ from ..schema import COMPONENTS
 
 
 def catalogue(width: int = 100) -> str:
-    """Every data set by its YAML name, what it is, and its keys with their defaults.
+    """Every data set by its YAML name, what it is, and its keys with their defaults and what else they may be.
 
     Args:
         width: Of a line, in characters.
@@ -42,4 +42,12 @@ def _default(field: FieldInfo) -> str:
         return "(required)"
     value: Any = field.get_default(call_default_factory=True)
     text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True)
-    return text.strip().removesuffix("...").strip()
+    return text.strip().removesuffix("...").strip() + _choices(field)
+
+
+def _choices(field: FieldInfo) -> str:
+    """The other words that may stand there."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    others = [str(word) for word in words if word != field.default]
+    return f" (or {' | '.join(others)})" if others else ""

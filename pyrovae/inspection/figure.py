@@ -45,7 +45,7 @@ def _histogram(axes: Any, shown: dict[str, Tensor]) -> None:
     for style, (name, of) in zip(({"fill": True, "alpha": 0.45}, {"lw": 1.5}), values.items(), strict=True):
         shares.append(np.histogram(of, edges)[0] / max(1, len(of)))
         axes.stairs(shares[-1], edges, label=name, **style)
-    axes.set(xlabel="entry of x", ylabel="share of entries", title="values of x")
+    axes.set(xlabel="value", ylabel="share of entries", title="values of x")
     there = np.concatenate([share[share > 0] for share in shares])
     most, least = there.max(), there.min()
     if most > 30 * least:  # bars that a linear axis would hide

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..data import Augmentation, Dataset
 from ..data.normalization.normalized import Preprocess
+from ..data.scaling import Scaled, as_floats
 from .report import DataReport
 from .table import table
 
@@ -27,8 +28,8 @@ def words(report: DataReport) -> str:
     facts = {
         "data": f"{data.name}: {data.source}",
         "x": f"{data.x_shape}, {_kind(data.x_shape)}",
-        "raw to x": _of_function(data.preprocess),
-        "augment": "none" if data.augment is None else _of_function(data.augment),
+        "raw to x": _of_function(data.preprocess, data.rows("train").dtype),
+        "augment": "none" if data.augment is None else _of_function(data.augment, data.rows("train").dtype),
         "binarize": _BINARIZE[data.binarize],
         "loading": f"{report.per_second:,.0f} datapoints/s over {_count(report.num_timed, 'batch', 'batches')} of "
         f"{report.batch_size}; {_count(report.num_batches, 'batch', 'batches')} an epoch",
@@ -53,12 +54,16 @@ def _kind(x_shape: Sequence[int]) -> str:
     return f"{color} of {height} x {width} pixels"
 
 
-def _of_function(function: Any) -> str:
+def _of_function(function: Any, dtype: torch.dtype) -> str:
     """What a function, or an object that is called, says of itself."""
     if isinstance(function, Augmentation):
         return f"training images are {function}" if function else "none"
+    if function is as_floats:
+        return "pixels of 8 bits, over 255" if dtype == torch.uint8 else "as it is"
+    if isinstance(function, Scaled):
+        return "as it is" if function.scale == 1 else f"over {function.scale:.4g}"
     if isinstance(function, Preprocess):
-        return f"{_of_function(function.first)} Then {_of_function(function.normalization)}"
+        return f"{_of_function(function.first, dtype)}; then {_of_function(function.normalization, dtype)}"
     about = (inspect.getdoc(function) or "").split("\n")[0]
     if inspect.isroutine(function):
         return about or function.__qualname__

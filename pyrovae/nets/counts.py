@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from .activations import Activation
 from .mlp import MLP
@@ -18,9 +19,14 @@ class CountsEncoder(nn.Module):
         widths: Hidden units of each layer.
         activation: Nonlinearity between the layers.
 
+    Attributes:
+        support: Of the inputs; data outside it are refused where YAML names this encoder.
+
     Reference:
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018), doi:10.1038/s41592-018-0229-2
     """
+
+    support = constraints.nonnegative
 
     def __init__(
         self,

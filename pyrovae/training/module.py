@@ -210,7 +210,7 @@ class LitVAE(EvaluatedModule):
         if self.num_bad_steps >= MAX_BAD_STEPS:
             remedy = f"lower model.lr ({self.lr}) or set train.gradient_clip"
             if self.global_step < MAX_BAD_STEPS:  # none was finite, so that the step size is not to blame
-                remedy = "scale the data down (dataset.scale, dataset.normalize), or take model.encoder: counts"
+                remedy = "look at the largest values; counts want model.encoder: counts, others dataset.normalize"
             raise NumericsError(
                 f"loss {float(self._loss):.4g}, gradient norm {float(self._grad_norm):.4g} at step {self.global_step}, "
                 f"the third non-finite step in a row; {remedy}"

@@ -23,6 +23,7 @@ NORMALIZATIONS: dict[str, type[Normalization]] = {
     "zca": ZCA,
     "contrast": ContrastNormalization,
 }
+_LOOKED_AT = 64  # training datapoints, of which something must be left
 _MOST = 50_000  # training datapoints that a normalization is fitted to
 
 
@@ -76,6 +77,10 @@ def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
     with _one_thread(), torch.no_grad():
         normalization.fit(lambda: _training_chunks(data))
     preprocess = Preprocess(data.preprocess, normalization)
+    rows = data.rows("train")
+    few = torch.linspace(0, len(rows) - 1, _LOOKED_AT, device=rows.device).long()
+    if not preprocess(rows.read(few)).any():
+        raise DataError(f"dataset {data.name}: normalize {kind} leaves nothing of data that never vary; leave it out")
     return replace(data, preprocess=preprocess, source=f"{data.source}, normalize {kind}")
 
 

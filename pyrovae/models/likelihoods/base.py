@@ -15,9 +15,11 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         support: Constraint on a datapoint's entries.
+        values: The same in words.
     """
 
     support: ClassVar[Any]
+    values: ClassVar[str] = ""
 
     def __init__(self, event_dim: int = 3) -> None:
         super().__init__()
@@ -31,7 +33,7 @@ class Likelihood(nn.Module, ABC):
     @classmethod
     def described(cls) -> str:
         """The support in words, for errors."""
-        return f"the support of {cls.__name__}, {cls.support}"
+        return f"the support of {cls.__name__}, {cls.values or cls.support}"
 
     @classmethod
     def check(cls, x: Tensor) -> None:

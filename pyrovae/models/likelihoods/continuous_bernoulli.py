@@ -16,6 +16,7 @@ class ContinuousBernoulli(Likelihood):
     """
 
     support = constraints.unit_interval
+    values = "[0, 1]"
 
     def elementwise(self, h: Tensor) -> dist.TorchDistribution:
         return dist.ContinuousBernoulli(logits=h)

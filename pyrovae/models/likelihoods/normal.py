@@ -24,6 +24,7 @@ class Normal(Likelihood):
     """
 
     support = constraints.real
+    values = "finite numbers"
     log_scale: Tensor
 
     def __init__(self, event_dim: int = 3, *, scale: PositiveFloat = 1.0, learn_scale: bool = False) -> None:

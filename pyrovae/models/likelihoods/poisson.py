@@ -13,6 +13,7 @@ class Poisson(Likelihood):
     r"""x ∈ {0, 1, 2, ...}, rate exp(h) counts an entry; h is capped at 15 (3 million counts)."""
 
     support = constraints.nonnegative_integer
+    values = "0, 1, 2, ..."
 
     def elementwise(self, h: Tensor) -> dist.TorchDistribution:
         return dist.Poisson(h.clamp(max=MAX_LOG_RATE).exp())
