@@ -128,6 +128,20 @@ def test_a_split_that_the_file_lacks_is_taken_from_its_training_data(tmp_path):
         assert data.labels[split].tolist() == [(tag - start) % 3 for tag in tags(data, split)]
 
 
+@pytest.mark.parametrize("names", [("x", "x_test", "y", "y_test"), ("images", "val_images", "labels", "labels_val")])
+@pytest.mark.parametrize("all_labels", [True, False])
+def test_an_array_beside_a_split_of_its_name_is_that_of_training(names, all_labels, tmp_path):
+    arrays = dict(zip(names, (tagged()[:30], tagged()[30:], np.arange(30) % 3, np.arange(10) % 3), strict=True))
+    if not all_labels:
+        del arrays[names[3]]
+    data = Arrays(path=write(tmp_path, "npz", **arrays))
+    own, other = ("test", "val") if "x" in names else ("val", "test")
+    assert tags(data, own) == [*range(30, 40)]
+    assert sorted(tags(data, "train") + tags(data, other)) == [*range(30)]
+    assert data.labels["train"].tolist() == [tag % 3 for tag in tags(data, "train")]
+    assert set(data.labels) == {"train", other, *([own] if all_labels else [])}
+
+
 @pytest.mark.parametrize("kind", ["npz", "npz compressed", "h5"])
 @pytest.mark.parametrize("values", [["b", "a", "a"], [b"b", b"a", b"a"], [10, -3, -3], [True, False, False]])
 def test_labels_of_any_kind_stay_with_their_datapoints(kind, values, tmp_path):

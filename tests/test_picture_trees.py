@@ -48,7 +48,6 @@ COLOURS = np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 100)], -1)
         ("16 bit.png", Image.fromarray(RAMP.astype(np.uint16) * 257)),
         ("16 bit.tif", Image.fromarray(RAMP.astype(np.uint16) * 257)),
         ("16 bit big endian.pgm", None),
-        ("32 bit.tif", Image.fromarray(RAMP.astype(np.int32) * 257)),
         ("palette.gif", Image.fromarray(RAMP).convert("P")),
         ("palette.PNG", Image.fromarray(RAMP).convert("P")),
         ("alpha.png", Image.merge("LA", [Image.fromarray(RAMP), Image.new("L", (8, 8), 9)])),
@@ -75,6 +74,21 @@ def test_grey_of_every_kind(tmp_path, name, image):
         assert read.shape == (channels, 8, 8)
         assert read.dtype == np.uint8
         assert np.abs(read.astype(int) - RAMP).max() <= near
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        (RAMP.astype(np.float32) / 255, "floats"),
+        (RAMP.astype(np.int32), "signed or 32-bit values"),
+        (RAMP.astype(np.int32) * 257, "signed or 32-bit values"),
+    ],
+)
+def test_values_whose_white_nobody_knows_do_not_go_black(tmp_path, values, what):
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    message = f"x.tif: picture holds {what}; save it with 8 or 16 bits, or as an array for data set arrays$"
+    with pytest.raises(DataError, match=message):
+        pixels(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])

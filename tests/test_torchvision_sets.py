@@ -7,6 +7,7 @@ from image_files import tagged, write_cifar10, write_idx, write_mnist_like, writ
 from PIL import Image
 
 from pyrovae.data import DataError, Torchvision
+from pyrovae.data.torchvision_sets.fingerprint import fingerprint
 from pyrovae.data.torchvision_sets.names import find, image_sets
 
 
@@ -166,17 +167,61 @@ def test_a_damaged_image_is_left_out_with_its_label(tmp_path, bad):
     assert torch.equal(torch.cat([data.labels[split] for split in ("train", "val", "test")]), seen // 10)
 
 
-def test_files_that_changed_are_another_cache(tmp_path):
-    from pyrovae.data.torchvision_sets.items import fingerprint
+def stamp(name, root, parts=({},)):
+    return fingerprint([image_sets()[name](str(root), **options) for options in parts], str(root))
 
+
+def test_files_that_changed_are_another_cache(tmp_path):
     write_tree(tmp_path / "eurosat" / "2750", ["Forest"], 3)
-    images = image_sets()["EuroSAT"](str(tmp_path))
-    before = fingerprint(images, str(tmp_path))
+    before = stamp("EuroSAT", tmp_path)
     assert before[0] == 3
     (tmp_path / "elsewhere.txt").write_text("no part of the set")
-    assert fingerprint(images, str(tmp_path)) == before
+    assert stamp("EuroSAT", tmp_path) == before
+    (tmp_path / "eurosat" / "2750" / "Forest" / "0.png").rename(tmp_path / "eurosat" / "2750" / "Forest" / "9.png")
+    assert stamp("EuroSAT", tmp_path) != before, "in another order"
     write_tree(tmp_path / "eurosat" / "2750", ["River"], 1)
-    assert fingerprint(images, str(tmp_path)) != before
+    assert stamp("EuroSAT", tmp_path)[0] == 4
+
+
+def test_a_cache_and_strangers_in_root_do_not_make_another_cache(tmp_path, capsys):
+    base = tmp_path / "fgvc-aircraft-2013b" / "data"
+    for number, split in enumerate(("train", "val", "test")):
+        write_tree(base, ["images"], 9)
+        names = "".join(f"{i}\n" for i in range(3 * number, 3 * number + 3))
+        (base / f"images_variant_{split}.txt").write_text(names.replace("\n", " Boeing\n"))
+    (base / "variants.txt").write_text("Boeing\n")
+    for file in (base / "images").iterdir():
+        Image.open(file).convert("RGB").save(file.with_suffix(".jpg"))
+    how = {"set": "FGVCAircraft", "root": str(tmp_path), "image_size": 6, "cache": str(tmp_path / "cache")}
+    Torchvision(**how)
+    assert "decoding" in capsys.readouterr().err
+    (tmp_path / "elsewhere.txt").write_text("no part of the set")
+    Torchvision(**how)
+    assert "decoding" not in capsys.readouterr().err
+    Image.new("RGB", (9, 9)).save(base / "images" / "8.jpg")
+    Torchvision(**how)
+    assert "decoding" in capsys.readouterr().err, "a test image changed"
+
+
+def test_root_itself_is_the_last_resort_and_caches_in_it_do_not_count(tmp_path):
+    class Named:
+        def __init__(self, **facts):
+            self.root = str(tmp_path)
+            self.__dict__.update(facts)
+
+    (tmp_path / "cache" / "toy").mkdir(parents=True)
+    for name in ("settings.json", "states.npy", "arrays.npy"):
+        (tmp_path / "cache" / "toy" / name).write_text("decoded")
+    (tmp_path / "one.bin").write_text("a file of the set")
+    (tmp_path / "2021_train" / "cat").mkdir(parents=True)
+    (tmp_path / "2021_train" / "cat" / "0.jpg").write_text("another")
+    assert fingerprint([Named()], str(tmp_path))[0] == 2
+    places = Named(imgs=[(str(tmp_path / "one.bin"), 0)])
+    assert fingerprint([places], str(tmp_path))[:2] == [1, len("a file of the set")]
+    nature = Named(root=str(tmp_path / "2021_train"), all_categories=["cat"], index=[(0, "0.jpg")])
+    assert fingerprint([nature], str(tmp_path))[:2] == [1, len("another")]
+    assert fingerprint([places, nature], str(tmp_path))[0] == 2
+    assert fingerprint([Named(filename="one.bin")], str(tmp_path))[0] == 1
 
 
 def test_names():

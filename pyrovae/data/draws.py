@@ -63,7 +63,8 @@ def uniform(start: int, numbers: Tensor, num: int) -> Tensor:
 def binary(start: int, numbers: Tensor, x: Tensor) -> Tensor:
     """Zeros and ones, float32: each entry of `x` (B, *x_shape) is one with probability `x`, or `x` / 255 if uint8.
 
-    By 16 random bits an entry: 0 stays zero and 1 one, in between probabilities are off by 2⁻¹⁶ at most.
+    By 16 random bits an entry: 0 stays zero and 1 one, in between probabilities are off by 2⁻¹⁶ at most, those of
+    floats by 1.5 · 2⁻¹⁶, as they are rounded.
     """
     size = math.prod(x.shape[1:])
     bits = words(start, numbers, math.ceil(size / 4))  # (B, W), each for four entries

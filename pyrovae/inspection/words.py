@@ -10,6 +10,7 @@ from torch import Tensor
 from ..data import Augmentation, Dataset
 from ..data.normalization.normalized import Preprocess
 from ..data.scaling import Scaled, as_floats
+from ..data.sizes import size
 from .report import DataReport
 from .table import table
 
@@ -74,7 +75,7 @@ def _where(report: DataReport) -> str:
     lines = [("split", "datapoints", "raw", "size", "lies in")]
     for name, split in report.splits.items():
         rows = split.rows
-        lines.append((name, f"{len(rows):,}", _dtype(rows.dtype), _size(split.num_bytes), rows.place))
+        lines.append((name, f"{len(rows):,}", _dtype(rows.dtype), size(split.num_bytes), rows.place))
     return table(lines)
 
 
@@ -126,10 +127,3 @@ def _count(num: int, one: str, many: str) -> str:
 
 def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _size(num_bytes: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:,.1f} {unit}"
-    return f"{num_bytes / 2**10:,.1f} KiB"

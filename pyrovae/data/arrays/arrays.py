@@ -102,6 +102,9 @@ def _labels(
     found = label_names(file, key)
     if found is None and labels != "auto" and len(file.arrays) == 1:
         found = {"all": next(iter(file.arrays))}
+    if found is not None and "all" in found and "train" in names:
+        of_training = file.arrays[found["all"]].shape[:1] == (len(raw["train"]),)  # `y` beside `x` and `x_test`
+        found = {"train": found["all"]} if of_training else found
     if found is not None and found.keys() <= names.keys():
         return class_numbers(file, found, {split: len(rows) for split, rows in raw.items()}, must=asked)
     if asked:

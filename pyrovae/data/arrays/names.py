@@ -20,6 +20,7 @@ def data_names(file: ArrayFile, key: Key | None) -> Names:
 
     A `key` names an array, or what comes after `train_`, before `_train` and the like, or an array for each split.
     Without one: the only array, or `x`, `X`, `images`, `data`, whole or by splits, or `train` and so on alone.
+    An array beside one that has its name and `test` or `val` is that of training.
 
     Raises:
         DataError: No such array, or several that could be meant.
@@ -63,9 +64,9 @@ def _named(file: ArrayFile, key: Key, setting: str) -> Names:
 
 def _first(arrays: Mapping[str, object], names: Sequence[str]) -> Names | None:
     for name in names:
-        if name and name in arrays:
-            return {"all": name}
         splits = _splits(arrays, name)
+        if name and name in arrays:  # `x` beside `x_test` is the training data
+            return {"train": name, **splits} if splits and "train" not in splits else {"all": name}
         if "train" in splits:
             return splits
     return None

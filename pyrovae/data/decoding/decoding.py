@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 
 from ..errors import DataError
 from ..rows import Mapped, Rows
+from ..sizes import size
 from .cache import BAD, GOOD, UNKNOWN, Cache, Stored
-from .filling import Filling, size
+from .filling import Filling
 from .holding import held
 from .items import Items
 from .streaming import OnBad, Streamed
@@ -38,7 +39,6 @@ def decoded(
     on_bad: OnBad = "error",
     num_workers: int = 2,
     dtype: str = "uint8",
-    pure: bool = True,
 ) -> tuple[Rows, Tensor]:
     """Rows, of which number i is `read(items[i])`, and the numbers of those that could be read.
 
@@ -53,14 +53,13 @@ def decoded(
             out, and another takes its place.
         num_workers: Threads that decode.
         dtype: Of a datapoint.
-        pure: Whether `read` gives the same array each time; if not, nothing is kept.
 
     Raises:
         DataError: A damaged item, or nothing but damaged ones.
         OSError: No room for the cache, or a folder that cannot be written.
     """
     them = Items(name, items, read, shape, np.dtype(dtype))
-    if cache is False or not pure:
+    if cache is False:
         return Streamed(them, on_bad), torch.arange(len(items))
     where = Cache(them, settings, cache)
     stored = where.stored()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..sizes import size
 from .cache import BAD, GOOD, REMEDY, UNKNOWN, Cache, explained
 
 _BLOCK = 128  # items from one flush to the next
@@ -139,8 +140,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def size(num_bytes: int) -> str:
-    """Bytes, for people."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

@@ -13,6 +13,7 @@ from ..errors import DataError
 Color = Literal["grey", "rgb"]
 Crop = Literal["center", "none"]
 
+_16_BITS_AS_32 = {"PNG", "PPM"}  # formats whose 16 bits Pillow opens with mode I
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 
 
@@ -47,7 +48,7 @@ def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Cr
         crop: `center` scales the shorter side and cuts the centre out, `none` squeezes the whole picture in.
 
     Raises:
-        DataError: It is damaged, cut short or no picture.
+        DataError: It is damaged, cut short, no picture, or one of floats or of 32 bits, whose white nobody knows.
     """
     try:
         with Image.open(file) as opened:
@@ -56,6 +57,8 @@ def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Cr
             return pixels(opened, image_size=image_size, color=color, crop=crop)
     except MemoryError:
         raise
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
     except Exception as error:  # damage has many names in Pillow, and not all are OSErrors
         reason = "not a format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"cannot read {file} ({reason}); mend or remove it") from error
@@ -63,6 +66,9 @@ def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Cr
 
 def pixels(image: Image.Image, *, image_size: int | None, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
     """Pixels of an opened picture, uint8 (C, H, W), as `read_picture` makes them; unscaled if `image_size` is None."""
+    if image.mode == "F" or (image.mode == "I" and image.format not in _16_BITS_AS_32):
+        what = "floats" if image.mode == "F" else "signed or 32-bit values"
+        raise DataError(f"picture holds {what}; save it with 8 or 16 bits, or as an array for data set arrays")
     image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if color == "grey" else "RGB")
     if image_size is not None and crop == "center":
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BOX)
@@ -72,7 +78,7 @@ def pixels(image: Image.Image, *, image_size: int | None, color: Color = "grey",
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    if not image.mode.startswith(("I", "F")):
+    if not image.mode.startswith("I"):
         return image
     values = np.asarray(image, dtype=np.float64)  # converting as PIL does would clip at 255
     return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))

@@ -1,8 +1,6 @@
 """Pixels of the items of torchvision's sets."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,13 +99,3 @@ def _held(images: Any) -> Tensor | None:
     first = torch.from_numpy(np.atleast_3d(np.array(images[0][0]))).permute(2, 0, 1)
     orders = [values[:, None]] if values.dim() == 3 else [values, values.permute(0, 3, 1, 2)]
     return next((seen for seen in orders if torch.equal(seen[0], first)), None)
-
-
-def fingerprint(images: Any, root: str) -> list[int]:
-    """Number, bytes and newest change of the files that a set reads, as far as it tells where they are."""
-    base = Path(str(getattr(images, "root", root)))
-    below = base / str(getattr(images, "base_folder", ""))
-    told = (getattr(images, "_base_folder", None), getattr(images, "raw_folder", None), below, base, root)
-    folder = next(path for path in told if path is not None and Path(path).is_dir())
-    found = [os.stat(os.path.join(where, file)) for where, _, files in os.walk(folder) for file in files]
-    return [len(found), sum(f.st_size for f in found), max((f.st_mtime_ns for f in found), default=0)]

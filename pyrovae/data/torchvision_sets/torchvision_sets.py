@@ -14,7 +14,8 @@ from ..decoding.decoding import OnBad, decoded
 from ..decoding.pictures import Color, Crop
 from ..rows import Rows
 from ..splits import stratified
-from .items import fingerprint, held_pixels, read_item, wanted
+from .fingerprint import fingerprint
+from .items import held_pixels, read_item, wanted
 from .labels import joined_labels
 from .names import find, folder_of
 from .parts import opened
@@ -80,7 +81,7 @@ def Torchvision(  # noqa: N802 - named as the data set is
             [(part, number) for part, images in parts.items() for number in range(len(images))],
             partial(read_item, parts=parts, shape=shape, **how),
             shape=shape,
-            settings={"set": name, "options": dict(options), "files": fingerprint(parts["train"], root), **how},
+            settings={"set": name, "options": dict(options), "files": fingerprint(list(parts.values()), root), **how},
             cache=cache,
             on_bad=on_bad,
             num_workers=num_workers,
