@@ -467,3 +467,12 @@ def test_the_encoder_of_counts_refuses_what_is_negative(tmp_path):
         build_data(check(values))
     values["model"]["encoder"] = "mlp"
     build_data(check(values))
+
+
+def test_a_test_split_alone_is_not_parted_unasked(tmp_path):
+    path = str(write(tmp_path, "npz", x_test=tagged()))
+    with pytest.raises(
+        DataError, match="holds x_test and nothing to train on; set dataset.key to x_test to split that"
+    ):
+        Arrays(path=path)
+    assert len(Arrays(path=path, key="x_test").train) == 32

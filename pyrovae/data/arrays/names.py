@@ -1,5 +1,6 @@
 """Which arrays of a file are the data, which the labels, and which of them are splits."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -35,6 +36,10 @@ def data_names(file: ArrayFile, key: Key | None) -> Names:
             what = "no array" if not file.arrays else "several arrays"
             raise DataError(f"{file.path} holds {what}; set dataset.key to one of: {_listed(file)}")
         found = {"all": others[0]}
+        if {*re.split("[_/]", others[0])} & {*_WORDS["val"], *_WORDS["test"]}:
+            raise DataError(
+                f"{file.path} holds {others[0]} and nothing to train on; set dataset.key to {others[0]} to split that"
+            )
     return found
 
 
