@@ -92,6 +92,15 @@ def test_rows_of_chunks_come_in_any_order_from_any_thread_and_process(tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize(("width", "num_bytes"), [(1_000, 3 * 2**20), (9_000, 22 * 2**20)])
+def test_a_row_of_chunks_fits_into_the_cache_of_chunks(width, num_bytes, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", (2_000, width), np.float32, chunks=(700, 600), compression="gzip")
+    array = stored(Arrays(path=str(tmp_path / "a.h5")))
+    array[:1]
+    assert array._opened[1].id.get_access_plist().get_chunk_cache()[1] >= num_bytes
+
+
 def test_an_hdf5_file_with_a_user_block_is_mapped_where_its_values_are(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w", userblock_size=512) as file:
         file["trials/spikes"] = tagged()
