@@ -79,9 +79,8 @@ def build_data(config: Config) -> Dataset:
 
 
 def _check(config: Config, data: Dataset, likelihood: str) -> None:
-    scalable = "scale" in type(config.dataset).model_fields
     try:
-        check_support(COMPONENTS["likelihood"][likelihood], data, scalable=scalable)
+        check_support(COMPONENTS["likelihood"][likelihood], data, keys=type(config.dataset).model_fields)
     except ValueError as error:
         raise DataError(f"dataset {data.source}: {error}") from error
 

@@ -17,6 +17,7 @@ from pyrovae.cli import evaluate, sample, train
 from pyrovae.config import check
 from pyrovae.data import Arrays, DataError, Dataset
 from pyrovae.data.arrays.hdf5 import HDF5Array
+from pyrovae.training import check_support
 
 ROOT = Path(__file__).parent.parent
 FORMATS = ("npy", "npz", "npz compressed", "h5", "h5 compressed")
@@ -368,6 +369,24 @@ def test_fit_in_python_looks_at_every_value_too():
     guide = pv.AmortizedGuide(family, pv.nets.MLP((4,), (family.num_params,), widths=(4,)))
     with pytest.raises(ValueError, match=r"1 of 2,440 values, the first is 3 in row 555 \(train\).* outside the support of Bernoulli"):  # fmt: skip
         pv.fit(model, guide, data, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(("keys", "advised"), [(None, {"scale", "binarize"}), ({"scale"}, set()), ({"binarize"}, {"binarize"}), ((), set())])  # fmt: skip
+def test_only_settings_that_there_are_are_advised(keys, advised):
+    for top, wanted in ((1.0, advised & {"binarize"}), (255.0, advised if keys is None else set())):
+        x = torch.linspace(0, top, 40).view(10, 4)
+        with pytest.raises(ValueError, match="model.likelihood: ") as error:
+            check_support(pv.models.likelihoods.Bernoulli, Dataset("mine", "mine", x, x, x), keys=keys)
+        assert {key for key in ("scale", "binarize") if f"dataset.{key}" in str(error.value)} == wanted
+
+
+def test_few_large_datapoints_are_looked_at(monkeypatch):
+    sizes, batches = [], Dataset.batches
+    monkeypatch.setattr(Dataset, "batches", lambda data, split, size, **how: sizes.append(size) or batches(data, split, size, **how))  # fmt: skip
+    for shape in ((4,), (3, 448, 448), (2**20 + 1,)):
+        x = torch.zeros(1, *shape).expand(3, *shape)
+        check_support(pv.models.likelihoods.Normal, Dataset("mine", "mine", x, x, x))
+    assert sizes == [256, 1, 1]
 
 
 STREAM = """

@@ -104,7 +104,7 @@ def fit(
     _quiet()
     likelihood = getattr(model, "likelihood", None)
     if isinstance(likelihood, Likelihood):
-        check_support(type(likelihood), data, scalable=False)
+        check_support(type(likelihood), data, keys={"binarize"})
     module = LitVAE(model, guide, x_shape=data.x_shape, seed=seed, **options)
     run_dir = None if run_dir is None else Path(run_dir)
     callbacks: list[Callback] = [ProgressBar(refresh_rate=10)] if progress else []
