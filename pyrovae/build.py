@@ -87,9 +87,8 @@ def check_views(config: Config, data: Dataset) -> None:
 
 
 def _check(config: Config, data: Dataset, likelihood: str) -> None:
-    scalable = "scale" in type(config.dataset).model_fields
     try:
-        check_support(COMPONENTS["likelihood"][likelihood], data, scalable=scalable)
+        check_support(COMPONENTS["likelihood"][likelihood], data, keys=type(config.dataset).model_fields)
     except ValueError as error:
         raise DataError(f"dataset {data.source}: {error}") from error
 

@@ -17,6 +17,7 @@ from pyrovae.cli import evaluate, sample, train
 from pyrovae.config import check
 from pyrovae.data import Arrays, DataError, Dataset
 from pyrovae.data.arrays.hdf5 import HDF5Array
+from pyrovae.training import check_support
 
 ROOT = Path(__file__).parent.parent
 FORMATS = ("npy", "npz", "npz compressed", "h5", "h5 compressed")
@@ -90,6 +91,15 @@ def test_rows_of_chunks_come_in_any_order_from_any_thread_and_process(tmp_path):
     one, many = (Arrays(path=path, num_workers=n) for n in (0, 3))
     for a, b in zip(one.batches("train", 5), many.batches("train", 5), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("width", "num_bytes"), [(1_000, 3 * 2**20), (9_000, 22 * 2**20)])
+def test_a_row_of_chunks_fits_into_the_cache_of_chunks(width, num_bytes, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", (2_000, width), np.float32, chunks=(700, 600), compression="gzip")
+    array = stored(Arrays(path=str(tmp_path / "a.h5")))
+    array[:1]
+    assert array._opened[1].id.get_access_plist().get_chunk_cache()[1] >= num_bytes
 
 
 def test_an_hdf5_file_with_a_user_block_is_mapped_where_its_values_are(tmp_path):
@@ -359,6 +369,24 @@ def test_fit_in_python_looks_at_every_value_too():
     guide = pv.AmortizedGuide(family, pv.nets.MLP((4,), (family.num_params,), widths=(4,)))
     with pytest.raises(ValueError, match=r"1 of 2,440 values, the first is 3 in row 555 \(train\).* outside the support of Bernoulli"):  # fmt: skip
         pv.fit(model, guide, data, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(("keys", "advised"), [(None, {"scale", "binarize"}), ({"scale"}, set()), ({"binarize"}, {"binarize"}), ((), set())])  # fmt: skip
+def test_only_settings_that_there_are_are_advised(keys, advised):
+    for top, wanted in ((1.0, advised & {"binarize"}), (255.0, advised if keys is None else set())):
+        x = torch.linspace(0, top, 40).view(10, 4)
+        with pytest.raises(ValueError, match="model.likelihood: ") as error:
+            check_support(pv.models.likelihoods.Bernoulli, Dataset("mine", "mine", x, x, x), keys=keys)
+        assert {key for key in ("scale", "binarize") if f"dataset.{key}" in str(error.value)} == wanted
+
+
+def test_few_large_datapoints_are_looked_at(monkeypatch):
+    sizes, batches = [], Dataset.batches
+    monkeypatch.setattr(Dataset, "batches", lambda data, split, size, **how: sizes.append(size) or batches(data, split, size, **how))  # fmt: skip
+    for shape in ((4,), (3, 448, 448), (2**20 + 1,)):
+        x = torch.zeros(1, *shape).expand(3, *shape)
+        check_support(pv.models.likelihoods.Normal, Dataset("mine", "mine", x, x, x))
+    assert sizes == [256, 1, 1]
 
 
 STREAM = """

@@ -300,7 +300,7 @@ def test_patches_that_change_cannot_start_where_they_were_left():
     ("options", "message"),
     [
         ({"image_size": 30}, "is only 20 pixels high or wide; lower dataset.image_size 30"),
-        ({"patch_size": 17}, "patch_size 17 does not fit into images of 16 x 16; lower it"),
+        ({"patch_size": 17, "filter": "none"}, "patch_size 17 does not fit into images of 16 x 16; lower it"),
         ({"root": None}, "source folder needs one; set dataset.root"),
         ({"root": "nowhere"}, r"nowhere \(dataset.root\) does not exist; name a folder"),
         ({"source": "photographs"}, r"dataset.root .* is for source folder; set dataset.source: folder"),
@@ -318,3 +318,20 @@ def test_settings_of_filters_are_refused_where_they_mean_nothing():
         olshausen_field(np.zeros((4, 4)), 0)
     with pytest.raises(DataError, match="surround must be > 0 pixels, got -1"):
         local_contrast(np.zeros((4, 4)), -1)
+
+
+def test_settings_that_leave_nothing_are_refused():
+    with pytest.raises(
+        DataError, match=r"dataset.filter olshausen_field leaves nothing of the images; raise dataset.cutoff"
+    ):
+        NaturalPatches(cutoff=1e-3, image_size=32, num_train=9, num_val=9, num_test=9)
+    with pytest.raises(
+        DataError, match=r"dataset.min_variance 1e\+09 is above that of every patch looked at, .* at most"
+    ):
+        NaturalPatches(min_variance=1e9, image_size=32, num_train=9, num_val=9, num_test=9)
+
+
+def test_an_empty_share_of_patches(recwarn):
+    data = NaturalPatches(min_variance=0.1, image_size=32, num_train=9, num_val=2, num_test=9)
+    assert [len(x) for x in data.batches("val", 1, rank=2, world_size=3)] == [0]
+    assert not recwarn

@@ -104,7 +104,7 @@ def fit(
     _quiet()
     likelihood = getattr(model, "likelihood", None)
     if isinstance(likelihood, Likelihood):
-        check_support(type(likelihood), data, scalable=False)
+        check_support(type(likelihood), data, keys={"binarize"})
     sketch = data.sketch() if hasattr(data, "sketch") else ()
     module = LitVAE(model, guide, x_shape=data.x_shape, sketch=sketch, seed=seed, **options)
     run_dir = None if run_dir is None else Path(run_dir)

@@ -1,5 +1,6 @@
 """HDF5 files."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 from .files import ArrayFile, Facts, readable
 
 _STRETCH = 4  # a stretch of rows is many times as fast as its rows one by one: so many times as many are worth it
+_LARGEST_CACHE = 64 * 2**20  # bytes of decompressed chunks that may be held
+_SLOTS = 12_421  # of the chunk cache's hash table: a prime, as HDF5 asks for
 
 
 class HDF5File(ArrayFile):
@@ -74,9 +77,20 @@ class HDF5Array:
 
         process, dataset = self._opened
         if process != os.getpid():  # HDF5 does not survive a fork
-            dataset = h5py.File(self.path, "r")[self.name]
+            file = h5py.File(self.path, "r")
+            access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+            if (num_bytes := self._row_of_chunks(file[self.name].chunks)) <= _LARGEST_CACHE:
+                access.set_chunk_cache(_SLOTS, max(num_bytes, 2**20), 0.75)  # 1 MiB and 0.75 are HDF5's own
+            dataset = h5py.Dataset(h5py.h5d.open(file.id, self.name.encode(), access))
             self._opened = (os.getpid(), dataset)
         return dataset
+
+    def _row_of_chunks(self, chunks: tuple[int, ...] | None) -> int:
+        """Bytes of the chunks that hold one row: if the cache cannot hold them, each read decompresses anew."""
+        if chunks is None:
+            return 0
+        widths = [math.ceil(whole / part) * part for whole, part in zip(self.shape[1:], chunks[1:], strict=True)]
+        return chunks[0] * math.prod(widths) * self.dtype.itemsize
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": (-1, None)}

@@ -16,7 +16,7 @@ from ..dataset import SPLITS, Dataset
 from ..decoding.decoding import OnBad, decoded
 from ..decoding.pictures import read_picture
 from ..errors import DataError
-from ..rows import Rows
+from ..rows import Rows, chunks
 from ..scaling import Scaled, Tabulated
 from ..splits import stratified
 from .filters import Intensity, intensities, local_contrast, olshausen_field
@@ -26,6 +26,7 @@ from .photographs import source_files
 Filter = Literal["none", "olshausen_field", "local_contrast"]
 
 _CROPS = 4  # a stream of draws; those before are of a data set and of batches
+_LOOKED_AT = 256  # training patches, of which one must have the least variance
 _MEASURED = 1000  # images at most that say how strong filtered images are
 
 
@@ -115,10 +116,21 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
         )
         for split, part, num in zip(SPLITS, parts, (num_train, num_val, num_test), strict=True)
     )
+    if min_variance > 0:
+        _check_variance(train, min_variance)
     where = "photographs inside scikit-image and scikit-learn" if source == "photographs" else f"pictures in {root}"
     counts = ", ".join(f"{len(part)} {split}" for split, part in zip(SPLITS, parts, strict=True))
     what = f"{patch_size} x {patch_size} patches of {len(good)} {where} ({counts})"
     return Dataset("natural_patches", what, train, val, test, seed=seed, preprocess=preprocess, num_workers=num_workers)
+
+
+def _check_variance(patches: Patches, least: float) -> None:
+    found = patches.variances(torch.arange(min(len(patches), _LOOKED_AT)))
+    if found.max() < least:
+        raise DataError(
+            f"NaturalPatches: dataset.min_variance {least:g} is above that of every patch looked at, {found.max():.3g} "
+            "at most; lower it"
+        )
 
 
 def _read(file: Path, *, image_size: int, intensity: Intensity, filter: Filter, how: dict[str, float]) -> np.ndarray:
@@ -141,6 +153,8 @@ def _preprocess(filter: Filter, intensity: Intensity, training: Rows) -> Callabl
     """From what `_read` gives to x; how strong filtered images are, those of training say."""
     if filter == "none":
         return Tabulated(torch.from_numpy(intensities(intensity)))
-    chunks = torch.arange(len(training)).split(64)
-    squares = [training.read(chunk).double().square().mean((1, 2, 3)) for chunk in chunks]
-    return Scaled(max(torch.cat(squares).mean().sqrt().item(), 1e-8))
+    numbers = chunks(torch.arange(len(training)), training)
+    squares = torch.cat([training.read(some).double().square().mean((1, 2, 3)) for some in numbers])
+    if not squares.any():
+        raise DataError(f"NaturalPatches: dataset.filter {filter} leaves nothing of the images; raise dataset.cutoff")
+    return Scaled(squares.mean().sqrt().item())

@@ -81,8 +81,13 @@ class Patches(Rows):
         chosen = torch.where(enough.any(1), enough.int().argmax(1), variances.argmax(1))
         return candidates.unflatten(0, places.shape[:2])[torch.arange(len(places)), chosen]
 
+    def variances(self, numbers: Tensor) -> Tensor:
+        """The variance of x over each of the patches numbered `numbers` (B,)."""
+        return self._variances(self.read(numbers))
+
     def _variances(self, patches: Tensor) -> Tensor:
-        return self.preprocess(patches).double().flatten(1).var(1, correction=0)
+        x = self.preprocess(patches).double().flatten(1)
+        return (x - x.mean(1, keepdim=True)).square().mean(1)  # torch's `var` warns of a rank's empty share
 
     def _cut(self, places: Tensor) -> Tensor:
         """Patches (B, C, size, size) at places (B, 3)."""
