@@ -306,7 +306,7 @@ def test_what_is_outside_is_counted_and_the_remedy_told(tmp_path):
     assert "file.npz" in text
     assert "4 of 2,400 values" in text
     assert f"finite values are in [-5, {values.max()}]" in text
-    assert text.endswith("; set model.likelihood: normal")
+    assert text.endswith("; mend these values, or set model.likelihood: normal")
     infinite = values.astype(float)
     infinite[3, 3] = np.inf
     text = refused(write(tmp_path, "npz", x=infinite), "normal")

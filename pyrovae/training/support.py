@@ -9,6 +9,7 @@ import torch
 from ..models.likelihoods.base import Likelihood
 
 _ENTRIES = 2**20  # of the batch that is looked at
+_FEW = 0.01  # share of values that may be mistakes
 _DARKEST_WHITE = 127  # a largest value above it, and up to 255, is taken for that of pixels
 
 
@@ -58,4 +59,5 @@ def _remedy(likelihood: type[Likelihood], found: Any, keys: Collection[str] | No
         likelihoods.insert(0, "continuous_bernoulli")
     elif positive and binary and found.num_whole == found.num:
         likelihoods.insert(0, "poisson")
-    return f"set {', or '.join([*choices, 'model.likelihood: ' + ' or '.join(likelihoods)])}"
+    few = "mend these values, or " if found.num <= _FEW * found.num_values else ""
+    return f"{few}set {', or '.join([*choices, 'model.likelihood: ' + ' or '.join(likelihoods)])}"
