@@ -380,6 +380,28 @@ def test_resume_is_bit_exact(name, how, stop, images, uninterrupted, tmp_path, m
     assert {**resumed, "seconds": 0} == {**result, "seconds": 0}
 
 
+@pytest.mark.parametrize("stop", [3, 4, 6])  # the first and last within an epoch, the other at its end
+def test_what_the_checkpointed_step_logged_survives_a_kill_right_after(
+    stop, images, uninterrupted, tmp_path, monkeypatch
+):
+    from pyrovae.training.checkpoint import AtomicCheckpointIO
+
+    whole, _ = uninterrupted("amortized")
+    original = AtomicCheckpointIO.save_checkpoint
+
+    def pulled(self, checkpoint, path, storage_options=None):
+        original(self, checkpoint, path, storage_options)
+        if checkpoint["global_step"] == stop and Path(path).name == "last.ckpt":
+            raise PulledPlugError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AtomicCheckpointIO, "save_checkpoint", pulled)
+        with pytest.raises(PulledPlugError):
+            run(tmp_path, "amortized", images)
+    run(tmp_path, "amortized", images, resume=tmp_path / "checkpoints" / "last.ckpt")
+    assert_same(state_of(tmp_path)[1], state_of(whole)[1])
+
+
 def test_metrics_survive_a_second_kill_right_after_resume(images, tmp_path):
     run(tmp_path, "amortized", images)
     _, before = state_of(tmp_path)

@@ -119,8 +119,8 @@ def fit(
             Pictures(x, run_dir / "figures"),
             *checkpoints(run_dir / "checkpoints", checkpoint_every),
         ]
-        step = None if resume is None else read_checkpoint(Path(resume))["global_step"]
-        run_loggers = loggers(run_dir, hparams or {}, step)
+        before = {} if resume is None else read_checkpoint(Path(resume))
+        run_loggers = loggers(run_dir, hparams or {}, before.get("global_step"), before.get("row"))
     trainer = _trainer(
         max_epochs=epochs,
         accelerator=accelerator,

@@ -275,8 +275,18 @@ class LitVAE(EvaluatedModule):
         checkpoint["x_shape"], checkpoint["sketch"] = list(self.x_shape), list(self.sketch)
         checkpoint["last_rows"] = self._rows.rows
         checkpoint["turns"] = self._turns.state_dict()
+        checkpoint["row"] = self._row()
         for logger in self.trainer.loggers:
             logger.save()  # a resume keeps metrics up to here, so they must be on disk
+
+    def _row(self) -> dict[str, float]:
+        """What the last step logged, if it did: Lightning hands that on only after the checkpoint is written."""
+        step = self.global_step - 1
+        if step % self.log_every:
+            return {}
+        logged = {name: float(value) for name, value in self.trainer.logged_metrics.items() if name != "train/seconds"}
+        row = {name: value for name, value in logged.items() if name.startswith("train/")}
+        return {**row, "epoch": self.trainer.current_epoch, "step": step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not is_of(checkpoint.get("sketch"), self.sketch):
