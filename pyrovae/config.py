@@ -117,7 +117,7 @@ def _augment(value: Any) -> Any:
     return None if value is False else value
 
 
-WHERE_DATA_LIE = frozenset({"root", "path", "cache", "num_workers"})  # of `dataset:`; x does not depend on these
+WHERE_DATA_LIE = frozenset({"root", "path", "cache", "num_workers"})  # of `dataset:`; the same data by other ways
 
 _DATASET_COMMON: dict[str, Any] = {
     "batch_size": (PositiveInt, 128),

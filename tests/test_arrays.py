@@ -371,9 +371,9 @@ def test_fit_in_python_looks_at_every_value_too():
         pv.fit(model, guide, data, epochs=1, progress=False)
 
 
-@pytest.mark.parametrize(("keys", "advised"), [(None, {"scale", "binarize"}), ({"scale"}, set()), ({"binarize"}, {"binarize"}), ((), set())])  # fmt: skip
+@pytest.mark.parametrize(("keys", "advised"), [({"scale", "binarize"}, {"scale", "binarize"}), ({"scale"}, set()), ({"binarize"}, {"binarize"}), ((), set())])  # fmt: skip
 def test_only_settings_that_there_are_are_advised(keys, advised):
-    for top, wanted in ((1.0, advised & {"binarize"}), (255.0, advised if keys is None else set())):
+    for top, wanted in ((1.0, advised & {"binarize"}), (255.0, advised if len(keys) == 2 else set())):
         x = torch.linspace(0, top, 40).view(10, 4)
         with pytest.raises(ValueError, match="model.likelihood: ") as error:
             check_support(pv.models.likelihoods.Bernoulli, Dataset("mine", "mine", x, x, x), keys=keys)
@@ -504,3 +504,14 @@ def test_a_test_split_alone_is_not_parted_unasked(tmp_path):
     ):
         Arrays(path=path)
     assert len(Arrays(path=path, key="x_test").train) == 32
+
+
+def test_an_encrypted_file_is_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=tagged())
+    content = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # of the member, and of the directory
+        content[content.index(signature) + flags] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read .*x.npz \(.*encrypted.*\)"):
+        Arrays(path=str(path))

@@ -1,6 +1,6 @@
 """Which datapoints train, validate and test."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,23 +8,16 @@ from torch import Tensor
 from .errors import DataError
 
 
-def check_holdouts(name: str, num: int, **holdouts: int) -> None:
-    """Raises `DataError` unless the hold-outs leave something to train on."""
-    for key, value in holdouts.items():
-        if value < 1:
-            raise DataError(f"{name}: {key} must be >= 1, got {value}")
-    if sum(holdouts.values()) >= num:
-        text = " + ".join(f"{key} {value}" for key, value in holdouts.items())
-        raise DataError(f"{name}: {text} leaves nothing of {num} datapoints to train on; lower them")
-
-
 def held_out(name: str, num: int, seed: int, **holdouts: int) -> tuple[Tensor, ...]:
     """Shuffled numbers: of what is left to train on, then of each hold-out of so many datapoints.
 
     Raises:
-        DataError: Nothing is left.
+        DataError: A hold-out below 1, or nothing is left.
     """
-    check_holdouts(name, num, **holdouts)
+    for key, value in holdouts.items():
+        if value < 1:
+            raise DataError(f"{name}: {key} must be >= 1, got {value}")
+    _check_rest(name, num, holdouts, holdouts)
     order = torch.randperm(num, generator=torch.Generator().manual_seed(seed))
     return order.split([num - sum(holdouts.values()), *holdouts.values()])
 
@@ -49,9 +42,7 @@ def stratified(name: str, labels: Sequence[int] | Tensor, seed: int, **fractions
             raise DataError(f"{name}: {key} must be in (0, 1), got {value}")
     labels = torch.as_tensor(labels)
     sizes = {key: max(1, round(len(labels) * value)) for key, value in fractions.items()}
-    if sum(sizes.values()) >= len(labels):
-        text = " + ".join(f"{key} {value:g}" for key, value in fractions.items())
-        raise DataError(f"{name}: {text} leaves nothing of {len(labels)} datapoints to train on; lower them")
+    _check_rest(name, len(labels), sizes, fractions)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     order = order[labels[order].argsort(stable=True)]  # class by class, shuffled within
@@ -65,3 +56,9 @@ def stratified(name: str, labels: Sequence[int] | Tensor, seed: int, **fractions
     order = order[place.argsort(stable=True)]
     parts = order.split([*sizes.values(), len(labels) - sum(sizes.values())])
     return tuple(part[torch.randperm(len(part), generator=generator)] for part in (parts[-1], *parts[:-1]))
+
+
+def _check_rest(name: str, num: int, sizes: Mapping[str, int], given: Mapping[str, float]) -> None:
+    if sum(sizes.values()) >= num:
+        text = " + ".join(f"{key} {value:g}" for key, value in given.items())
+        raise DataError(f"{name}: {text} leaves nothing of {num} datapoints to train on; lower them")

@@ -284,9 +284,9 @@ class LitVAE(EvaluatedModule):
         step = self.global_step - 1
         if step % self.log_every:
             return {}
-        logged = {name: float(value) for name, value in self.trainer.logged_metrics.items() if name != "train/seconds"}
-        row = {name: value for name, value in logged.items() if name.startswith("train/")}
-        return {**row, "epoch": self.trainer.current_epoch, "step": step}
+        logged = self.trainer.logged_metrics
+        names = [name for name in logged if name.startswith("train/") and name != "train/seconds"]  # validation's
+        return {**{name: float(logged[name]) for name in names}, "epoch": self.trainer.current_epoch, "step": step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not is_of(checkpoint.get("sketch"), self.sketch):

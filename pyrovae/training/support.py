@@ -13,13 +13,13 @@ _FEW = 0.01  # share of values that may be mistakes
 _DARKEST_WHITE = 127  # a largest value above it, and up to 255, is taken for that of pixels
 
 
-def check_support(likelihood: type[Likelihood], data: Any, *, keys: Collection[str] | None = None) -> None:
+def check_support(likelihood: type[Likelihood], data: Any, *, keys: Collection[str] = ()) -> None:
     """Looks at what the data set's `outside` finds, if it has that, and at one batch.
 
     Args:
         likelihood: Of the model.
         data: As `fit` takes it; its `outside(allowed)` returns None, or what of it is not allowed.
-        keys: Settings that the data set has, of which some may be advised; None if it has all.
+        keys: Settings that the data set has, of which some may be advised.
 
     Raises:
         ValueError: How many values lie outside the support, the first of them, and what to set.
@@ -33,9 +33,9 @@ def check_support(likelihood: type[Likelihood], data: Any, *, keys: Collection[s
     likelihood.check(next(iter(data.batches("train", size))))  # what augmenting made of them
 
 
-def _remedy(likelihood: type[Likelihood], found: Any, keys: Collection[str] | None) -> str:
+def _remedy(likelihood: type[Likelihood], found: Any, keys: Collection[str]) -> str:
     """What to set."""
-    scalable, binarizable = (keys is None or key in keys for key in ("scale", "binarize"))
+    scalable, binarizable = "scale" in keys, "binarize" in keys
     if found.num_nan or found.num_infinite:
         return "clean the data, for no likelihood has a density there"
     large, between = (bool(likelihood.supports(torch.tensor(value))) for value in (2.0, 0.5))

@@ -15,7 +15,10 @@ from ..errors import DataError
 
 _LOCAL_HEADER = 30  # bytes of a zip member before its name; the lengths of name and extra field are the last four
 _ENCRYPTED = 1
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, SyntaxError, NotImplementedError, RuntimeError, MemoryError)
+_DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
+    *(RuntimeError, NotImplementedError),  # zip files that are encrypted, or packed in a way that Python does not know
+)
 
 
 class Facts(NamedTuple):
@@ -56,16 +59,7 @@ def readable(path: Path) -> Iterator[None]:
     """Damage, which has many names, becomes a `DataError`."""
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        SyntaxError,
-        struct.error,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _DAMAGE as error:
         reason = " ".join(str(error).split())
         raise DataError(f"cannot read {path} ({reason}); it is cut short, damaged, or of another format") from error
 

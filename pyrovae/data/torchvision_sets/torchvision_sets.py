@@ -69,14 +69,14 @@ def Torchvision(  # noqa: N802 - named as the data set is
     name = find(set)
     parts = opened(name, root, options, download)
     labels, class_names = joined_labels(list(parts.values()))
+    raw: Tensor | Rows
     part_of = torch.cat([torch.full((len(parts[split]),), i) for i, split in enumerate(SPLITS) if split in parts])
     held = held_pixels(list(parts.values()))
     if held is not None and _is_as_wanted(held, image_size, color):
-        raw: Tensor | Rows = held
-        good = torch.arange(len(held))
+        raw, good = held, torch.arange(len(held))
     else:
         how, shape = wanted(parts, image_size, color, crop, on_bad)
-        rows, good = decoded(
+        raw, good = decoded(
             name,
             [(part, number) for part, images in parts.items() for number in range(len(images))],
             partial(read_item, parts=parts, shape=shape, **how),
@@ -86,7 +86,6 @@ def Torchvision(  # noqa: N802 - named as the data set is
             on_bad=on_bad,
             num_workers=num_workers,
         )
-        raw = rows
     fractions = {"val": val_fraction, "test": test_fraction}
     lacking = {split: fraction for split, fraction in fractions.items() if split not in parts}
     numbers = [part[torch.isin(part, good)] for part in _parted(name, part_of, labels, seed, lacking)]
