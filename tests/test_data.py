@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.data import MNIST, Batches, DataError, Dataset
+from pyrovae.data import MNIST, Batches, DataError, Dataset, Held
 
 
 def pixels(count: int) -> torch.Tensor:
@@ -170,3 +170,11 @@ def test_taken_images_are_those_of_batches(images):
     assert set(drawn.unique().tolist()) == {0, 1}
     digits = MNIST(source="embedded")
     assert torch.equal(digits.take("val", 5)[1], digits.labels["val"][:5])
+
+
+def test_some_rows_are_what_the_others_are():
+    rows = Held(pixels(5))
+    rows.anew, rows.place = True, "on the moon"
+    some = rows.subset(torch.tensor([3, 1]))
+    assert (some.anew, some.place, some.at_hand, some.shape) == (True, "on the moon", True, (2, 1, 2, 2))
+    assert some.read(torch.tensor([1, 0]))[:, 0, 0, 0].tolist() == [1, 3]
