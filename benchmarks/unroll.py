@@ -36,7 +36,7 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae.capture import isolated
-from pyrovae.inference.replay import Replay
+from pyrovae.inference.unrolled import Replay
 from pyrovae.training.loss import BatchLoss
 
 SHAPE, Z_DIM, WIDTHS, BATCH = (1, 28, 28), 50, (200, 200), 128

@@ -8,9 +8,9 @@ import pyro
 # Parameters belong to modules. With Pyro's global store a second model in one process is silently not trained.
 pyro.settings.set(module_local_params=True)
 
-from . import data, models, nets  # noqa: E402
-from .capture import engine  # noqa: E402
-from .families import (  # noqa: E402
+from . import data, models, nets
+from .capture import engine
+from .families import (
     DiagonalNormal,
     Family,
     Flow,
@@ -22,8 +22,8 @@ from .families import (  # noqa: E402
     MixtureNormal,
     StudentT,
 )
-from .guides import AmortizedGuide, Guide, LearnedIterativeGuide, SemiAmortizedGuide, SVIGuide  # noqa: E402
-from .inference import (  # noqa: E402
+from .guides import AmortizedGuide, Guide, LearnedIterativeGuide, SemiAmortizedGuide, SVIGuide
+from .inference import (
     ELBO,
     IWAE,
     AnalyticELBO,
@@ -35,7 +35,7 @@ from .inference import (  # noqa: E402
     UnrolledRefiner,
     elbo_terms,
 )
-from .models import VAE, HierarchicalVAE  # noqa: E402
+from .models import VAE, HierarchicalVAE
 
 __version__ = "0.1.0"
 

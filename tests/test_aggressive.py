@@ -98,7 +98,7 @@ class Watched(LitVAE):
 def test_one_side_moves_at_a_time_until_the_phase_ends(name, monkeypatch):
     information = iter([1.0, 0.5])  # falls at the end of the second epoch
     monkeypatch.setattr(
-        "pyrovae.training.evaluation.mutual_information",
+        "pyrovae.training.scores.mutual_information",
         lambda family, params: params.new_full((1,), next(information, 0.0)),
     )
     lit = Watched(*fresh(name), aggressive=AggressiveTraining(window=1, max_steps=2))

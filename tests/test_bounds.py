@@ -18,18 +18,10 @@ import pyrovae as pv
 from pyrovae.evaluation.annealed import annealed
 from pyrovae.evaluation.bounds import bounds
 from pyrovae.evaluation.subject import Subject
-from pyrovae.inference import (
-    ais,
-    bidirectional,
-    effective_sample_size,
-    iwae,
-    iwae_bounds,
-    log_weights,
-    pareto_k,
-)
+from pyrovae.inference import ais, bidirectional, effective_sample_size, iwae, iwae_bounds, log_weights, pareto_k
 from pyrovae.inference.annealing import Annealing
-from pyrovae.inference.chunking import points_at_once
 from pyrovae.inference.hmc import Chains, hmc_transition
+from pyrovae.inference.importance import points_at_once
 
 # q of the mismatch: off by δ, too wide, where weights have a variance (C7).
 SHIFT, LOG_WIDER = 0.3, 0.1
@@ -139,7 +131,7 @@ def test_the_sizes_of_passes_change_nothing(budget, chunk_size, monkeypatch):
     z = q.mean + q.stddev * noise
     prior = dist.Normal(torch.zeros(3).double(), 1).to_event(1)
     expected = oracle.model.decode(z).log_prob(oracle.x) + prior.log_prob(z) - q.log_prob(z)
-    monkeypatch.setattr("pyrovae.inference.chunking.CPU_FLOATS", budget)
+    monkeypatch.setattr("pyrovae.inference.importance.CPU_FLOATS", budget)
     with Bank(noise, q.mean) as bank:
         weights = log_weights(oracle.model, family, oracle.x, params, K, chunk_size)
     assert min(bank.used) >= K
@@ -153,7 +145,7 @@ def test_small_budgets_make_small_passes_and_large_ones_large(monkeypatch):
     oracle.model.decoder.register_forward_pre_hook(record)
     largest = []
     for budget in (10_000, 200_000):
-        monkeypatch.setattr("pyrovae.inference.chunking.CPU_FLOATS", budget)
+        monkeypatch.setattr("pyrovae.inference.importance.CPU_FLOATS", budget)
         sizes.clear()
         with pv.engine("eager"):
             assert log_weights(oracle.model, family, oracle.x, mismatched(oracle, family), 100).shape == (100, 50)
@@ -517,7 +509,7 @@ def test_a_datapoint_that_is_not_finite_is_left_out_of_means():
     [("amortized", "flow"), *((name, "diagonal_normal") for name in ("semi_amortized", "svi", "learned_iterative"))],
 )
 def test_every_guide_is_measured(name, family, model, x, monkeypatch):
-    monkeypatch.setattr("pyrovae.inference.step_sizes.MIN_TRANSITIONS", 5)
+    monkeypatch.setattr("pyrovae.inference.annealing.MIN_TRANSITIONS", 5)
     subject = Subject.of("test", model, make_guide(name, family, model), x)
     found = bounds(subject, num_samples=30, num_particles=3)
     path = {"num_chains": 2, "num_steps": 3, "num_leapfrog": 1}

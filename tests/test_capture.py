@@ -19,9 +19,8 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.capture import Capture, CaptureWarning
-from pyrovae.capture.cuda_graphs import CUDAGraphs
-from pyrovae.capture.engine import REPAID_AFTER
-from pyrovae.capture.graph import Graph
+from pyrovae.capture.capture import REPAID_AFTER
+from pyrovae.capture.graph import CUDAGraphs, Graph
 from pyrovae.families import has_natural_gradient
 from pyrovae.schema import COMPONENTS
 

@@ -16,7 +16,7 @@ import pyrovae as pv
 from pyrovae.capture import Capture, CaptureWarning
 from pyrovae.distributions import ReparameterizedMixture, held_fixed
 from pyrovae.inference import elbo_terms, iwae
-from pyrovae.inference.objective import kl_of_site
+from pyrovae.inference.elbo import kl_of_site
 
 F64 = torch.float64
 

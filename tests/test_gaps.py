@@ -40,7 +40,7 @@ def exact(oracle: LinearGaussian, family: pv.Family, params: torch.Tensor) -> to
 
 def test_precise_terms_are_exact_with_exact_noise_however_they_are_passed(monkeypatch):
     oracle, subject = oracle_subject()
-    module = sys.modules["pyrovae.inference.precise_terms"]  # hidden by the function of that name
+    module = sys.modules["pyrovae.inference.optimum"]  # hidden by the function of that name
     monkeypatch.setattr(module, "FLOATS_CPU", 2 * 6 * 11)  # two datapoints a pass
     with any_batch(3):
         a, b = precise_terms(oracle.model, subject.family, oracle.x, subject.init, 0 * subject.init, num_particles=6)

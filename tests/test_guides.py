@@ -4,7 +4,7 @@ from conftest import COMPONENTS, FAMILIES, GUIDES, X_SHAPE, Z_DIM, make_guide
 from contracts import check_guide
 
 import pyrovae as pv
-from pyrovae.inference import encoder_loss
+from pyrovae.guides import encoder_loss
 
 
 @pytest.mark.parametrize("family", FAMILIES)

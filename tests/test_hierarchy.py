@@ -18,8 +18,9 @@ import pyrovae as pv
 from pyrovae.build import build_model
 from pyrovae.capture import CaptureWarning
 from pyrovae.config import ConfigError, check
-from pyrovae.inference import AnalyticELBO, elbo_terms, encoder_loss, iwae
-from pyrovae.training.kl_per_dim import kl_per_dim
+from pyrovae.guides import encoder_loss
+from pyrovae.inference import AnalyticELBO, elbo_terms, iwae
+from pyrovae.training.figures import kl_per_dim
 
 FLOOR = 1e-5  # added to each scale
 Z_DIMS = (3, 2)

@@ -6,8 +6,7 @@ from pyro.infer import SVI
 
 import pyrovae as pv
 from pyrovae.inference import elbo_terms, frozen
-from pyrovae.inference.pace import Pace
-from pyrovae.inference.row_optimizers import SGD, Adam
+from pyrovae.inference.steps import SGD, Adam, Pace
 
 
 def test_improves_and_says_by_how_much(model, x):

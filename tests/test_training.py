@@ -20,8 +20,7 @@ from pyrovae.training import (
     TerminatedError,
     is_of,
 )
-from pyrovae.training.callbacks import PatientEarlyStopping
-from pyrovae.training.loggers import loggers
+from pyrovae.training.callbacks import PatientEarlyStopping, loggers
 from pyrovae.training.noise import seed_noise
 
 QUIET = {

@@ -14,7 +14,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae.capture import CaptureWarning, isolated
 from pyrovae.config import ConfigError, check
-from pyrovae.inference.row_optimizers import Adam
+from pyrovae.inference.steps import Adam
 from pyrovae.schema import COMPONENTS
 from pyrovae.training.loss import BatchLoss
 

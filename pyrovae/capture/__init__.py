@@ -1,7 +1,6 @@
 """Pyro programs as compiled graphs. Knows no model, family or guide."""
 
-from .capture import Capture, CaptureWarning
-from .engine import Engine, engine
-from .isolated import Surroundings, isolated, surroundings
+from .capture import Capture, CaptureWarning, Engine, engine
+from .graph import Surroundings, isolated, surroundings
 
 __all__ = ["Capture", "CaptureWarning", "Engine", "Surroundings", "engine", "isolated", "surroundings"]

@@ -1,24 +1,240 @@
-"""One program, traced and compiled."""
+"""One program, traced and compiled, and all that this takes of the inside of torch and Pyro."""
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
+from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._inductor import standalone_compile
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from .cuda_graphs import CUDAGraphs
-from .isolated import isolated
-from .passes import hoist, lift_constants
-from .program import Function, Program, Tensors
+Tensors = tuple[Tensor, ...]
+Function = Callable[..., Tensors]
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+
+
+class Program:
+    """`function`, and the parameters and buffers of `modules`, all that it runs."""
+
+    def __init__(self, function: Function, modules: Sequence[nn.Module]) -> None:
+        self.function = function
+        self.modules = modules
+
+    def read(self) -> tuple[list[Tensor], tuple[Hashable, ...]]:
+        """Parameters and buffers, shared ones once, and a key of what else a graph of the program holds fast.
+
+        That is the modules' attributes: values of numbers, strings and of lists and dictionaries of them, and which
+        object every other one is.
+        """
+        weights: dict[int, Tensor] = {}
+        key: list[Any] = []
+        for module in self._walk():
+            attributes = module.__dict__
+            for tensors in (attributes["_parameters"], attributes["_buffers"]):
+                weights.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
+            key.append(type(module))
+            for name, value in attributes.items():
+                if name in _OF_EVERY_MODULE:
+                    continue
+                key.append((name, _held(value)))
+        found = list(weights.values())
+        return found, (*key, *(weight.requires_grad for weight in found))
+
+    @contextmanager
+    def swapped(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """Inside, `weights` stand in the places of those that `read` gives, in its order.
+
+        By hand: `torch.func.functional_call` does not put back what it swapped in a module that has two names.
+        """
+        places = [
+            (tensors, name, tensor)
+            for module in self._walk()
+            for tensors in (module._parameters, module._buffers)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        ]
+        new = dict(zip((id(weight) for weight in self.read()[0]), weights, strict=True))
+        try:
+            for tensors, name, tensor in places:
+                tensors[name] = new[id(tensor)]  # type: ignore[assignment]
+            yield
+        finally:
+            for tensors, name, tensor in places:
+                tensors[name] = tensor  # type: ignore[assignment]
+
+    def _walk(self) -> Iterator[Any]:
+        """Every module once. Not by `nn.Module.modules`: this runs at every batch."""
+        todo: list[Any] = list(self.modules)
+        seen = set()
+        while todo:
+            module = todo.pop()
+            if module is not None and module not in seen:
+                seen.add(module)
+                todo += module.__dict__["_modules"].values()
+                yield module
+
+
+def _held(value: Any) -> Hashable:
+    """A value that is equal as long as `value` is."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(_held(item) for item in value)
+    if isinstance(value, dict):
+        return tuple((id(key), _held(item)) for key, item in value.items())
+    return id(value)
+
+
+Surroundings = tuple[list[Any], list[Any]]  # Pyro handlers at work, and plates that hold dimensions
+
+
+def surroundings() -> Surroundings:
+    """Those of here and now, for `isolated` to put in their place later."""
+    return _PYRO_STACK[:], _DIM_ALLOCATOR._stack[:]
+
+
+@contextmanager
+def isolated(instead: Surroundings | None = None) -> Iterator[None]:
+    """Inside, no handler from outside sees a site, and plates start again from the rightmost dimension.
+
+    Or else the surroundings are those given `instead`, so that what ran there runs again as it did.
+
+    `poutine.block` hides sites; the dimensions that plates outside hold are known to one global allocator, which has
+    no public way to set them aside. An empty stack also tells `Capture` that no handler would be lost in the graph.
+    """
+    handlers, dims = _PYRO_STACK[:], _DIM_ALLOCATOR._stack
+    _PYRO_STACK[:], _DIM_ALLOCATOR._stack = ([], []) if instead is None else (instead[0], instead[1][:])
+    try:
+        yield
+    finally:
+        _PYRO_STACK[:] = handlers
+        _DIM_ALLOCATOR._stack = dims
+
+
+def is_isolated() -> bool:
+    """Whether no Pyro handler is at work."""
+    return not _PYRO_STACK
+
+
+def lift_constants(graph: fx.GraphModule, num_weights: int) -> list[Tensor]:
+    """Makes inputs, after the first `num_weights`, of the tensors that a program holds apart from its weights.
+
+    As constants their values would be compiled in, and changes to them unseen. Returns those tensors.
+    """
+    lifted: list[Tensor] = []
+    first_arg = list(graph.graph.find_nodes(op="placeholder"))[num_weights]
+    for node in list(graph.graph.find_nodes(op="get_attr")):
+        value = getattr(graph, str(node.target))
+        made_here = any(user.target is torch.ops.aten.lift_fresh_copy.default for user in node.users)  # torch.tensor(1)
+        if isinstance(value, Tensor) and not made_here:
+            _replace_by_input(graph, node, first_arg)
+            lifted.append(value)
+    graph.recompile()
+    return lifted
+
+
+def hoist(graph: fx.GraphModule, num_fixed: int) -> fx.GraphModule | None:
+    """Takes out of `graph` what depends on its first `num_fixed` inputs alone; their casts to bfloat16, say.
+
+    Returns a graph of that work, to be done once for many calls; its results are new inputs of `graph`, after the fixed
+    ones. None if there is no such work.
+    """
+    placeholders = list(graph.graph.find_nodes(op="placeholder"))
+    fixed = dict.fromkeys(placeholders[:num_fixed])
+    for node in graph.graph.nodes:
+        inputs = node.all_input_nodes
+        if node.op == "call_function" and inputs and all(source in fixed for source in inputs):
+            if node.is_impure():
+                return None  # it writes to a weight, a layer's running mean perhaps: order matters
+            fixed[node] = None
+    work = [node for node in fixed if node.op == "call_function" and not _is_view(node)]
+    frontier = [node for node in work if any(user not in work for user in node.users)]
+    if not frontier:
+        return None
+    prologue, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in fixed:  # in the order of the graph
+        copies[node] = prologue.node_copy(node, copies.__getitem__)
+    prologue.output([copies[node] for node in frontier])
+    prologue.eliminate_dead_code()
+    result = fx.GraphModule(graph, prologue)
+    for node in frontier:
+        _replace_by_input(graph, node, placeholders[num_fixed])
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return result
+
+
+def _is_view(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.is_view
+
+
+def _replace_by_input(graph: fx.GraphModule, node: fx.Node, before: fx.Node) -> None:
+    with graph.graph.inserting_before(before):
+        new = graph.graph.placeholder(f"{node.name}_input")
+    new.meta.update(node.meta)
+    node.replace_all_uses_with(new)
+    graph.graph.erase_node(node)
+
+
+MAX_REPLAYS = 8
+WARMUP = 3  # runs before recording, on which kernels are loaded and libraries take their workspaces
+
+
+class CUDAGraphs:
+    """A CUDA graph for each batch size, with its own memory for arguments.
+
+    Weights are read where they lie: an optimizer updates them in place. What was computed from them, casts say, lies
+    elsewhere each time, and is copied in. Draws stay live: a CUDA graph advances torch's generator at each replay.
+    """
+
+    def __init__(self) -> None:
+        self._replays: dict[tuple, tuple[list[Tensor], Function]] = {}
+
+    def bind(self, function: Any, weights: list[Tensor], computed: list[Tensor], args: Tensors) -> Function:
+        """`function(*weights, *computed, *args)` as a function of `args`."""
+        key = tuple(weight.data_ptr() for weight in weights), tuple(arg.shape for arg in args)
+        if key not in self._replays:
+            if len(self._replays) >= MAX_REPLAYS:
+                self._replays.pop(next(iter(self._replays)))  # the oldest
+            own = [value.clone() for value in computed]
+            self._replays[key] = own, _record(function, [*weights, *own], args)
+        own, replay = self._replays[key]
+        if own:
+            torch._foreach_copy_(own, computed)
+        return replay
+
+
+def _record(function: Any, fixed: list[Tensor], args: Tensors) -> Function:
+    held = [arg.clone() for arg in args]
+    state = torch.cuda.get_rng_state(args[0].device)
+    stream = torch.cuda.Stream(args[0].device)
+    stream.wait_stream(torch.cuda.current_stream(args[0].device))
+    with torch.cuda.stream(stream):
+        for _ in range(WARMUP):
+            function(*fixed, *held)
+    torch.cuda.current_stream(args[0].device).wait_stream(stream)
+    torch.cuda.set_rng_state(state, args[0].device)  # as if nothing had been drawn
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = function(*fixed, *held)
+
+    def replay(*args: Tensor) -> Tensors:
+        torch._foreach_copy_(held, list(args))
+        graph.replay()
+        return tuple(result.clone() for result in results)  # the next replay writes over them
+
+    return replay
+
 
 TRACED_BATCH = 64  # the size that stands for any; always the same, so that caches on disk are found again
 

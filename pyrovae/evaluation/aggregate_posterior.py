@@ -12,7 +12,7 @@ from torch import Tensor
 from ..capture import isolated
 from ..distributions import full_precision
 from ..families import Family
-from ..inference.objective import scored_sites
+from ..inference.elbo import scored_sites
 
 ROWS, COLUMNS = 20, 500  # of the table of log q(z_i | x_j) at a time; larger blocks leave the cache
 

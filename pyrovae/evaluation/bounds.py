@@ -5,14 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..inference import (
-    effective_sample_size,
-    iwae_bounds,
-    log_weights,
-    pareto_k,
-    precise_terms,
-)
-from ..inference.importance_diagnostics import MIN_DRAWS_FOR_TAIL
+from ..inference import effective_sample_size, iwae_bounds, log_weights, pareto_k, precise_terms
+from ..inference.importance import MIN_DRAWS_FOR_TAIL
 from .bounds_figure import bounds_figure
 from .findings import Findings, estimate
 from .subject import Subject

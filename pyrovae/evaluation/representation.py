@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..training.kl_per_dim import kl_per_dim
-from ..training.statistics import ACTIVE_VARIANCE
+from ..training.figures import kl_per_dim
+from ..training.scores import ACTIVE_VARIANCE
 from .aggregate_posterior import elbo_surgery
 from .draws import posterior_mean
 from .findings import Findings, estimate

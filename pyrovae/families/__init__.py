@@ -1,15 +1,13 @@
 """Variational families: how a row of parameters λ becomes a distribution q(z | λ)."""
 
 from .base import Family, has_natural_gradient
-from .diagonal_normal import DiagonalNormal
 from .flow import Flow
 from .full_normal import FullNormal
 from .joint import Joint
 from .ladder import Ladder
-from .laplace import Laplace
+from .location_scale import DiagonalNormal, Laplace, StudentT
 from .low_rank_normal import LowRankNormal
 from .mixture_normal import MixtureNormal
-from .student_t import StudentT
 
 __all__ = [
     "DiagonalNormal",

@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ..distributions import FlowDistribution, moment_noise, positive_scale
-from ..distributions.monotone import Affine, Spline
+from ..distributions.autoregressive import Affine, Spline
 from ..nets.made import made_chain
 from .base import Family
 

@@ -3,8 +3,17 @@
 from .amortized import AmortizedGuide
 from .base import Guide
 from .learned_iterative import LearnedIterativeGuide
-from .refined import RefinedGuide
+from .refined import EncoderLoss, RefinedGuide, encoder_loss
 from .semi_amortized import SemiAmortizedGuide
 from .svi import SVIGuide
 
-__all__ = ["AmortizedGuide", "Guide", "LearnedIterativeGuide", "RefinedGuide", "SVIGuide", "SemiAmortizedGuide"]
+__all__ = [
+    "AmortizedGuide",
+    "EncoderLoss",
+    "Guide",
+    "LearnedIterativeGuide",
+    "RefinedGuide",
+    "SVIGuide",
+    "SemiAmortizedGuide",
+    "encoder_loss",
+]

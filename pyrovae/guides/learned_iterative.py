@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..families import Family
 from ..inference import ELBO, Inferred, frozen
-from ..inference.objective import scored_sites
+from ..inference.elbo import scored_sites
 from ..nets import MLP
-from ..nets.activations import Activation
+from ..nets.mlp import Activation
 from .base import Guide
 
 Input = Literal["params", "gradient", "errors"]

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from ..families import Family
-from ..inference import EncoderLoss, Refiner
-from .refined import RefinedGuide
+from ..inference import Refiner
+from .refined import EncoderLoss, RefinedGuide
 
 
 class SemiAmortizedGuide(RefinedGuide):

@@ -1,10 +1,17 @@
-"""Hamiltonian Monte Carlo, many chains at once."""
+"""Hamiltonian Monte Carlo on a model's latent sites, many chains at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from ..distributions import full_precision
+from ..families import Family
+from ..models.latent_sites import latent_sites
+from .elbo import ELBO, scored
 
 
 class Chains(NamedTuple):
@@ -60,3 +67,71 @@ def _where(rows: Tensor, new: Chains, old: Chains) -> Chains:
 
     position, value, slope = (choose(a, b) for a, b in zip(new[:3], old[:3], strict=True))
     return Chains(position, value, slope, tuple(map(choose, new.more, old.more)))
+
+
+class Unconstrained:
+    r"""Coordinates u (B, D) of a model's latent sites, flattened and side by side: z = T(u), T site by site.
+
+    Densities in u are those of z times :math:`|\det J_T(u)|`; the sites' supports choose T.
+
+    Args:
+        model: Pyro model of plate `"data"`.
+        x: Data (B, *x_shape); the model is run on it once.
+
+    Raises:
+        ValueError: A latent site that is discrete, or belongs to no datapoint.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        self.model = model
+        self.sites = latent_sites(model, x)
+
+    def coordinates(self, values: Mapping[str, Tensor]) -> Tensor:
+        """u (B, D) of values of the sites."""
+        free = [biject_to(site.support).inv(values[name]) for name, site in self.sites.items()]
+        return torch.cat([u.reshape(u.shape[0], -1) for u in free], -1)
+
+    def values(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The sites' values at u (B, D), and log |det J| (B,)."""
+        found, log_det, batch = {}, u.new_zeros(u.shape[0]), u.shape[0]
+        blocks = u.split([site.num_free for site in self.sites.values()], -1)
+        for (name, site), block in zip(self.sites.items(), blocks, strict=True):
+            bijection = biject_to(site.support)
+            free = block.reshape(batch, *bijection.inverse_shape(site.event_shape))
+            found[name] = bijection(free)
+            log_det = log_det + bijection.log_abs_det_jacobian(free, found[name]).reshape(batch, -1).sum(-1)
+        return found, log_det
+
+    def log_densities(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(u) and log p(x | u), (B,) each, from the model's own program."""
+        values, log_det = self.values(u)
+        by_site = _scores(self.model, values, x)
+        prior = sum((by_site.pop(name) for name in self.sites), log_det)
+        return prior, sum(by_site.values(), torch.zeros_like(log_det))
+
+    def log_q(self, family: Family, params: Tensor, u: Tensor) -> Tensor:
+        """log q(u | λ), (B,), from the family's own program."""
+        values, log_det = self.values(u)
+        return sum(_scores(family.sample, values, params).values(), log_det)
+
+    def draw_q(self, family: Family, x: Tensor, params: Tensor) -> Tensor:
+        """u (B, D) of draws from q.
+
+        Raises:
+            ValueError: Sites of model and family that differ.
+        """
+        guide_trace = ELBO(path_gradient=False).traces(self.model, lambda x: family.sample(params), x)[1]
+        return self.coordinates({name: guide_trace.nodes[name]["value"] for name in self.sites})
+
+    def draw_prior(self, x: Tensor) -> Tensor:
+        """u (B, D) of draws from the prior."""
+        trace = poutine.trace(self.model).get_trace(x)
+        return self.coordinates({name: trace.nodes[name]["value"] for name in self.sites})
+
+
+def _scores(program: Callable, values: dict[str, Tensor], argument: Tensor) -> dict[str, Tensor]:
+    """Log-densities (B,) of the sites of a Pyro program, by name, with the values given in the place of draws."""
+    trace = poutine.trace(poutine.condition(program, data=values)).get_trace(argument)
+    with full_precision(argument):
+        trace.compute_log_prob(scored)
+    return {name: site["log_prob"] for name, site in trace.nodes.items() if scored(name, site)}

@@ -1,19 +1,58 @@
-"""Importance weights of draws from q."""
+"""Importance weights of draws from q, the bounds they give, and how far to trust them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
 import torch
+from pydantic import PositiveInt
+from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from ..capture import Capture
+from ..capture import Capture, isolated
 from ..families import Family
-from .chunking import points_at_once
-from .elbo import ELBO
-from .frozen import evaluating
-from .objective import scored_sites
+from .elbo import ELBO, Objective, evaluating, noise_state, scored_sites, set_noise_state
+
+# Entries of all results of a pass, views among them: several times what is held at once. A thread of a CPU is fastest
+# where overhead is hidden and caches still serve.
+CPU_FLOATS = 2**23
+CUDA_FLOATS = 2**29
+
+
+class _Count(TorchDispatchMode):
+    """Counts the entries of all results inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.entries += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
+
+
+def points_at_once(program: Callable[[int], Any], device: torch.device) -> int:
+    """How many points, a draw of z for a datapoint each, to score in one pass, at least 1.
+
+    Small enough for the caches of a CPU, large enough to keep a GPU busy. What a point costs is counted in two runs;
+    the generator goes back to where it was, and no Pyro handler sees them.
+
+    Args:
+        program: Scores so many points; run with 2 and with 4.
+        device: Where it runs.
+    """
+    state, entries = noise_state(device), []
+    for size in (2, 4):
+        with _Count() as count, torch.no_grad(), isolated():
+            program(size)
+        entries.append(count.entries)
+    set_noise_state(state, device)
+    budget = CUDA_FLOATS if device.type == "cuda" else CPU_FLOATS * torch.get_num_threads()
+    return max(1, 2 * budget // max(1, entries[1] - entries[0]))
 
 
 def log_weights(
@@ -99,3 +138,144 @@ def log_weights_of(model_trace: Any, guide_trace: Any, num_particles: int, batch
         if not site["is_observed"]:
             total = total - site["log_prob"]
     return total.reshape(num_particles, batch)
+
+
+MIN_DRAWS_FOR_TAIL = 25  # of which a fifth, 5, are the tail
+
+
+def iwae_bounds(log_weights: Tensor, ks: Sequence[int]) -> Tensor:
+    r"""The importance-weighted bounds L_k for each k of `ks`, (len(ks), B), in nats, from log weights (K, B).
+
+    .. math:: L_k = E \log \frac1k \sum_{j=1}^k w_j
+
+    The expectation is the mean over the K // k groups of k draws; at k = K there is one.
+
+    Raises:
+        ValueError: A k below 1 or above K.
+
+    Reference:
+        Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
+    """
+    num, batch = log_weights.shape
+    bounds = []
+    for k in ks:
+        if not 1 <= k <= num:
+            raise ValueError(f"k must be between 1 and the number of draws, {num}, got {k}; draw more")
+        groups = log_weights[: num // k * k].reshape(num // k, k, batch)
+        bounds.append(groups.logsumexp(1).mean(0) - math.log(k))
+    return torch.stack(bounds)
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    r"""How many draws from the posterior K weighted ones are worth, (B,), from 1 to K, from log weights (K, B).
+
+    .. math:: \big(\sum_j w_j\big)^2 / \sum_j w_j^2
+
+    Reference:
+        Sequential imputations and Bayesian missing data problems (Kong, Liu & Wong, 1994), JASA 89(425)
+    """
+    return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+
+
+def pareto_k(log_weights: Tensor) -> Tensor:
+    r"""k̂, the shape of the weights' upper tail, per datapoint (B,), from log weights (K, B).
+
+    Weights have moments of order below 1 / k. Above 0.7, averages of them are not to be trusted at any practical
+    number of draws: q misses a part of the posterior. The tail is the largest min(K / 5, 3 √K) weights, and a
+    generalised Pareto distribution is fitted to it by Zhang & Stephens' method. Weights that are all equal have no
+    tail, k̂ = 0; a weight that is not finite makes it NaN.
+
+    Raises:
+        ValueError: Fewer than 25 draws.
+
+    Reference:
+        Pareto Smoothed Importance Sampling (Vehtari et al., 2024), arXiv:1507.02646
+    """
+    num = log_weights.shape[0]
+    if num < MIN_DRAWS_FOR_TAIL:
+        raise ValueError(f"pareto_k needs at least {MIN_DRAWS_FOR_TAIL} draws, got {num}")
+    size = math.ceil(min(num / 5, 3 * math.sqrt(num)))
+    largest = log_weights.double().topk(size + 1, dim=0).values.T.cpu()  # (B, size + 1), the last the threshold
+    top, threshold = largest[:, :1], largest[:, -1:]
+    excess = (largest[:, :-1] - top).exp() - (threshold - top).exp()
+    # Differences of this size are rounding of log-densities.
+    rounding = 100 * torch.finfo(log_weights.dtype).eps * top.abs().clamp_min(1)
+    equal = ((top - threshold) <= rounding)[:, 0]
+    finite = log_weights.isfinite().all(0).cpu()
+    shapes = [
+        (0.0 if flat else fit_generalized_pareto(row)[0]) if good else math.nan
+        for row, flat, good in zip(excess, equal.tolist(), finite.tolist(), strict=True)
+    ]
+    return log_weights.new_tensor(shapes)
+
+
+class IWAE(Objective):
+    r"""The importance-weighted bound per datapoint, summed over the batch, in nats.
+
+    .. math:: L_S = E_{z_1 \ldots z_S \sim q} \log \frac1S \sum_j w_j, \qquad w_j = \frac{p(x, z_j)}{q(z_j \mid x)}
+
+    With `doubly_reparameterized` the guide's gradient is that of DReG, :math:`\sum_j \tilde w_j^2 \, \partial_z \log
+    w_j \, \partial_\phi z_j` with normalised weights :math:`\tilde w_j`: the same mean, less noise, and a signal that
+    does not fade as S grows. The model's gradient is the ordinary one, of weights :math:`\tilde w_j`.
+
+    (`pyro.infer.RenyiELBO` weighs whole batches, and has no differentiable loss.)
+
+    Args:
+        beta: Weight of the latent sites' log-densities.
+        num_particles: S.
+        doubly_reparameterized: DReG; needs a guide with one latent site.
+
+    Raises:
+        ValueError: `num_particles` below 1, a guide site without `rsample`, or DReG with several latent sites.
+
+    References:
+        Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
+        Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker et al., 2019), arXiv:1810.04152
+    """
+
+    def __init__(
+        self, beta: float | Tensor = 1.0, *, num_particles: PositiveInt = 5, doubly_reparameterized: bool = True
+    ) -> None:
+        super().__init__(num_particles, beta, path_gradient=doubly_reparameterized)
+        self.doubly_reparameterized = doubly_reparameterized
+
+    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        model_trace, guide_trace = self.traces(model, guide, *args, **kwargs)
+        log_weight = log_weights_of(model_trace, guide_trace, self.num_particles, args[0].shape[0])
+        loss = -(log_weight.logsumexp(0) - math.log(self.num_particles)).sum()
+        if self.doubly_reparameterized:
+            latent = [site for _, site in scored_sites(guide_trace) if not site["is_observed"]]
+            if len(latent) > 1:
+                names = ", ".join(site["name"] for site in latent)
+                raise ValueError(f"doubly_reparameterized is for one latent site, got {names}; set it to False")
+            z, share = latent[0]["value"], log_weight.softmax(0).detach()  # (S, B)
+            if z.requires_grad:  # one factor of the share is in the loss, the other comes here
+                z.register_hook(lambda grad: grad * share.reshape(grad.shape[:-1]).unsqueeze(-1))
+        for _, site in scored_sites(guide_trace):
+            if site["is_observed"]:  # a factor, of the encoder's loss say
+                loss = loss + site["log_prob_sum"] / self.num_particles
+        return loss
+
+
+def iwae(
+    model: nn.Module, family: Family, x: Tensor, params: Tensor, num_samples: int = 1000, chunk_size: int | None = None
+) -> Tensor:
+    r"""The bound of `IWAE` per datapoint, (B,), in nats; takes no gradient.
+
+    It grows with k = `num_samples` to log p(x), from the ELBO at k = 1.
+
+    Args:
+        model: Pyro model of plate `"data"`.
+        family: Turns λ into q.
+        x: Data (B, *x_shape).
+        params: λ (B, P).
+        num_samples: k.
+        chunk_size: As in `log_weights`.
+
+    Raises:
+        ValueError: A number below 1.
+
+    Reference:
+        Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
+    """
+    return iwae_bounds(log_weights(model, family, x, params, num_samples, chunk_size), [num_samples])[0]

@@ -1,15 +1,140 @@
-"""The best member of a family for each datapoint."""
+"""The best member of a family for each datapoint, and ELBOs from many draws."""
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..capture import Capture
 from ..families import Family
-from .frozen import frozen
-from .optimum_search import Search
-from .precise_terms import precise_terms
-from .refiner import check_rows
+from .elbo import Terms, common_noise, frozen
+from .refiner import Programs, SVIRefiner, captured_score, check_rows, scalar
+
+DRAWS = 25  # in a pass; alike for all, so that one graph serves
+# Floats of data in a pass: more leave a CPU's cache, and fewer keep a GPU waiting.
+FLOATS_CPU, FLOATS_GPU = 1_000_000, 64_000_000
+
+_programs: Programs[Capture] = Programs()
+
+
+def precise_terms(
+    model: nn.Module, family: Family, x: Tensor, *params: Tensor, num_particles: int = 100
+) -> list[Terms]:
+    """`common_noise_terms` for many draws and datapoints, in passes of bounded memory.
+
+    The several λ of a datapoint meet the same draws; another call meets others.
+
+    Args:
+        model: Pyro model of plate `"data"`.
+        family: Turns λ into q.
+        x: Data (B, *x_shape).
+        params: λ (B, P), each.
+        num_particles: Draws of z a datapoint.
+
+    Raises:
+        ValueError: `num_particles` below 1.
+    """
+    if num_particles < 1:
+        raise ValueError(f"num_particles must be >= 1, got {num_particles}")
+    draws = min(num_particles, DRAWS)
+    passes = [min(draws, num_particles - first) for first in range(0, num_particles, draws)]
+    budget = FLOATS_GPU if x.is_cuda else FLOATS_CPU
+    rows = max(1, budget // (draws * (x[:1].numel() + params[0].shape[-1])))
+    found = []
+    # Out of inference mode, whose tensors a graph would not take; frozen, for one graph whoever asks.
+    with torch.inference_mode(False), torch.no_grad(), frozen(model), frozen(family):
+        for part, *at in zip(_split(x, rows), *(_split(row, rows) for row in params), strict=True):
+            terms = [_score(model, family, part, at, count) for count in passes]
+            found.append([_weighted_mean(one, passes) for one in zip(*terms, strict=True)])
+    return [Terms(*map(torch.cat, zip(*one, strict=True))) for one in zip(*found, strict=True)]
+
+
+def _split(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:
+    return (tensor.clone() if tensor.is_inference() else tensor.detach()).split(rows)
+
+
+def _score(model: nn.Module, family: Family, x: Tensor, params: list[Tensor], draws: int) -> list[Terms]:
+    """One pass."""
+    score = _programs.get(lambda: captured_score(model, family, draws), (model, family), draws)
+    scored = score.bind(x, params[0], calls=len(params))
+    return common_noise(lambda row: Terms(*scored(x, row)), *params)
+
+
+def _weighted_mean(terms: tuple[Terms, ...], counts: list[int]) -> Terms:
+    """The mean of terms from so many draws each."""
+    weights = torch.tensor(counts, dtype=terms[0].kl.dtype, device=terms[0].kl.device)
+    return Terms(*(weights @ torch.stack(side) / weights.sum() for side in zip(*terms, strict=True)))
+
+
+STEP_SIZES = 0.03, 0.003  # Adam's first and last; between them each is a third of the one before
+SHRINK = 1 / 3
+
+
+class Search:
+    """λ of all datapoints so far, and the state of those that still move; `optimum` says by what rule.
+
+    Runs with gradients on and the model held still.
+    """
+
+    def __init__(self, model: nn.Module, family: Family, x: Tensor, start: Tensor, num_particles: int) -> None:
+        self.model, self.family, self.x = model, family, x
+        self.best = start
+        self.num_steps = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        self.converged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.taken = 0
+        self.step, self.capture, _ = _refiner(num_particles).programs(model, family)
+        largest, self.smallest = STEP_SIZES
+        # Of those that still move:
+        self.rows = torch.arange(len(x), device=x.device)
+        self.lr = start.new_full((len(x), 1), largest)
+        self.windows = torch.zeros_like(self.lr)  # how many windows the best λ is the mean of
+        self.state = self.step.init(start)
+
+    def steps(self, count: int) -> Tensor:
+        """Takes so many steps; returns the mean of λ over the second half of them."""
+        x, one = self.x[self.rows], scalar(1.0, self.best)
+        total, first = torch.zeros_like(self.state[1]), count // 2
+        advance = self.capture.bind(x, one, self.lr, one, *self.state, calls=count)
+        for k in range(count):
+            self.state = advance(x, one, self.lr, one, *self.state)
+            if k >= first:
+                total = total + self.state[1]
+        self.taken += count
+        self.num_steps[self.rows] += count
+        return total / (count - first)
+
+    def judge(self, average: Tensor, tolerance: float, num_particles: int) -> None:
+        """Keeps `average` where it is better, lowers step sizes, and lets those that have converged rest."""
+        rows, best = self.rows, self.best[self.rows]
+        blend = torch.lerp(best, average, 1 / (self.windows + 1))
+        candidates = torch.stack([best, average, blend])  # (3, B, P)
+        terms = precise_terms(self.model, self.family, self.x[rows], *candidates, num_particles=num_particles)
+        elbo = torch.stack([one.elbo() for one in terms])  # (3, B)
+        elbo = torch.where(elbo.isfinite() & candidates.isfinite().all(-1), elbo, -torch.inf)
+        chosen = elbo.argmax(0)  # (B,) the first of equals: at NaN all over, the best so far
+        each = torch.arange(len(rows), device=rows.device)
+        best, gain = candidates[chosen, each], elbo[chosen, each] - elbo[0]
+        self.best = self.best.index_copy(0, rows, best)
+        self.windows = torch.where((chosen == 1)[:, None], 1.0, self.windows + (chosen == 2)[:, None])
+        still = ~(gain > tolerance)
+        at_last = still & (self.lr[:, 0] <= self.smallest)
+        self.converged[rows] = at_last & elbo[chosen, each].isfinite()
+        self.lr = torch.where(still[:, None], (self.lr * SHRINK).clamp_min(self.smallest), self.lr)
+        self._keep(~at_last, best)
+
+    def _keep(self, moving: Tensor, best: Tensor) -> None:
+        """The next window starts at the best λ with the moments of the last, unless those are not finite."""
+        k, _, *slots = self.state
+        slots = [slot.nan_to_num(0.0, 0.0, 0.0)[moving] for slot in slots]
+        self.rows, self.lr, self.windows = self.rows[moving], self.lr[moving], self.windows[moving]
+        self.state = k, best[moving], *slots
+
+
+@cache
+def _refiner(num_particles: int) -> SVIRefiner:
+    """Keeps the compiled steps of the last few models, for one is asked for several splits."""
+    return SVIRefiner(num_particles=num_particles, safeguard=False)
 
 
 class Optimum(NamedTuple):

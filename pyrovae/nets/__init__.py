@@ -5,7 +5,6 @@ A class called `...Encoder` or `...Decoder` serves in that role, any other in bo
 """
 
 from .conv import ConvDecoder, ConvEncoder
-from .counts import CountsEncoder
-from .mlp import MLP
+from .mlp import MLP, CountsEncoder
 
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "CountsEncoder"]

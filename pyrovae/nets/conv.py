@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from .activations import Activation, activation_layer
-from .mlp import MLP
+from .mlp import MLP, Activation, activation_layer
 
 
 def _halvings(size: int, times: int) -> list[int]:

@@ -8,8 +8,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from ..distributions.autoregressive import Autoregressive
-from ..distributions.monotone import Monotone
+from ..distributions.autoregressive import Autoregressive, Monotone
 
 
 class MADE(nn.Module):

@@ -2,10 +2,9 @@
 
 from .aggressive import AggressiveTraining
 from .checkpoint import CheckpointError, is_of, read_checkpoint
-from .fit import SettingsError, TerminatedError, fit
+from .fit import SettingsError, TerminatedError, check_support, fit
 from .module import LitVAE, NumericsError
-from .support import check_support
-from .warmup import CyclicalWarmup, LinearWarmup, Warmup
+from .schedules import CyclicalWarmup, LinearWarmup, Warmup
 
 __all__ = [
     "AggressiveTraining",

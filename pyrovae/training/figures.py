@@ -1,14 +1,44 @@
 """Figures; each takes arrays and returns a matplotlib Figure, without pyplot's global state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pyro
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+from torch.distributions import Independent, TransformedDistribution, kl_divergence
 from torchvision.utils import make_grid
 
-from .heat_maps import heat_maps
+from ..families import Family
+from ..inference import ELBO
+from ..inference.elbo import scored_sites
+
+
+def heat_maps(panels: Mapping[str, Tensor], num: int = 32, like: Tensor | None = None) -> Figure:
+    """Vectors (B, ...) side by side, the first `num` of each panel, all in the colour scale of `like`.
+
+    Args:
+        panels: Vectors by title.
+        num: Most rows.
+        like: By default the first panel; a hundredth of its entries at either end may saturate.
+    """
+    shown = {title: x[:num].detach().float().flatten(1).cpu().numpy() for title, x in panels.items()}
+    values = next(iter(shown.values())) if like is None else like.detach().float().cpu().numpy()
+    low, high = np.quantile(values[np.isfinite(values)], (0.01, 0.99)).tolist()
+    scale = {"vmin": min(low, 0.0), "vmax": high}  # counts and rates from zero on
+    figure = Figure(figsize=(1.2 + 2.6 * len(shown), 3.2), layout="constrained")
+    row = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    for axes, (title, x) in zip(row, shown.items(), strict=True):
+        image = axes.imshow(x, aspect="auto", interpolation="nearest", cmap="viridis", **scale)
+        axes.set(title=title, xlabel="entry")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    row[0].set_ylabel("datapoint")
+    row[0].yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure.colorbar(image, ax=row, extend="both" if low < 0 else "max", pad=0.02)
+    return figure
 
 
 def grey_range(images: Tensor) -> tuple[float, float]:
@@ -107,3 +137,37 @@ def kl_bars(kl: Tensor) -> Figure:
     axes.bar(range(len(values)), values)
     axes.set(xlabel="latent dimension, sorted", ylabel="KL to the prior (nats)", title=f"sum {values.sum():.1f} nats")
     return figure
+
+
+NUM_DRAWS = 8  # of the layers above
+
+
+def kl_per_dim(model: Callable, family: Family, x: Tensor, params: Tensor) -> Tensor | None:
+    """KL(q ‖ p) of each latent dimension, batch mean, (D,), the model's latent sites side by side.
+
+    Exact where both sides are independent entries with a closed form. Elsewhere it is that of the normals that share
+    mean and variance with q and p: a family's correlations and a mixture's modes do not show in it. Sites without
+    moments are left out; None if none is left. Layers below the top are averaged over draws of those above.
+    """
+    with torch.no_grad(), pyro.validation_enabled(False):
+        elbo = ELBO(num_particles=NUM_DRAWS, path_gradient=False)
+        model_trace, guide_trace = elbo.traces(model, lambda x: family.sample(params), x)
+    latent = [(guide_trace.nodes[n]["fn"], s["fn"]) for n, s in scored_sites(model_trace) if not s["is_observed"]]
+    found = [(_entries(q, p), p.event_shape.numel()) for q, p in latent]  # (..., B, *event_shape)
+    kls = [kl.reshape(-1, size).mean(0) for kl, size in found if kl is not None]
+    return torch.cat(kls) if kls else None
+
+
+def _entries(q: Any, p: Any) -> Tensor | None:
+    if isinstance(q, Independent) and isinstance(p, Independent) and not q.base_dist.event_shape:
+        try:
+            return kl_divergence(q.base_dist, p.base_dist)
+        except NotImplementedError:
+            pass
+    if isinstance(q, TransformedDistribution):
+        return None  # positive, or on a simplex, say: no place for normals
+    try:
+        ratio = q.variance / p.variance
+        return 0.5 * (ratio + (q.mean - p.mean).square() / p.variance - 1 - ratio.log())
+    except NotImplementedError:
+        return None

@@ -7,9 +7,11 @@ from time import perf_counter
 from typing import Any, Literal
 
 import pyro
+import pytorch_lightning as pl
 import torch
 from pyro import poutine
 from pyro.infer import SVI
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from ..capture import Engine, engine, isolated
@@ -17,12 +19,47 @@ from ..guides import Guide
 from ..inference import ELBO, Inferred, Objective
 from .aggressive import AggressiveTraining, Turns
 from .checkpoint import CheckpointError, is_of
-from .evaluation import EvaluatedModule
-from .last_rows import LastRows
 from .loss import BatchLoss
 from .noise import seed_noise
-from .optim import LightningOptim
-from .warmup import Warmup
+from .schedules import Warmup
+from .scores import EvaluatedModule
+
+
+class LastRows:
+    """A row of λ per training image; NaN for those not visited yet.
+
+    Attributes:
+        rows: (N, P), or None before the first visit.
+    """
+
+    def __init__(self) -> None:
+        self.rows: Tensor | None = None
+
+    def get(self, numbers: Tensor) -> Tensor | None:
+        """λ (B, P) of the images numbered `numbers`."""
+        return None if self.rows is None else self.rows[numbers]
+
+    def put(self, numbers: Tensor, params: Tensor, num_rows: int) -> None:
+        """Keeps λ (B, P) of the images numbered `numbers`, of at most `num_rows` in all."""
+        if self.rows is None:
+            self.rows = params.new_full((num_rows, params.shape[1]), torch.nan)
+        self.rows[numbers] = params.detach()
+
+
+class LightningOptim(PyroOptim):
+    """Lets `SVI.step` step the optimizer that Lightning configured, with its precision, hooks and checkpoints.
+
+    Pyro hands over the parameters it saw; they are ignored, since `configure_optimizers` named them already.
+    """
+
+    def __init__(self, module: pl.LightningModule) -> None:
+        self._module = (module,)  # in a tuple: no copy of the module may hang on this
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        optimizer: Any = self._module[0].optimizers()
+        optimizer.step()
+        optimizer.zero_grad()
+
 
 MAX_BAD_STEPS = 3
 

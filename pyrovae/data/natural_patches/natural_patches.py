@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from .. import draws
+from ...data import draws
 from ..dataset import SPLITS, Dataset
 from ..decoding.decoding import OnBad, decoded
 from ..decoding.pictures import read_picture

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import draws
+from ...data import draws
 from ..errors import DataError
 from ..rows import Held, Mapped, Rows
 

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from .precision import full_precision
+from .numerics import full_precision
 
 
 class ReparameterizedMixture(dist.MixtureSameFamily):

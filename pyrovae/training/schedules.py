@@ -1,4 +1,4 @@
-"""How β grows."""
+"""How a number changes over training."""
 
 from abc import ABC, abstractmethod
 from typing import Annotated

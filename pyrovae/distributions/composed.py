@@ -1,0 +1,141 @@
+"""Distributions made of others: side by side, given another draw, carried to another support."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from .numerics import held_fixed
+
+
+class Concatenated(dist.TorchDistribution):
+    r"""Independent parts, their values flattened and side by side.
+
+    .. math:: q(z) = \prod_l q_l(z_l), \qquad z = (z_1, \ldots, z_L)
+
+    Args:
+        parts: Distributions of one batch shape, and of any event shapes.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.dependent(is_discrete=False, event_dim=1)  # each part has its own
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = list(parts)
+        self.sizes = [part.event_shape.numel() for part in self.parts]
+        super().__init__(self.parts[0].batch_shape, torch.Size([sum(self.sizes)]), validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return all(part.has_rsample for part in self.parts)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self._joined([part.rsample(torch.Size(sample_shape)) for part in self.parts])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        blocks = zip(self.parts, value.split(self.sizes, -1), strict=True)
+        return sum(part.log_prob(z.reshape(*z.shape[:-1], *part.event_shape)) for part, z in blocks)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._joined([part.mean for part in self.parts])
+
+    @property
+    def variance(self) -> Tensor:
+        return self._joined([part.variance for part in self.parts])
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> "Concatenated":
+        return Concatenated([part.expand(batch_shape) for part in self.parts])
+
+    def _joined(self, values: Sequence[Tensor]) -> Tensor:
+        return joined(values, [len(part.event_shape) for part in self.parts])
+
+
+def joined(values: Sequence[Tensor], event_dims: Sequence[int]) -> Tensor:
+    """Values (..., *event_shape), each with its own number of event dimensions, as one (..., D)."""
+    return torch.cat([z.reshape(*z.shape[: z.dim() - dim], -1) for z, dim in zip(values, event_dims, strict=True)], -1)
+
+
+class Conditional(dist.Independent):
+    r"""q(z_1 | z_2) of independent entries, which knows what is left of it when q is held fixed.
+
+    A path gradient scores z under q with q's parameters held fixed, but z_2 is no parameter: log q(z_1 | z_2) still
+    depends on it. Only so does the gradient's noise vanish at the exact posterior.
+
+    Args:
+        base: The entries' distribution.
+        fixed: Makes the same distribution again, from parameters that take no gradient and the attached z_2.
+
+    Reference:
+        Sticking the Landing (Roeder et al., 2017), arXiv:1703.09194
+    """
+
+    def __init__(self, base: Any, fixed: Callable[[], Any]) -> None:
+        super().__init__(base, 1)
+        self.held_fixed = fixed
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> "Conditional":
+        new: Any = super().expand(batch_shape, self.__new__(type(self)))
+        new.held_fixed = self.held_fixed
+        return new
+
+
+NUM_NODES = 64  # of the quadrature: exp(s ε) up to s = 3 in single precision
+
+
+class Transformed(dist.TransformedDistribution):
+    r"""z = T(u) for fixed bijections T, with moments.
+
+    Mean and variance are exact, by Gauss-Hermite quadrature, where T acts on each entry and u is normal. Elsewhere the
+    mean is the plug-in T(E[u]), and there is no variance. (No constructor of its own, so that it can be expanded.)
+    """
+
+    def held_fixed(self) -> Any:
+        """A copy without gradient to the parameters; it shares T, which remembers where the last draw came from."""
+        return dist.TransformedDistribution(held_fixed(self.base_dist), self.transforms)
+
+    @property
+    def mean(self) -> Tensor:
+        if self._quadrature_is_exact:
+            return self._expectation(lambda z: z)
+        return self._transform(self.base_dist.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        if not self._quadrature_is_exact:
+            raise NotImplementedError("no variance in closed form; take that of draws")
+        mean = self.mean
+        return self._expectation(lambda z: (z - mean).square())
+
+    @property
+    def _quadrature_is_exact(self) -> bool:
+        base = self.base_dist
+        normal = isinstance(base, torch.distributions.MultivariateNormal) or (
+            isinstance(base, torch.distributions.Independent) and isinstance(base.base_dist, torch.distributions.Normal)
+        )
+        return normal and all(_is_elementwise(transform) for transform in self.transforms)
+
+    def _expectation(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
+        total: Any = 0.0
+        for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+            total = total + weight * function(self._transform(self.base_dist.mean + node * self.base_dist.stddev))
+        return total
+
+    def _transform(self, u: Tensor) -> Tensor:
+        for transform in self.transforms:
+            u = transform(u)
+        return u
+
+
+def _is_elementwise(transform: Any) -> bool:
+    if isinstance(transform, torch.distributions.transforms.ReshapeTransform):
+        return True
+    try:
+        return transform.sign is not None  # only what is monotone in each entry has one
+    except NotImplementedError:
+        return False

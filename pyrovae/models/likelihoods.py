@@ -1,0 +1,139 @@
+"""Likelihoods p(x | h): modules that turn decoder output h (..., *x_shape) into a distribution."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+
+class Likelihood(nn.Module, ABC):
+    """p(x | h), independent over the event dimensions of x given h.
+
+    Args:
+        event_dim: Number of rightmost dimensions of h that make one datapoint: 3 for images (C, H, W).
+
+    Attributes:
+        support: Constraint on a datapoint's entries.
+        values: The same in words.
+    """
+
+    support: ClassVar[Any]
+    values: ClassVar[str] = ""
+
+    def __init__(self, event_dim: int = 3) -> None:
+        super().__init__()
+        self.event_dim = event_dim
+
+    @classmethod
+    def supports(cls, x: Tensor) -> Tensor:
+        """Which entries of `x` have a density, bool, as `x`; none that is not finite does."""
+        return cls.support.check(x) & x.isfinite()  # the reals as a constraint take infinity in
+
+    @classmethod
+    def described(cls) -> str:
+        """The support in words, for errors."""
+        return f"the support of {cls.__name__}, {cls.values or cls.support}"
+
+    @classmethod
+    def check(cls, x: Tensor) -> None:
+        """Raises `ValueError` where `x` has an entry without density."""
+        bad = ~cls.supports(x)
+        if bad.any():
+            raise ValueError(f"value {x[bad][0].item():.4g} is outside {cls.described()}")
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        return self.elementwise(h).to_event(self.event_dim)
+
+    @abstractmethod
+    def elementwise(self, h: Tensor) -> dist.TorchDistribution:
+        """The distribution of each entry of x, batch shape h.shape."""
+
+    def information(self, h: Tensor) -> Tensor:
+        r"""The Fisher information of each entry of h, as h, :math:`E_x [(\partial_h \log p(x \mid h))^2]`.
+
+        By default the variance of x, which is right where h is the natural parameter; others override this.
+        """
+        return self.elementwise(h).variance
+
+
+class Bernoulli(Likelihood):
+    r"""x ∈ {0, 1}, P(x = 1 | h) = sigmoid(h)."""
+
+    support = constraints.boolean
+    values = "0 and 1"
+
+    def elementwise(self, h: Tensor) -> dist.TorchDistribution:
+        return dist.Bernoulli(logits=h)
+
+
+class ContinuousBernoulli(Likelihood):
+    r"""x ∈ [0, 1] with density C(λ) λˣ (1 - λ)¹⁻ˣ, λ = sigmoid(h): the Bernoulli formula, normalised.
+
+    Reference:
+        The continuous Bernoulli (Loaiza-Ganem & Cunningham, 2019), arXiv:1907.06845
+    """
+
+    support = constraints.unit_interval
+    values = "[0, 1]"
+
+    def elementwise(self, h: Tensor) -> dist.TorchDistribution:
+        return dist.ContinuousBernoulli(logits=h)
+
+    def information(self, h: Tensor) -> Tensor:
+        # The variance, but torch's loses all its digits near h = 0 in float32. Near 0, its Taylor series.
+        near = 1 / 12 - h**2 / 240 + h**4 / 6048 - h**6 / 172800
+        return torch.where(h.abs() < 0.5, near, 1 / h**2 - 0.25 / (h / 2).sinh() ** 2)
+
+
+class Normal(Likelihood):
+    r"""x | h ~ N(h, σ² I).
+
+    Args:
+        event_dim: As in `Likelihood`.
+        scale: σ, or its first value; same units as x.
+        learn_scale: Learn σ, one number for all entries, by maximum likelihood.
+
+    Raises:
+        ValueError: `scale` not positive.
+    """
+
+    support = constraints.real
+    values = "finite numbers"
+    log_scale: Tensor
+
+    def __init__(self, event_dim: int = 3, *, scale: PositiveFloat = 1.0, learn_scale: bool = False) -> None:
+        super().__init__(event_dim)
+        if not scale > 0:
+            raise ValueError(f"scale must be > 0, got {scale}")
+        log_scale = torch.tensor(math.log(scale))
+        if learn_scale:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            self.register_buffer("log_scale", log_scale)
+
+    def elementwise(self, h: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(h, self.log_scale.exp())
+
+    def information(self, h: Tensor) -> Tensor:
+        return (-2 * self.log_scale).exp().expand_as(h)
+
+
+MAX_LOG_RATE = 15.0
+
+
+class Poisson(Likelihood):
+    r"""x ∈ {0, 1, 2, ...}, rate exp(h) counts an entry; h is capped at 15 (3 million counts)."""
+
+    support = constraints.nonnegative_integer
+    values = "0, 1, 2, ..."
+
+    def elementwise(self, h: Tensor) -> dist.TorchDistribution:
+        return dist.Poisson(h.clamp(max=MAX_LOG_RATE).exp())
+
+    def information(self, h: Tensor) -> Tensor:
+        return super().information(h) * (h <= MAX_LOG_RATE)  # the cap has no slope
