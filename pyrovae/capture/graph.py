@@ -20,7 +20,7 @@ Tensors = tuple[Tensor, ...]
 Function = Callable[..., Tensors]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+_OF_EVERY_MODULE = (frozenset(vars(nn.Module())) - {"training"}) | {"_arguments"}  # what `validated` keeps
 
 
 class Program:
