@@ -21,8 +21,8 @@ import pyrovae as pv
 from pyrovae.capture import Capture, CaptureWarning
 from pyrovae.capture.capture import REPAID_AFTER
 from pyrovae.capture.graph import CUDAGraphs, Graph
+from pyrovae.config import COMPONENTS
 from pyrovae.families import has_natural_gradient
-from pyrovae.schema import COMPONENTS
 
 NETS = {
     "mlp": lambda: pv.models.mlp(X_SHAPE, Z_DIM, widths=(8,)),

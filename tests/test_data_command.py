@@ -16,10 +16,10 @@ from PIL import Image
 
 import pyrovae as pv
 from pyrovae.cli.data import main
+from pyrovae.config import COMPONENTS
 from pyrovae.data import ZCA, Arrays, Augmentation, Centering, Dataset, Mapped, Rows
 from pyrovae.inspection import catalogue, figure, inspected, words
 from pyrovae.inspection.mosaic import heat_map, mosaic
-from pyrovae.schema import COMPONENTS
 
 ROOT = Path(__file__).parent.parent
 MNIST = "dataset: {name: mnist, source: embedded, augment: {flip: true, shift: 2}, batch_size: 100}"

@@ -11,7 +11,7 @@ from contracts import check_guide
 from pyro.nn import PyroModule
 
 import pyrovae as pv
-from pyrovae.schema import COMPONENTS
+from pyrovae.config import COMPONENTS
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,8 +12,8 @@ from test_capture import both
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.config import COMPONENTS
 from pyrovae.inference import elbo_terms, iwae
-from pyrovae.schema import COMPONENTS
 
 
 @pytest.fixture

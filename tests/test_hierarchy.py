@@ -15,9 +15,8 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 import pyrovae as pv
-from pyrovae.build import build_model
 from pyrovae.capture import CaptureWarning
-from pyrovae.config import ConfigError, check
+from pyrovae.config import ConfigError, build_model, check
 from pyrovae.guides import encoder_loss
 from pyrovae.inference import AnalyticELBO, elbo_terms, iwae
 from pyrovae.training.figures import kl_per_dim

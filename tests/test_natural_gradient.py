@@ -9,8 +9,8 @@ from test_oracle import exact_elbo
 from torch.distributions import kl_divergence
 
 import pyrovae as pv
+from pyrovae.config import COMPONENTS
 from pyrovae.families import has_natural_gradient
-from pyrovae.schema import COMPONENTS
 
 NATURAL = [name for name in FAMILIES if has_natural_gradient(COMPONENTS["family"][name])]
 

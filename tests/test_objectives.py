@@ -9,8 +9,8 @@ from oracle import FixedNoise, LinearGaussian, quadrature
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.config import COMPONENTS
 from pyrovae.inference import elbo_terms, iwae
-from pyrovae.schema import COMPONENTS
 
 
 @pytest.fixture

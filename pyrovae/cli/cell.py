@@ -38,7 +38,7 @@ def _train(args: argparse.Namespace, settings: dict) -> int:
 
 def _evaluate(args: argparse.Namespace, settings: dict) -> None:
     from ..comparison import state  # noqa: PLC0415
-    from ..run_evaluation import evaluate_run  # noqa: PLC0415
+    from ..runs.evaluate import evaluate_run  # noqa: PLC0415
 
     if state(args.run, settings) != "done":
         evaluate_run(args.run, overrides=args.overrides, **settings)

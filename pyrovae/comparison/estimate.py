@@ -8,9 +8,8 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from ..build import build_data, build_model, check_views, fit_arguments
 from ..capture import engine
-from ..config import Config
+from ..config import Config, build_data, build_model, check_views, fit_arguments
 from ..data import Dataset
 from ..training.loss import BatchLoss
 from .plan import Cell

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from ..schema import COMPONENTS
+from ..config import COMPONENTS
 
 _BLOCKS = {*COMPONENTS, "layers", "beta_warmup"}  # keys whose value names a component and its arguments
 
