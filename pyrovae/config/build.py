@@ -1,23 +1,23 @@
 """Configuration to objects."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from pydantic import BaseModel
-from torch import Tensor, nn
+from torch import nn
 
 from ..data import DataError, Dataset
 from ..families import Family, Joint
+from ..families.joint import Constrained
 from ..guides import AmortizedGuide, Guide, SemiAmortizedGuide
-from ..models.latent_sites import latent_sites
+from ..models.latent_sites import LatentSite, latent_sites
 from ..training import check_support
-from .components import COMPONENTS, ConfigError, kind_of, signature, unnamed
+from .components import COMPONENTS, ConfigError, joint, signature, unnamed
 from .schema import Block, Config
 
 
@@ -64,19 +64,12 @@ def make(block: Block, parts: Mapping[str, Any] = {}, **more: Any) -> Any:
     positional, settings = signature(block.__target__)
     wiring = {name: more[name] if name in more else parts[name] for name in positional if name in more or name in parts}
     arguments = {name: getattr(block, name) for name in settings}
-    for name, value in arguments.items():
-        if isinstance(value, Block):
-            _, factory = kind_of(settings[name].hint) or ("", False)
-            arguments[name] = partial(_of_size, value) if factory else make(value, parts, **more)
+    arguments = {name: make(v, parts, **more) if isinstance(v, Block) else v for name, v in arguments.items()}
     try:
         return block.__target__(**wiring, **arguments)
     except (ValueError, TypeError, RuntimeError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise ConfigError("\n".join(f"{block.__kind__}: {line}" for line in lines)) from error
-
-
-def _of_size(block: Block, z_dim: int) -> Any:
-    return make(block, z_dim=z_dim)
 
 
 def build_data(config: Config) -> Dataset:
@@ -153,7 +146,6 @@ def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[nn.Module, Gu
     z_dim = getattr(section, "z_dim", [])
     z_dims = z_dim if isinstance(z_dim, list) else [z_dim]  # of each layer, bottom first
     parts = _Parts(
-        x=lambda: torch.zeros(2, *x_shape),
         x_shape=lambda: x_shape,
         event_dim=lambda: len(x_shape),
         **({"z_dim": lambda: z_dims[-1], "z_dims": lambda: z_dims} if z_dims else {}),
@@ -203,43 +195,33 @@ def _check_prior(config: Config) -> None:
     raise ConfigError(f"model.prior: {name} {reason}")
 
 
-class undrawn:  # noqa: N801 - reads as a function
-    """A model to look at: to run it draws nothing from the generator that weights are drawn from next, and moves no mean.
+def sites_of(model: nn.Module, x_shape: Sequence[int]) -> dict[str, LatentSite]:
+    """The latent sites of a model, from one run on zeros, which moves no running mean and no generator.
 
-    Args:
-        model: Pyro model; a module is in evaluation mode meanwhile.
+    Raises:
+        ConfigError: A model that cannot take data of this shape, or has a site that no family is for.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        if hasattr(model, "sites"):
-            self.sites = model.sites
-
-    def __call__(self, x: Tensor) -> None:
-        before = self.model.training
+    before = model.training
+    try:
         with torch.random.fork_rng(devices=[]):
-            self.model.eval()(x)
-        self.model.train(before)
+            return latent_sites(model.eval(), torch.zeros(2, *x_shape))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"model: {type(model).__name__} on data of shape {tuple(x_shape)}: {error}") from error
+    finally:
+        model.train(before)
 
 
 def _family(config: Config, parts: Mapping[str, Any]) -> Family:
-    """The family that the guide names: of the model's one latent vector "z", or else one for each of its latent sites."""
+    """The family that the guide names: of the model's one latent vector "z", or else one for each latent site."""
     block = config.guide.family
-    if _of_posteriors(config):
+    if _of_posteriors(config) or "model" in signature(block.__target__)[0]:
         return make(block, parts)
-    model: nn.Module = parts["model"]
-
-    run = undrawn(model)
-    try:
-        if "model" in signature(block.__target__)[0]:
-            return make(block, parts)
-        sites = latent_sites(run, parts["x"])
-        if list(sites) == ["z"] and sites["z"].is_vector:
-            return make(block, parts, z_dim=sites["z"].num_free)
-        return Joint.of(run, parts["x"], partial(_of_size, block))
-    except (ValueError, RuntimeError) as error:
-        shape = tuple(parts["x_shape"])
-        raise ConfigError(f"model: {config.model.type} cannot take data of shape {shape}: {error}") from error
+    sites = sites_of(parts["model"], parts["x_shape"])
+    if block.__target__ is not joint and list(sites) == ["z"] and sites["z"].is_vector:
+        return make(block, parts, z_dim=sites["z"].num_free)
+    made = {name: make(getattr(block, "base", block), parts, z_dim=site.num_free) for name, site in sites.items()}
+    # Left alone where it is a vector, KL to a normal prior stays in closed form.
+    return Joint({name: q if sites[name].is_vector else Constrained(q, sites[name]) for name, q in made.items()})
 
 
 def fit_arguments(config: Config) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from torch import Tensor, nn
+from torch import nn
 
 from .. import data, families, guides, inference, models, nets, training
 from ..data import DataError
@@ -31,25 +31,8 @@ class Setting(NamedTuple):
 
 
 # What may be taken by position: made by the builder, which knows shapes, or named by a block of its own.
-WIRED = frozenset(
-    [
-        "x",
-        "x_shape",
-        "event_dim",
-        "z_dim",
-        "z_dims",
-        "in_shape",
-        "out_shape",
-        "model",
-        "prior",
-        "decoder",
-        "likelihood",
-        "layers",
-        "family",
-        "encoder",
-        "refiner",
-    ]
-)
+WIRED = {"x_shape", "event_dim", "z_dim", "z_dims", "in_shape", "out_shape", "model", "prior", "decoder"}
+WIRED |= {"likelihood", "layers", "family", "encoder", "refiner"}
 
 
 def signature(make: Any) -> tuple[dict[str, bool], dict[str, Setting]]:
@@ -101,9 +84,9 @@ def fits(thing: Any, base: type) -> bool:
     return inspect.isclass(thing) and issubclass(thing, base)
 
 
-def joint(model: nn.Module, x: Tensor, *, base: Callable[[int], Family] = DiagonalNormal) -> Joint:
-    """The family of a model of several latent sites, or of one of any shape: a `base` for each; see `Joint.of`."""
-    return Joint.of(model, x, base)
+def joint(*, base: Family = DiagonalNormal) -> Joint:  # type: ignore[assignment]
+    """A `base` for each latent site, on the site's support: for models of several, or of one of any shape."""
+    raise ConfigError("made from the sites of a model, by build_model")
 
 
 def unnamed(*, what: str) -> Any:
@@ -162,21 +145,18 @@ PRESETS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
 }
 
 
-def kind_of(hint: Any) -> tuple[str, bool] | None:
-    """The kind of component that an argument takes, by its annotation, and whether as a factory; None of others.
+def kind_of(hint: Any) -> str | None:
+    """The kind of component that an argument takes, by its annotation; None of others, and of networks.
 
     >>> from pyrovae.inference import Objective
-    >>> kind_of(Objective), kind_of(Callable[[int], Family] | None), kind_of(int)
-    (('objective', False), ('family', True), None)
+    >>> kind_of(Objective), kind_of(Family | None), kind_of(int)
+    ('objective', 'family', None)
     """
-    if get_origin(hint) in (Union, UnionType):
-        found = [kind_of(option) for option in get_args(hint) if option is not type(None)]
-        return found[0] if len(found) == 1 else None
-    factory = get_origin(hint) is Callable
-    made = get_args(hint)[-1] if factory else hint
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+    classes = [option for option in options if option is not type(None)]
     for kind, base in BASES.items():
-        if base is not nn.Module and inspect.isclass(made) and issubclass(made, base):
-            return kind, factory
+        if base is not nn.Module and all(inspect.isclass(made) and issubclass(made, base) for made in classes):
+            return kind
     return None
 
 
@@ -289,7 +269,7 @@ def block_of(kind: str, thing: Any) -> dict[str, Any]:
             raise ValueError(f"{make.__name__} keeps no attribute {key}, so that nobody knows what it was made with")
         value = getattr(thing, key) if given is None else given.get(key, setting.default)
         inner = kind_of(setting.hint)
-        block[key] = plain(value) if inner is None or value is None else block_of(inner[0], value)
+        block[key] = plain(value) if inner is None or value is None else block_of(inner, value)
     return block
 
 

@@ -2,18 +2,16 @@
 
 import inspect
 from collections.abc import Mapping
-from itertools import zip_longest
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from ..families import Joint
 from ..guides import Guide
-from ..models.latent_sites import latent_sites
 from ..training import CheckpointError
 from ..validation import arguments_of
-from .build import build_model, undrawn
+from .build import build_model, sites_of
 from .components import BASES, ConfigError, block_of, name_of, plain, signature, tag_of
 from .load import check
 from .schema import PARTS, Config, TrainConfig
@@ -96,7 +94,7 @@ class _Words:
         block = self.parts("model", model, self.block("model", model, "model"))
         if block["type"] != "unnamed":
             positional, known = signature(type(model))[0], {**vars(model), **(arguments_of(model) or {})}
-            sites = [site.num_free for site in latent_sites(undrawn(model), torch.zeros(2, *x_shape)).values()]
+            sites = [site.num_free for site in sites_of(model, x_shape).values()]
             if {"z_dims", "layers"} & {*positional}:
                 block["z_dim"] = plain(known.get("z_dims", sites))
             elif {"z_dim", "prior", "decoder"} & {*positional}:
@@ -135,37 +133,25 @@ def _settings(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _difference(config: Config, model: nn.Module, guide: Guide, x_shape: tuple[int, ...]) -> str:
     """What is otherwise in model and guide built from a configuration; empty, if nothing is."""
     try:
-        again = build_model(config, x_shape)
+        before, after = _content(model, guide), _content(*build_model(config, x_shape))
     except (ConfigError, CheckpointError) as error:
         return str(error).splitlines()[0]
-    for which, before, after in (("model", model, again[0]), ("guide", guide, again[1])):
-        for (name, one), (_, other) in zip_longest(before.named_modules(), after.named_modules(), fillvalue=("", None)):
-            where = f"{which}.{name}".rstrip(".")
-            if type(one) is not type(other):
-                return f"{where}: is {type(one).__name__}, and would be built as {type(other).__name__}"
-            if (given := _facts(one)) != (built := _facts(other)):
-                key = next(key for key in given if given[key] != built.get(key))
-                return f"{where}: {key} is {given[key]}, and would be built as {built.get(key)}"
-        shapes, others = ({key: tuple(value.shape) for key, value in m.state_dict().items()} for m in (before, after))
-        for key in {**shapes, **others}:
-            if shapes.get(key) != others.get(key):
-                return f"{which}.{key}: is {shapes.get(key)}, and would be built as {others.get(key)}"
-    refiners = [getattr(part, "refiner", None) for part in (guide, again[1])]
-    if refiners[0] is not None and block_of("refiner", refiners[0]) != block_of("refiner", refiners[1]):
-        return "guide.refiner: would be built otherwise"
+    for key in {**before, **after}:
+        if before.get(key) != after.get(key):
+            return f"{key}: is {before.get(key, 'none')}, and would be built as {after.get(key, 'none')}"
     return ""
 
 
-def _facts(thing: Any) -> dict[str, Any]:
-    """Plain arguments of a validated constructor, those by position too, defaults filled in."""
-    given = arguments_of(thing)
-    if given is None:
-        return {}
-    defaults = {name: p.default for name, p in inspect.signature(type(thing).__init__).parameters.items()}
-    facts = {}
-    for name, value in {**defaults, **given}.items():
-        try:
-            facts[name] = plain(tuple(value) if isinstance(value, torch.Size) else value)
-        except ValueError:
-            continue  # a part, which is compared by itself
-    return facts
+def _content(model: nn.Module, guide: Guide) -> dict[str, Any]:
+    """Every module's class and plain arguments, those by position too, and the shape of every tensor."""
+    modules, content = nn.ModuleDict({"model": model, "guide": guide}), dict[str, Any]()
+    for name, module in modules.named_modules():
+        content[name] = type(module).__name__
+        given = arguments_of(module) or {}
+        defaults = {key: p.default for key, p in inspect.signature(type(module).__init__).parameters.items()}
+        for key, value in ({**defaults, **given} if given else {}).items():
+            with suppress(ValueError):  # a part, which is compared by itself
+                content[f"{name}, {key}"] = plain(value)
+    content |= {name: tuple(value.shape) for name, value in modules.state_dict().items()}
+    refiner = getattr(guide, "refiner", None)
+    return content if refiner is None else {**content, "guide.refiner": block_of("refiner", refiner)}

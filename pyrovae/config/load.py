@@ -25,6 +25,8 @@ class _Loader(yaml.SafeLoader):
             if key.value in seen:
                 raise ConfigError(f"{key.value}: given twice, again in line {line}; remove one")
             seen.add(key.value)
+            if key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"  # `no` and `1` are names here
         return node
 
 

@@ -218,8 +218,8 @@ class _Reader:
             required, inner = initial is inspect.Parameter.empty, kind_of(hint)
             fields[key] = (hint, ... if required else initial)
             if inner is not None and not (required and key not in value):
-                known = None if required or initial is None else block_of(inner[0], initial)
-                fields[key] = self._within(value, key, inner[0], known, may_lack=type(None) in get_args(hint))
+                known = None if required or initial is None else block_of(inner, initial)
+                fields[key] = self._within(value, key, inner, known, may_lack=type(None) in get_args(hint))
         schema = create_model(f"{kind} {name}", __base__=Block, **fields)
         schema.__kind__, schema.__target__ = kind, staticmethod(target)  # or a function would become a method
         return schema, value
