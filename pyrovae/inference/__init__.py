@@ -1,7 +1,17 @@
 """Bounds, and loops that improve λ. Sees (model, family, params), never a guide."""
 
 from .annealing import Annealed, Bidirectional, ais, bidirectional
-from .elbo import ELBO, AnalyticELBO, Objective, Terms, common_noise, common_noise_terms, elbo_terms, frozen
+from .elbo import (
+    ELBO,
+    AnalyticELBO,
+    Objective,
+    Terms,
+    common_noise,
+    common_noise_terms,
+    elbo_terms,
+    evaluating,
+    frozen,
+)
 from .gauss_newton import GaussNewtonRefiner
 from .importance import IWAE, effective_sample_size, iwae, iwae_bounds, log_weights, pareto_k
 from .optimum import Optimum, optimum, precise_terms
@@ -30,6 +40,7 @@ __all__ = [
     "common_noise_terms",
     "effective_sample_size",
     "elbo_terms",
+    "evaluating",
     "frozen",
     "iwae",
     "iwae_bounds",

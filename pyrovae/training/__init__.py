@@ -4,7 +4,7 @@ from .aggressive import AggressiveTraining
 from .checkpoint import CheckpointError, is_of, read_checkpoint
 from .fit import SettingsError, TerminatedError, check_support, fit
 from .module import LitVAE, NumericsError
-from .schedules import CyclicalWarmup, LinearWarmup, Warmup
+from .schedules import CyclicalWarmup, LinearWarmup, Schedule
 
 __all__ = [
     "AggressiveTraining",
@@ -13,9 +13,9 @@ __all__ = [
     "LinearWarmup",
     "LitVAE",
     "NumericsError",
+    "Schedule",
     "SettingsError",
     "TerminatedError",
-    "Warmup",
     "check_support",
     "fit",
     "is_of",

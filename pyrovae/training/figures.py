@@ -8,13 +8,14 @@ import pyro
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent, TransformedDistribution, kl_divergence
 from torchvision.utils import make_grid
 
+from ..capture import isolated
 from ..families import Family
-from ..inference import ELBO
-from ..inference.elbo import scored_sites
 
 
 def heat_maps(panels: Mapping[str, Tensor], num: int = 32, like: Tensor | None = None) -> Figure:
@@ -149,11 +150,12 @@ def kl_per_dim(model: Callable, family: Family, x: Tensor, params: Tensor) -> Te
     mean and variance with q and p: a family's correlations and a mixture's modes do not show in it. Sites without
     moments are left out; None if none is left. Layers below the top are averaged over draws of those above.
     """
-    with torch.no_grad(), pyro.validation_enabled(False):
-        elbo = ELBO(num_particles=NUM_DRAWS, path_gradient=False)
-        model_trace, guide_trace = elbo.traces(model, lambda x: family.sample(params), x)
-    latent = [(guide_trace.nodes[n]["fn"], s["fn"]) for n, s in scored_sites(model_trace) if not s["is_observed"]]
-    found = [(_entries(q, p), p.event_shape.numel()) for q, p in latent]  # (..., B, *event_shape)
+    with torch.no_grad(), pyro.validation_enabled(False), isolated(), pyro.plate("draws", NUM_DRAWS, dim=-2):
+        guide_trace = poutine.trace(family.sample).get_trace(params)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+    latent = [name for name in model_trace.stochastic_nodes if not site_is_subsample(model_trace.nodes[name])]
+    pairs = [(guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"]) for name in latent]
+    found = [(_entries(q, p), p.event_shape.numel()) for q, p in pairs]  # (..., B, *event_shape)
     kls = [kl.reshape(-1, size).mean(0) for kl, size in found if kl is not None]
     return torch.cat(kls) if kls else None
 

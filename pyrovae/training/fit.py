@@ -3,22 +3,28 @@
 import logging
 import math
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pyro import poutine
+from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.callbacks import ProgressBar as BaseProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
-from torch import nn
+from torch import Tensor, nn
 
+from ..capture import isolated
 from ..guides import Guide, RefinedGuide
+from ..inference import ELBO, evaluating
 from ..models.likelihoods import Likelihood
-from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, Stopwatch, checkpoints, loggers
+from ..validation import NonNegativeInt, PositiveInt, validated
+from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, Stopwatch, checkpoints, run_loggers
 from .checkpoint import AtomicCheckpointIO, read_checkpoint
+from .loss import BatchLoss
 from .module import LitVAE
 from .scores import SplitStatistics
 
@@ -77,18 +83,68 @@ def _remedy(likelihood: type[Likelihood], found: Any, keys: Collection[str]) -> 
     return f"{few}set {', or '.join([*choices, 'model.likelihood: ' + ' or '.join(likelihoods)])}"
 
 
+def check_shapes(model: nn.Module, guide: Guide, x: Tensor) -> None:
+    """Runs guide and model once on a batch x (B, *x_shape), and changes nothing.
+
+    Raises:
+        ValueError: They do not take x of this shape, or the guide gives other λ than its family takes.
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((30,), 3), pv.DiagonalNormal(3)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((20,), (family.num_params,)))
+    >>> check_shapes(model, guide, torch.zeros(2, 30))
+    Traceback (most recent call last):
+        ...
+    ValueError: the guide's encoder takes x of shape (20,), and that of the data is (30,)
+    """
+    shape, in_shape = tuple(x.shape[1:]), getattr(getattr(guide, "encoder", None), "in_shape", None)
+    if in_shape is not None and tuple(in_shape) != shape:
+        raise ValueError(f"the guide's encoder takes x of shape {tuple(in_shape)}, and that of the data is {shape}")
+    who, num_params = f"the guide {type(guide).__name__}", guide.family.num_params
+    devices = [x.device] if x.is_cuda else []
+    with torch.random.fork_rng(devices), torch.no_grad(), evaluating(model), evaluating(guide), isolated():
+        try:
+            params = BatchLoss(ELBO()(model, guide)).propose(x).params
+            if params.shape == (len(x), num_params):
+                who = f"the model {type(model).__name__}"
+                z = poutine.trace(guide.family.sample).get_trace(params)
+                trace = poutine.trace(poutine.replay(model, trace=z)).get_trace(x)
+        except (RuntimeError, IndexError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{who} does not take x of shape {shape}, that of the data: {reason}") from error
+    if params.shape != (len(x), num_params):
+        found = tuple(params.shape)
+        raise ValueError(f"{who} gives λ of shape {found} for x of shape {tuple(x.shape)}, not {(len(x), num_params)}")
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and site["value"] is x and site["fn"].event_shape != shape:
+            raise ValueError(f"{who} gives x of shape {tuple(site['fn'].event_shape)}, and that of the data is {shape}")
+
+
 class SettingsError(ValueError):
-    """Settings that this machine or Lightning cannot follow."""
+    """Settings that this machine or Lightning cannot follow.
+
+    >>> issubclass(SettingsError, ValueError)
+    True
+    """
 
 
 class TerminatedError(Exception):
-    """SIGTERM ended training; what it had reached is saved."""
+    """SIGTERM ended training; what it had reached is saved, and `fit(resume=...)` goes on from there."""
 
 
+@runtime_checkable
 class Data(Protocol):
     """What training asks of a data set; `pyrovae.data.Dataset` is one.
 
-    It may also have `outside`, as a `Dataset` has: all values are then checked, and else those of one batch.
+    It may also have `outside` and `sketch`, as a `Dataset` has: all values are then checked, and else those of one
+    batch; and a checkpoint of other data is refused.
+
+    >>> class Noise:
+    ...     x_shape = (30,)
+    ...     def batches(self, split, batch_size, **options):
+    ...         return [torch.rand(batch_size, 30).round() for _ in range(4)]
+    >>> isinstance(Noise(), Data)
+    True
     """
 
     @property
@@ -104,34 +160,37 @@ class Data(Protocol):
         ...
 
 
+@validated
 def fit(
     model: nn.Module,
     guide: Guide,
     data: Data,
     *,
-    epochs: int = 10,
-    batch_size: int = 128,
-    seed: int = 0,
+    epochs: PositiveInt = 10,
+    batch_size: PositiveInt = 128,
+    seed: NonNegativeInt = 0,
     run_dir: Path | str | None = None,
     resume: Path | str | None = None,
     use_amp: bool = False,
     early_stopping: bool | Mapping[str, Any] = False,
-    checkpoint_every: int | None = None,
+    checkpoint_every: PositiveInt | None = None,
     accelerator: str = "auto",
     devices: int | str = 1,
     strategy: str = "auto",
     progress: bool = True,
     hparams: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
     **options: Any,
 ) -> dict[str, float]:
     """Trains `model` and `guide` in place; returns final metrics.
 
     Args:
-        model: Pyro model of plate `"data"`.
+        model: Pyro model of plate `"data"`. Pictures take `decode` and `sample` of it, where it has them.
         guide: Guide for it.
-        data: Images.
+        data: Datapoints in three splits.
         epochs: Passes over the training split.
-        batch_size: Images a batch and device.
+        batch_size: Datapoints a batch and device.
         seed: Of the batches and the noise.
         run_dir: Folder for metrics, TensorBoard, pictures and checkpoints; nothing is written by default.
         resume: Checkpoint to go on from.
@@ -141,16 +200,26 @@ def fit(
         accelerator, devices, strategy: As in Lightning's Trainer; a GPU is found by itself.
         progress: Show a bar.
         hparams: What TensorBoard shows as this run's settings.
-        options: To `LitVAE`: `lr`, `beta`, `beta_warmup`, `gradient_clip`, `lr_schedule` and more.
+        callbacks, loggers: Lightning's, beside those of the run.
+        options: To `LitVAE`: `lr`, `beta`, `beta_warmup`, `schedules`, `objective`, `gradient_clip` and more.
 
     Returns:
         `val/...` and `test/...` of the best epoch by `val/elbo` if there is a `run_dir`, else of the last; `seconds`.
 
     Raises:
-        ValueError: Data that the likelihood has no density for, or settings that cannot be followed.
+        ValueError: Data that the likelihood has no density for or that have another shape than model and guide take, or
+            settings that cannot be followed.
         NumericsError: Three non-finite steps in a row.
         CheckpointError: `resume` cannot be read.
         TerminatedError: SIGTERM arrived; the step was finished and `last.ckpt` saved.
+
+    >>> import pyrovae as pv
+    >>> data = pv.data.Dataset("toy", "random bits", *torch.rand(3, 20, 30).round())
+    >>> model, family = pv.models.mlp((30,), 3, likelihood=pv.models.likelihoods.Bernoulli(1)), pv.DiagonalNormal(3)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((30,), (family.num_params,)))
+    >>> metrics = fit(model, guide, data, epochs=1, progress=False)
+    >>> sorted(metrics)[-3:]
+    ['val/recon', 'val/refinement_gain', 'val/refinement_gain_se']
     """
     start = perf_counter()
     _quiet()
@@ -159,30 +228,32 @@ def fit(
         check_support(type(likelihood), data, keys={"binarize"})
     sketch = data.sketch() if hasattr(data, "sketch") else ()
     module = LitVAE(model, guide, x_shape=data.x_shape, sketch=sketch, seed=seed, **options)
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    check_shapes(model, guide, next(iter(data.batches("val", 2, seed=seed))).to(device))
     run_dir = None if run_dir is None else Path(run_dir)
-    callbacks: list[Callback] = [ProgressBar(refresh_rate=10)] if progress else []
+    used: list[Callback] = [ProgressBar(refresh_rate=10)] if progress and not _any(callbacks, BaseProgressBar) else []
     if early_stopping:
-        callbacks.append(_early_stopping(early_stopping, module))
-    run_loggers: list[Logger] = []
+        used.append(_early_stopping(early_stopping, module))
+    kept: list[Logger] = []
     if run_dir is not None:
         x = next(iter(data.batches("val", 64, seed=seed)))
-        callbacks += [
+        used += [
             Stopwatch(),
             Pictures(x, run_dir / "figures"),
             *checkpoints(run_dir / "checkpoints", checkpoint_every),
         ]
         before = {} if resume is None else read_checkpoint(Path(resume))
-        run_loggers = loggers(run_dir, hparams or {}, before.get("global_step"), before.get("row"))
+        kept = run_loggers(run_dir, hparams or {}, before.get("global_step"), before.get("row"))
     trainer = _trainer(
         max_epochs=epochs,
         accelerator=accelerator,
         devices=devices,
         strategy=strategy,
         precision=_precision(accelerator) if use_amp else None,
-        logger=run_loggers,
-        callbacks=callbacks,
+        logger=[*kept, *loggers],
+        callbacks=[*used, *callbacks],
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=run_dir is not None,
+        enable_checkpointing=run_dir is not None or _any(callbacks, Checkpoint),
         enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -205,6 +276,10 @@ def fit(
     return {**metrics, "seconds": perf_counter() - start}
 
 
+def _any(callbacks: Sequence[Callback], kind: type) -> bool:
+    return any(isinstance(callback, kind) for callback in callbacks)
+
+
 def _trainer(**options: Any) -> pl.Trainer:
     try:
         return pl.Trainer(**options)
@@ -218,7 +293,7 @@ def _check_refinement(module: LitVAE, epochs: int, world_size: int) -> None:
     for name in ("refine_from", "warm_start"):
         if getattr(module, name) and not isinstance(module.guide, RefinedGuide):
             raise SettingsError(f"train.{name} needs a guide that refines, got {type(module.guide).__name__}")
-    if not 0 <= module.refine_from < epochs:
+    if module.refine_from >= epochs:
         raise SettingsError(f"train.refine_from must be below train.epochs ({epochs}), got {module.refine_from}")
     if module.warm_start and world_size > 1:
         raise SettingsError(f"train.warm_start keeps its rows in one process, got {world_size}; set devices: 1")
@@ -246,8 +321,7 @@ def _precision(accelerator: str) -> Literal["bf16-mixed", "16-mixed"]:
 
 def _early_stopping(choice: bool | Mapping[str, Any], module: LitVAE) -> Callback:
     given = dict(choice) if isinstance(choice, Mapping) else {}
-    warm = math.ceil(module.beta_warmup.end) if module.beta_warmup is not None else 0
-    start_epoch = max(given.pop("start_epoch", None) or 0, warm)
+    start_epoch = max(given.pop("start_epoch", None) or 0, math.ceil(module.schedules_end))
     options = {"monitor": "val/elbo", "mode": "max", "patience": 10, "min_delta": 0.0, **given}
     known = [f"val/{name}" for name in SplitStatistics.NAMES]
     if options["monitor"] not in known:
