@@ -28,6 +28,11 @@ def run_loggers(
     """Both loggers; after a resume, what was logged from step `resume_step` on is taken back, since it comes again.
 
     A kill right after a checkpoint may have lost what its step logged, which it keeps as `row`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [type(logger).__name__ for logger in run_loggers(Path(folder), {}, resume_step=None)]
+    ['CSVLogger', 'TensorBoardLogger']
     """
     metrics = run_dir / "metrics.csv"
     kept = []
@@ -56,7 +61,10 @@ def run_loggers(
 
 
 class PatientEarlyStopping(EarlyStopping):
-    """`EarlyStopping` that looks away until `start_epoch`: while β warms up, a worse ELBO at β = 1 means nothing."""
+    """`EarlyStopping` that looks away until `start_epoch`: while β warms up, a worse ELBO at β = 1 means nothing.
+
+    >>> stop = PatientEarlyStopping(start_epoch=5, monitor="val/elbo", mode="max", patience=10)
+    """
 
     def __init__(self, start_epoch: int, **options: Any) -> None:
         super().__init__(check_on_train_epoch_end=False, **options)  # at validation's, before checkpoints
@@ -68,7 +76,11 @@ class PatientEarlyStopping(EarlyStopping):
 
 
 class Stopwatch(Callback):
-    """Logs `train/seconds` at each validation: what training has taken so far, in all its runs, validation left out."""
+    """Logs `train/seconds` at each validation: what training has taken so far, in all its runs, validation left out.
+
+    >>> Stopwatch().state_dict()
+    {'seconds': 0.0}
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -92,7 +104,10 @@ class Stopwatch(Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar with short names."""
+    """Lightning's bar with short names.
+
+    >>> bar = ProgressBar(refresh_rate=10)
+    """
 
     SHOWN: ClassVar = {
         "train/elbo": ("ELBO", ".1f"),
@@ -110,7 +125,11 @@ class ProgressBar(TQDMProgressBar):
 
 
 def checkpoints(folder: Path, every: int | None) -> list[Callback]:
-    """`last.ckpt` at each epoch's end and, if asked, each `every` steps; `best.ckpt` by validation ELBO at β = 1."""
+    """`last.ckpt` at each epoch's end and, if asked, each `every` steps; `best.ckpt` by validation ELBO at β = 1.
+
+    >>> [type(callback).__name__ for callback in checkpoints(Path("checkpoints"), every=None)]
+    ['SaveWhenTerminated', 'ModelCheckpoint', 'ModelCheckpoint']
+    """
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
     last = [ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common)]
     if every is not None:
@@ -120,7 +139,10 @@ def checkpoints(folder: Path, every: int | None) -> list[Callback]:
 
 
 class SaveWhenTerminated(Callback):
-    """Saves `last.ckpt` when SIGTERM, a scheduler's notice, ends training; Lightning raises it between two steps."""
+    """Saves `last.ckpt` when SIGTERM, a scheduler's notice, ends training; Lightning raises it between two steps.
+
+    >>> callback = SaveWhenTerminated(Path("checkpoints"))
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -131,12 +153,20 @@ class SaveWhenTerminated(Callback):
 
 
 def can_decode(model: object) -> bool:
-    """Whether `model.decode(z)` gives p(x | z)."""
+    """Whether `model.decode(z)` gives p(x | z).
+
+    >>> can_decode(lambda x: None)
+    False
+    """
     return hasattr(model, "decode")
 
 
 def can_sample(model: object) -> bool:
-    """Whether `model.sample(n)` gives n datapoints."""
+    """Whether `model.sample(n)` gives n datapoints.
+
+    >>> can_sample(lambda x: None)
+    False
+    """
     return hasattr(model, "sample")
 
 

@@ -11,7 +11,12 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is missing, damaged, or of something else."""
+    """A checkpoint that is missing, damaged, or of something else.
+
+    >>> raise CheckpointError("no checkpoint at runs/last.ckpt")
+    Traceback (most recent call last):
+    pyrovae.training.checkpoint.CheckpointError: no checkpoint at runs/last.ckpt
+    """
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -19,6 +24,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: No such file, or not a checkpoint.
+
+    >>> read_checkpoint(Path(__file__))
+    Traceback (most recent call last):
+    pyrovae.training.checkpoint.CheckpointError: ... is damaged or not a checkpoint ...; use another
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -36,6 +45,9 @@ def is_of(before: Sequence[float] | None, now: Sequence[float] | None) -> bool:
     """Whether two sketches, a few numbers of a data set each, may be of the same data, decoded elsewhere perhaps.
 
     An empty one, of data that give none, may be of any.
+
+    >>> is_of([0.1, 0.9], [0.1, 0.902]), is_of([0.1, 0.9], [0.3, 0.9])
+    (True, False)
     """
     if not before or not now:
         return True
@@ -47,6 +59,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes to disk, then renames: the old file is whole until the new one is.
 
     Lightning's own stages in the temporary directory, from where the last move is a copy if that is another device.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, Path(folder) / "last.ckpt")
+    ...     read_checkpoint(Path(folder) / "last.ckpt")
+    {'state_dict': {}}
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

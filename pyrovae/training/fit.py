@@ -43,6 +43,12 @@ def check_support(likelihood: type[Likelihood], data: Any, *, keys: Collection[s
 
     Raises:
         ValueError: How many values lie outside the support, the first of them, and what to set.
+
+    >>> import pyrovae as pv
+    >>> data = pv.data.Dataset("toy", "halves", *torch.full((3, 9, 30), 0.5))
+    >>> check_support(pv.models.likelihoods.Poisson, data)
+    Traceback (most recent call last):
+    ValueError: toy: ... outside the support of Poisson, 0, 1, 2, ...; ...
     """
     find = getattr(data, "outside", None)
     found = find(likelihood.supports) if find is not None else None
@@ -129,7 +135,12 @@ class SettingsError(ValueError):
 
 
 class TerminatedError(Exception):
-    """SIGTERM ended training; what it had reached is saved, and `fit(resume=...)` goes on from there."""
+    """SIGTERM ended training; what it had reached is saved, and `fit(resume=...)` goes on from there.
+
+    >>> raise TerminatedError("terminated after 120 steps; --resume runs/mnist goes on")
+    Traceback (most recent call last):
+    pyrovae.training.fit.TerminatedError: terminated after 120 steps; --resume runs/mnist goes on
+    """
 
 
 @runtime_checkable

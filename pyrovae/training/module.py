@@ -15,7 +15,7 @@ from pyro.infer import SVI
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from ..capture import Engine, engine, isolated
+from ..capture import Engine, isolated
 from ..guides import Guide
 from ..inference import ELBO, Inferred, Objective
 from ..validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, validated
@@ -31,6 +31,8 @@ class LightningOptim(PyroOptim):
     """Lets `SVI.step` step the optimizer that Lightning configured, with its precision, hooks and checkpoints.
 
     Pyro hands over the parameters it saw; they are ignored, since `configure_optimizers` named them already.
+
+    >>> optim = LightningOptim(pl.LightningModule())
     """
 
     def __init__(self, module: pl.LightningModule) -> None:
@@ -48,10 +50,9 @@ MAX_BAD_STEPS = 3
 class NumericsError(Exception):
     """Training met non-finite numbers that it cannot step over.
 
-    >>> raise NumericsError("loss nan at step 12, the third non-finite step in a row; lower model.lr (0.1)")
+    >>> raise NumericsError("loss nan at step 12, the third non-finite step in a row")
     Traceback (most recent call last):
-        ...
-    pyrovae.training.module.NumericsError: loss nan at step 12, the third non-finite step in a row; lower model.lr (0.1)
+    pyrovae.training.module.NumericsError: loss nan at step 12, the third non-finite step in a row
     """
 
 
@@ -125,45 +126,35 @@ class LitVAE(EvaluatedModule):
         x_shape: Sequence[int] = (),
         sketch: Sequence[float] = (),
     ) -> None:
-        super().__init__()
         if aggressive is not None and not any(True for _ in guide.parameters()):
             raise ValueError(f"aggressive needs a guide with parameters of its own, got {type(guide).__name__}")
         if aggressive is not None and getattr(guide.family, "density", "any") != "any":
             raise ValueError(f"aggressive needs a family with a density for any z, got {type(guide.family).__name__}")
-        self.automatic_optimization = False
         objective = ELBO() if objective is None else copy.copy(objective)
-        self.elbo = objective(model, guide)  # an ELBOModule: registers model and guide, once
+        informed = aggressive is not None
+        super().__init__(
+            objective(model, guide),
+            seed=seed,
+            eval_particles=eval_particles,
+            engine=engine,
+            measures_information=informed,
+        )
+        self.automatic_optimization = False
         self.lr, self.optimizer, self.weight_decay, self.lr_schedule = lr, optimizer, weight_decay, lr_schedule
-        self.gradient_clip = gradient_clip
+        self.gradient_clip, self.log_every = gradient_clip, log_every
+        self.refine_from, self.warm_start = refine_from, warm_start
         self.target_beta, self.beta_warmup = beta, beta_warmup
         roots = {"model": model, "guide": guide, "family": guide.family, "objective": objective}
         self._scheduled = [Scheduled(place, schedule, roots) for place, schedule in schedules.items()]
-        self.eval_particles = eval_particles
-        self.seed = seed
-        self.log_every = log_every
-        self.refine_from, self.warm_start = refine_from, warm_start
-        self.engine: Engine = engine
         self.x_shape, self.sketch = x_shape, sketch
         self.num_bad_steps = 0
         self._svi: SVI | None = None
         self._batch_loss = BatchLoss(self.elbo)
-        self._num_batches: int | None = None
-        self.measures_information = aggressive is not None
         self._turns = Turns(aggressive)
         self._rows = LastRows()
         self._start: Tensor | None = None  # of the current step
         self._inferred: Inferred | None = None  # of the current step, for its log line
         self._loss, self._grad_norm = torch.tensor(0.0), torch.tensor(0.0)
-
-    @property
-    def model(self) -> Any:
-        """The generative model."""
-        return self.elbo.model
-
-    @property
-    def guide(self) -> Guide:
-        """The guide."""
-        return self.elbo.guide
 
     @property
     def svi(self) -> SVI:
@@ -211,12 +202,6 @@ class LitVAE(EvaluatedModule):
         for scheduled in self._scheduled:
             scheduled.to(self.device)
         self.on_train_epoch_start()  # which a resume within an epoch leaves out
-
-    def chosen_engine(self) -> Any:
-        """The engine to run under, as a context."""
-        # A float16 scaler acts between forward and backward, which a graph has behind it.
-        choice: Engine = "eager" if self.trainer.precision == "16-mixed" else self.engine
-        return engine(choice, self._num_batches)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = batch[0] if isinstance(batch, tuple | list) else batch
@@ -291,23 +276,26 @@ class LitVAE(EvaluatedModule):
         if terms is None or terms_init is None:
             terms_init, terms = self.score(x, inferred, num_particles=1)
         elbo, elbo_init = terms.elbo().mean(), terms_init.elbo().mean()
-        log = partial(self.log, batch_size=len(x))
-        log("train/elbo", elbo, prog_bar=True)
-        log("train/elbo_init", elbo_init)
-        log("train/refinement_gain", elbo - elbo_init, prog_bar=True)
-        log("train/recon", terms.recon.mean())
-        log("train/kl", terms.kl.mean())
-        log("train/loss", self._loss)
-        log("train/grad_norm", self._grad_norm)
-        log("train/beta", self.beta * self.elbo.elbo.beta)
-        log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        log("train/images_per_second", rate, prog_bar=True)
+        values = {
+            "elbo": elbo,
+            "elbo_init": elbo_init,
+            "refinement_gain": elbo - elbo_init,
+            "recon": terms.recon.mean(),
+            "kl": terms.kl.mean(),
+            "loss": self._loss,
+            "grad_norm": self._grad_norm,
+            "beta": self.beta * self.elbo.elbo.beta,
+            "lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
+            "images_per_second": rate,
+            **self._moved,
+        }
         if self._turns.settings is not None:
-            log("train/aggressive", float(self._turns.active))
-        for place, value in self._moved.items():
-            log(f"train/{place}", value)
+            values["aggressive"] = float(self._turns.active)
         if inferred.reverted is not None:
-            log("train/num_reverted", inferred.reverted.float().sum())
+            values["num_reverted"] = inferred.reverted.float().sum()
+        for name, value in values.items():
+            shown = name in ("elbo", "refinement_gain", "images_per_second")
+            self.log(f"train/{name}", value, prog_bar=shown, batch_size=len(x))
         self.on_train_epoch_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

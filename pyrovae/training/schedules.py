@@ -101,12 +101,12 @@ class Scheduled:
         for name in path[:-1]:
             owner = getattr(owner, name, None)
         self.place, self.schedule, self.owner, self.name = place, schedule, owner, path[-1] if path else ""
-        value = getattr(owner, self.name, None)
+        value: Any = getattr(owner, self.name, None)
         if isinstance(owner, Objective) and type(value) in (int, float):
             value = torch.tensor(float(value))
             setattr(owner, self.name, value)
-        is_number = isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point()
-        if not is_number or isinstance(value, nn.Parameter):
+        movable = isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point()
+        if not movable or isinstance(value, nn.Parameter):
             raise ValueError(
                 f"schedules: {place!r} can follow no schedule; name a 0-dim buffer, or a number of the objective, from "
                 f"{', '.join(roots)} on"

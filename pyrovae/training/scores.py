@@ -1,13 +1,14 @@
 """Validation and test: scores of a whole split."""
 
-from abc import abstractmethod
 from contextlib import AbstractContextManager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 
+from ..capture import Engine, engine
 from ..guides import Guide
 from ..inference import Inferred, Terms, common_noise_terms, evaluating, mutual_information
 from .noise import seed_noise
@@ -35,6 +36,12 @@ class SplitStatistics:
         z_dim: Entries of E_q[z]; 0 if q does not know it.
         device: Where the sums live.
         informed: Whether `add` gets `information`; all ranks must agree, also one that gets no batch.
+
+    >>> statistics = SplitStatistics(z_dim=3, device=torch.device("cpu"))
+    >>> terms = Terms(recon=-torch.ones(5), kl=torch.zeros(5))
+    >>> statistics.add(terms, terms, mean=torch.zeros(5, 3), reverted=None)
+    >>> statistics.count
+    tensor(5., dtype=torch.float64)
     """
 
     NAMES = ("elbo", "elbo_init", "refinement_gain", "recon", "kl")
@@ -94,29 +101,37 @@ class EvaluatedModule(pl.LightningModule):
     With fresh draws, so that the choice that a safeguard made by its own does not flatter it, and in evaluation mode,
     so that looking at training does not change it.
 
-    Attributes:
+    Args:
+        elbo: An objective applied to model and guide, which it registers.
         seed: Of the noise.
         eval_particles: Draws of z a datapoint.
+        engine: As of `pyrovae.engine`.
         measures_information: Whether to estimate I(x; z) within each batch, too.
     """
 
-    seed: int
-    eval_particles: int
-    measures_information: bool
+    def __init__(
+        self, elbo: ELBOModule, *, seed: int, eval_particles: int, engine: Engine, measures_information: bool
+    ) -> None:
+        super().__init__()
+        self.elbo, self.seed, self.eval_particles, self.engine = elbo, seed, eval_particles, engine
+        self.measures_information = measures_information
+        self._num_batches: int | None = None  # to come in all
 
     @property
-    @abstractmethod
     def model(self) -> Any:
         """The generative model."""
+        return self.elbo.model
 
     @property
-    @abstractmethod
     def guide(self) -> Guide:
         """The guide."""
+        return self.elbo.guide
 
-    @abstractmethod
     def chosen_engine(self) -> AbstractContextManager[None]:
         """The engine to run under, as a context."""
+        # A float16 scaler acts between forward and backward, which a graph has behind it.
+        choice: Engine = "eager" if self.trainer.precision == "16-mixed" else self.engine
+        return engine(choice, self._num_batches)
 
     def score(self, x: Tensor, inferred: Inferred, num_particles: int) -> Any:
         """The terms at λ₀ and λ_K under fresh common noise."""
