@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Annotated, Any, Literal, Union, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from torch import nn
 
 from . import data, families, guides, inference, nets, training
 from .models import likelihoods, priors
@@ -53,8 +54,8 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "normalize": dict(data.NORMALIZATIONS),
     "encoder": members(nets, "Encoder", ["Decoder"]),
     "decoder": members(nets, "Decoder", ["Encoder"]),
-    "prior": members(priors, ""),
-    "likelihood": members(likelihoods, ""),
+    "prior": members(priors, "", base=nn.Module),
+    "likelihood": members(likelihoods, "", base=likelihoods.Likelihood),
     "family": {n: cls for n, cls in members(families, "", base=families.Family).items() if n != "joint"},
     "guide": members(guides, "Guide", base=guides.Guide),
     "refiner": {n: cls for n, cls in members(inference, "Refiner", base=inference.Refiner).items() if n != "compiled"},

@@ -266,7 +266,7 @@ def test_derivatives_of_expanded_and_of_many_draws_are_those_of_each():
 def test_refinement_nears_the_evidence_from_below(name):
     oracle, family = LinearGaussian.random(), make(name)
     init = family.init_params().double().expand(4, -1)
-    refined = pv.SVIRefiner(num_steps=150, lr=0.05, num_particles=4, lr_decay="linear")(
+    refined = pv.SVIRefiner(num_steps=150, lr=0.05, objective=pv.ELBO(num_particles=4), lr_decay="linear")(
         oracle.model, family, oracle.x, init
     ).params
     before, after = (elbo_terms(oracle.model, family, oracle.x, row, 4000).elbo() for row in (init, refined))
@@ -293,7 +293,7 @@ def test_a_mixture_finds_two_modes():
     for family in (pv.DiagonalNormal(2), pv.MixtureNormal(2)):
         start = torch.zeros(3, family.num_params)  # an untrained encoder's, say
         start[:, 0] = 0.5 * isinstance(family, pv.DiagonalNormal)  # which would not choose a side
-        refiner = pv.SVIRefiner(num_steps=300, lr=0.1, num_particles=4, lr_decay="linear", safeguard=False)
+        refiner = pv.SVIRefiner(num_steps=300, lr=0.1, objective=pv.ELBO(num_particles=4), lr_decay="linear", safeguard=False)
         refined = refiner(model, family, x, start).params
         elbos += [elbo_terms(model, family, x, row, 4000).elbo().mean() for row in (start, refined)]
     z, w = grid(2001, 3, torch.float32)

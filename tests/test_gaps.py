@@ -228,7 +228,7 @@ def check_trajectory(found: Findings, steps: list[int]) -> None:
 
 REFINERS = {
     "svi": lambda: pv.SVIRefiner(num_steps=2, lr_decay="linear"),
-    "unrolled": lambda: pv.UnrolledRefiner(num_steps=2),
+    "unrolled": lambda: pv.SVIRefiner(num_steps=2, optimizer="sgd", lr=0.01, gradient="unrolled"),
     "gauss_newton": lambda: pv.GaussNewtonRefiner(num_steps=2),
     "compiled": lambda: pv.CompiledRefiner(pv.SVIRefiner(num_steps=2)),
     "compiled unrolled": lambda: pv.CompiledRefiner(pv.UnrolledRefiner(num_steps=2)),

@@ -83,7 +83,7 @@ def test_ends_at_the_mode_with_the_curvature_there(curved):
 def test_gains_more_than_the_best_diagonal(curved):
     model, x = curved
     full, diagonal = pv.FullNormal(Z_DIM).double(), pv.DiagonalNormal(Z_DIM).double()
-    best = pv.SVIRefiner(num_steps=400, lr=0.1, lr_decay="linear", num_particles=8)(
+    best = pv.SVIRefiner(num_steps=400, lr=0.1, lr_decay="linear", objective=pv.ELBO(num_particles=8))(
         model, diagonal, x, zeros(x, diagonal)
     )
     found = pv.GaussNewtonRefiner(num_steps=6)(model, full, x, zeros(x, full))

@@ -6,7 +6,7 @@ from pyro.infer import SVI
 
 import pyrovae as pv
 from pyrovae.inference import elbo_terms, frozen
-from pyrovae.inference.steps import SGD, Adam, Pace
+from pyrovae.inference import SGD, Adam, AdaptiveStep
 
 
 def test_improves_and_says_by_how_much(model, x):
@@ -50,7 +50,7 @@ def test_outer_handlers_do_not_see_the_loop(model, x):
     guide = make_guide("semi_amortized", "diagonal_normal", model)
     with pyro.poutine.trace() as outer:
         guide(x)
-    assert {n for n, s in outer.trace.nodes.items() if s["type"] == "sample"} == {"encoder_loss", "data", "z"}
+    assert {n for n, s in outer.trace.nodes.items() if s["type"] == "sample"} == {"teaching", "data", "z"}
 
 
 def test_one_bad_datapoint_spoils_no_other(model, x):
@@ -138,11 +138,11 @@ def test_frozen_is_undone_by_an_error(model):
 )
 def test_row_optimizers_are_those_of_torch(ours, theirs):
     params = torch.randn(4, 3, dtype=torch.float64)
-    twin, slots = params.clone().requires_grad_(), tuple(torch.zeros_like(params) for _ in range(ours.num_slots))
+    twin, state = params.clone().requires_grad_(), ours.init(params)
     optimizer = theirs([twin])
     for k in range(20):
         grad = torch.randn(4, 3, dtype=torch.float64)
-        direction, slots = ours(grad, torch.tensor(float(k), dtype=torch.float64), slots)
+        direction, state = ours(grad, torch.tensor(float(k), dtype=torch.float64), state)
         params = params - 0.1 * direction
         twin.grad = grad
         optimizer.step()
@@ -161,17 +161,17 @@ def bowl(pace, lr, num_steps, start=(8.0, 0.5)):
 
 
 def test_step_sizes_grow_while_steps_agree_and_shrink_where_they_do_not():
-    held, _ = bowl(Pace(0.0, None), lr=0.01, num_steps=40)
-    grown, _ = bowl(Pace(0.2, None), lr=0.01, num_steps=40)
+    held, _ = bowl(AdaptiveStep(0.0, None), lr=0.01, num_steps=40)
+    grown, _ = bowl(AdaptiveStep(0.2, None), lr=0.01, num_steps=40)
     assert (grown[-1].abs() < 0.01 * held[-1].abs()).all()
-    held, _ = bowl(Pace(0.0, None), lr=2.05, num_steps=40)  # each step overshoots, and farther than the last
-    shrunk, _ = bowl(Pace(0.2, None), lr=2.05, num_steps=40)
+    held, _ = bowl(AdaptiveStep(0.0, None), lr=2.05, num_steps=40)  # each step overshoots, and farther than the last
+    shrunk, _ = bowl(AdaptiveStep(0.2, None), lr=2.05, num_steps=40)
     assert held[-1].abs().min() > held[0].abs().min()
     assert (shrunk[-1].abs() < 0.1 * shrunk[0].abs()).all()
 
 
 def test_a_datapoint_stops_when_a_step_is_worth_too_little_and_not_before():
-    path, _ = bowl(Pace(0.0, 0.01), lr=0.1, num_steps=200)
+    path, _ = bowl(AdaptiveStep(0.0, 0.01), lr=0.1, num_steps=200)
     worth = (path[:-1] * (path[:-1] - path[1:]))[..., 0]  # (K, 2) nats a step, to first order
     last = (path.diff(dim=0)[..., 0] != 0).sum(0)  # steps that each datapoint took
     assert 10 <= last[1] < last[0] < 200, "the one that starts nearer stops first"
@@ -241,12 +241,15 @@ def test_a_lambda_of_the_wrong_shape_is_refused(shape, model, x):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"num_steps": 0}, "num_steps must be >= 1, got 0; use AmortizedGuide for no refinement"),
+        ({"num_steps": 0}, "num_steps must be >= 1, got 0"),
         ({"lr": 0.0}, "lr must be > 0, got 0.0"),
         ({"optimizer": "lbfgs"}, "optimizer must be adam, sgd or natural, got 'lbfgs'"),
         ({"clip": -1.0}, "clip must be > 0, got -1.0"),
-        ({"num_particles": 0}, "num_particles must be >= 1, got 0"),
-        ({"adapt": -1.0}, "adapt must be >= 0, got -1.0; 0 leaves step sizes alone"),
+        ({"num_steps": 2.5}, "num_steps must be a whole number, got 2.5"),
+        ({"momentum": -1}, "momentum must be >= 0, got -1"),
+        ({"stop_below": "x"}, "stop_below must be a number, got 'x'"),
+        ({"gradient": "second"}, "gradient must be stopped, unrolled, truncated"),
+        ({"adapt": -1.0}, "adapt must be >= 0, got -1.0"),
         ({"lr_decay": "cosine"}, "lr_decay must be none or linear, got 'cosine'"),
     ],
 )

@@ -4,11 +4,11 @@ import logging
 import os
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import pyro
 import torch
@@ -209,3 +209,73 @@ def _distance(a: Tensor, b: Tensor) -> float:
     if not torch.equal(finite, b.isfinite()):
         return float("inf")
     return float((a - b)[finite].norm() / b[finite].norm().clamp_min(1e-6))
+
+
+def _flatten(v, out):
+    if isinstance(v, Tensor): out.append(v); return
+    if v is None: return
+    for p in v: _flatten(p, out)
+def _unflatten(like, it):
+    if isinstance(like, Tensor): return next(it)
+    if like is None: return None
+    parts=[_unflatten(p, it) for p in like]
+    return type(like)(*parts) if hasattr(like,"_fields") else tuple(parts)
+_Flat = Capture
+class Capture(_Flat):
+    def __init__(self, function, *modules, name=""):
+        self.nested=function; self.modules=modules; self.made={}
+        self._name=name; self.captures={}; self.function=function
+    def __getstate__(self): return {**vars(self),"captures":{}}
+    def bind(self, *args, calls=1):
+        def struct(v):
+            if isinstance(v,Tensor): return 0
+            if v is None: return None
+            return (type(v),*map(struct,v))
+        key=struct(args)
+        if key not in self.captures:
+            box={}
+            def flat(*tensors):
+                it=iter(tensors); a=_unflatten(args,it)
+                r=self.nested(*a); box["r"]=r; out=[]; _flatten(r,out); return tuple(out)
+            self.captures[key]=(_Flat(flat,*self.modules,name=self._name or getattr(self.nested,"__qualname__",type(self.nested).__qualname__)),flat,box)
+        cap,flat,box=self.captures[key]
+        t=[]; _flatten(args,t)
+        b=cap.bind(*t,calls=calls)
+        if b is flat: return self.nested
+        def run(*a):
+            t=[]; _flatten(a,t)
+            return _unflatten(box["r"],iter(b(*t)))
+        return run
+    def __call__(self,*a): return self.bind(*a)(*a)
+
+MAX_PROGRAMS = 8
+
+Made = TypeVar("Made")
+
+
+class Programs(Generic[Made]):
+    """The last few things that `make` made, by the objects and settings they were made of.
+
+    Copies and pickles start empty, and capture anew.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple, tuple[tuple, Made]] = {}
+
+    def get(self, make: Callable[[], Made], objects: tuple[Any, ...], *settings: Any) -> Made:
+        """What was made of these `objects`, by identity, and `settings`, by value; made now if it was not."""
+        key = *map(id, objects), *settings
+        if key not in self._made:
+            if len(self._made) == MAX_PROGRAMS:
+                del self._made[next(iter(self._made))]  # the oldest
+            self._made[key] = objects, make()  # with the objects, whose ids would else be given to others
+        return self._made[key][1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_made": {}}
+
+
+
+
+def programs_of(owner):
+    return owner.__dict__.setdefault("_programs", Programs())

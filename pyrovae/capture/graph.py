@@ -20,7 +20,7 @@ Tensors = tuple[Tensor, ...]
 Function = Callable[..., Tensors]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_OF_EVERY_MODULE = (frozenset(vars(nn.Module())) - {"training"}) | {"_arguments"}  # what `validated` keeps
+_OF_EVERY_MODULE = (frozenset(vars(nn.Module())) - {"training"}) | {"_arguments", "_programs"}  # what `validated` keeps
 
 
 class Program:
@@ -345,3 +345,14 @@ def _compiled(traced: torch.fx.GraphModule) -> Any:
             return standalone_compile(traced, inputs, options={"config_patches": quick})
         except Exception:  # a compiler older than the processor, perhaps
             return standalone_compile(traced, inputs, options={"config_patches": options})
+
+
+def noise_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_noise_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)

@@ -31,7 +31,11 @@ class Family(nn.Module, ABC):
     """
 
     num_params: int
-    scores_any_draw: ClassVar[bool] = True
+    density: ClassVar = "any"
+
+    @property
+    def has_natural_gradient(self) -> bool:
+        return type(self).natural_gradient is not Family.natural_gradient
 
     def __init__(self, z_dim: int) -> None:
         super().__init__()

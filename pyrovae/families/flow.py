@@ -44,7 +44,7 @@ class Flow(Family):
         Neural Spline Flows (Durkan et al., 2019), arXiv:1906.04032
     """
 
-    scores_any_draw = False  # it does, by D passes, but with first derivatives only
+    density = "own"  # it does, by D passes, but with first derivatives only
     noise: Tensor
 
     def __init__(

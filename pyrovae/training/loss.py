@@ -83,6 +83,7 @@ class BatchLoss:
         guide: Any = self.elbo.guide
         if refined:
             inferred = Inferred(guide.initial(x), refined[0], slope=refined[1] if len(refined) > 1 else None)
+            inferred = guide.taught(x, inferred, beta)
         else:
             inferred = self._propose(x, beta)
         loss = self.loss(x, beta, inferred)
