@@ -79,7 +79,7 @@ class RefinedGuide(Guide):
         # No part of the guide's trace. A family's own weights, a flow's say, learn from the ELBO at λ_K.
         with frozen(model), frozen(family), isolated():
             if self.encoder_loss == "hybrid":
-                objective = getattr(self.refiner, "objective", ELBO()).scaled(beta, prior=sampler(family, prior))
+                objective = (self.refiner.objective or ELBO()).scaled(beta, prior=sampler(family, prior))
                 loss = objective.differentiable_loss(model, sampler(family, init), x)
             else:
                 loss = _kl(family, init, inferred.params.detach())

@@ -58,6 +58,7 @@ class Refiner(ABC):
 
     Attributes:
         num_steps: K.
+        objective: What is climbed, where that is a choice.
         lr: η.
         gradient: What comes back through the loop; see `SVIRefiner`.
         checkpoint: Whether the backward pass runs the steps again.
@@ -67,6 +68,7 @@ class Refiner(ABC):
     """
 
     num_steps: int
+    objective: Objective | None = None
     lr: float = 1.0
     gradient: str = "stopped"
     checkpoint: bool = False
@@ -146,7 +148,8 @@ class Refiner(ABC):
             if self.safeguard:
                 with frozen(model), frozen(family):
                     score = score_of(model, family, self.score_particles).bind(x, start.detach(), prior, calls=2)
-                    found = _better(lambda row: score(x, row, prior), start, found, beta)
+                    weight = beta if self.objective is None else beta * self.objective.beta
+                    found = _better(lambda row: score(x, row, prior), start, found, weight)
         return found._replace(path=torch.stack(path) if record else None)
 
     def _unrolled(self, run: Programs, given: tuple) -> Iterator[tuple[Tensor, Tensor | None]]:
