@@ -465,8 +465,6 @@ def test_replays_copy_arguments_in_and_results_out(monkeypatch):
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, fake in {
-        "get_rng_state": lambda device: None,
-        "set_rng_state": lambda state, device: None,
         "Stream": lambda device: stream,
         "current_stream": lambda device: stream,
         "stream": lambda stream: nullcontext(),
@@ -474,7 +472,7 @@ def test_replays_copy_arguments_in_and_results_out(monkeypatch):
         "graph": lambda graph: nullcontext(),
     }.items():
         monkeypatch.setattr(torch.cuda, name, fake)
-    weight, graphs = torch.tensor([1.0, 2.0]), CUDAGraphs()
+    weight, graphs = torch.tensor([1.0, 2.0]), CUDAGraphs(())
     x = torch.ones(3, 2)
     replay = graphs.bind(function, [weight], [torch.ones(2)], (x,))
     first = replay(x)[0]

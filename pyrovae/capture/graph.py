@@ -1,54 +1,84 @@
-"""One program, traced and compiled, and all that this takes of the inside of torch and Pyro."""
+"""One program, traced and compiled; and all that this takes of the inside of torch and Pyro, named at the top."""
 
 import logging
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
+from pyro import poutine
 from torch import Tensor, fx, nn
-from torch._dispatch.python import enable_python_dispatcher
-from torch._inductor import standalone_compile
-from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 Tensors = tuple[Tensor, ...]
-Function = Callable[..., Tensors]
+Modules = Sequence[nn.Module]
+Flat = Callable[..., Sequence[Tensor]]  # of tensors
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_OF_EVERY_MODULE = (frozenset(vars(nn.Module())) - {"training"}) | {"_arguments"}  # what `validated` keeps
+# Private names. Where another release lacks one, programs run eagerly and one `CaptureWarning` says why.
+# The others: `_parameters`, `_buffers` and `_modules` of `nn.Module`, `torch._foreach_copy_`, `torch._ops.OpOverload`.
+PYRO_LACKS = ""
+try:  # Pyro 1.9.1 and 1.9.2
+    from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK  # dimensions that plates hold; handlers at work
+except ImportError as error:
+    PYRO_LACKS = f"Pyro {pyro.__version__} lacks what graphs need: {error}"
 
 
-class Program:
-    """`function`, and the parameters and buffers of `modules`, all that it runs."""
+# torch 2.11 to 2.14, on which the tests run; imported late, for that takes a second.
+OF_TORCH = {
+    "enable_python_dispatcher": "torch._dispatch.python",
+    "standalone_compile": "torch._inductor",
+    "FakeTensorMode": "torch._subclasses",
+    "make_fx": "torch.fx.experimental.proxy_tensor",
+    "DimDynamic": "torch.fx.experimental.symbolic_shapes",
+    "ShapeEnv": "torch.fx.experimental.symbolic_shapes",
+    "StatelessSymbolicContext": "torch.fx.experimental.symbolic_shapes",
+}
 
-    def __init__(self, function: Function, modules: Sequence[nn.Module]) -> None:
-        self.function = function
+
+def inside_torch() -> SimpleNamespace:
+    """The functions of `OF_TORCH`; raises `AttributeError` or `ImportError` where one is missing."""
+    if not (2, 11) <= torch.__version__ < (2, 15):
+        logging.getLogger(__name__).debug("graphs are tested with torch 2.11 to 2.14, this is %s", torch.__version__)
+    return SimpleNamespace(**{name: getattr(import_module(module), name) for name, module in OF_TORCH.items()})
+
+
+_PLAIN = (str, type(None), bool, int, float, complex, bytes)
+# What every module has, what `validated` keeps in it, and what `programs_of` does.
+_NO_PART = (frozenset(vars(nn.Module())) - {"training"}) | {"_arguments", "_programs"}
+
+
+class Reading(NamedTuple):
+    """The modules at one time."""
+
+    weights: list[Tensor]  # parameters and buffers, shared ones once
+    key: tuple[Hashable, ...]  # of what a graph holds fast: attributes' values, and which object every other one is
+    objects: list[Any]  # those: to keep as long as the key, for Python gives their ids to others once they are gone
+
+
+class Parts:
+    """The modules that a program runs, with all their parameters and buffers."""
+
+    def __init__(self, modules: Modules) -> None:
         self.modules = modules
 
-    def read(self) -> tuple[list[Tensor], tuple[Hashable, ...]]:
-        """Parameters and buffers, shared ones once, and a key of what else a graph of the program holds fast.
-
-        That is the modules' attributes: values of numbers, strings and of lists and dictionaries of them, and which
-        object every other one is.
-        """
+    def read(self) -> Reading:
+        """What the modules are now."""
         weights: dict[int, Tensor] = {}
-        key: list[Any] = []
+        key: list[Hashable] = []
+        objects: list[Any] = []
         for module in self._walk():
             attributes = module.__dict__
             for tensors in (attributes["_parameters"], attributes["_buffers"]):
                 weights.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
             key.append(type(module))
             for name, value in attributes.items():
-                if name in _OF_EVERY_MODULE:
-                    continue
-                key.append((name, _held(value)))
+                if name not in _NO_PART:
+                    key.append((name, _held(value, objects)))
         found = list(weights.values())
-        return found, (*key, *(weight.requires_grad for weight in found))
+        return Reading(found, (*key, *(weight.requires_grad for weight in found)), objects)
 
     @contextmanager
     def swapped(self, weights: Sequence[Tensor]) -> Iterator[None]:
@@ -63,7 +93,7 @@ class Program:
             for name, tensor in tensors.items()
             if tensor is not None
         ]
-        new = dict(zip((id(weight) for weight in self.read()[0]), weights, strict=True))
+        new = dict(zip((id(weight) for weight in self.read().weights), weights, strict=True))
         try:
             for tensors, name, tensor in places:
                 tensors[name] = new[id(tensor)]  # type: ignore[assignment]
@@ -84,14 +114,15 @@ class Program:
                 yield module
 
 
-def _held(value: Any) -> Hashable:
-    """A value that is equal as long as `value` is."""
+def _held(value: Any, objects: list[Any]) -> Hashable:
+    """What is equal as long as `value` is; what it only knows by identity is added to `objects`."""
     if isinstance(value, _PLAIN):
-        return value
+        return value if isinstance(value, str) else (type(value), value)  # True is not 1, nor is 1.0
     if isinstance(value, list | tuple):
-        return tuple(_held(item) for item in value)
+        return tuple(_held(item, objects) for item in value)
     if isinstance(value, dict):
-        return tuple((id(key), _held(item)) for key, item in value.items())
+        return tuple((_held(key, objects), _held(item, objects)) for key, item in value.items())
+    objects.append(value)
     return id(value)
 
 
@@ -99,8 +130,13 @@ Surroundings = tuple[list[Any], list[Any]]  # Pyro handlers at work, and plates 
 
 
 def surroundings() -> Surroundings:
-    """Those of here and now, for `isolated` to put in their place later."""
-    return _PYRO_STACK[:], _DIM_ALLOCATOR._stack[:]
+    """The Pyro handlers and plates of here and now, for `isolated` to put in their place later.
+
+    >>> handlers, plates = surroundings()
+    >>> len(handlers), len(plates)
+    (0, 0)
+    """
+    return ([], []) if PYRO_LACKS else (_PYRO_STACK[:], _DIM_ALLOCATOR._stack[:])
 
 
 @contextmanager
@@ -111,7 +147,16 @@ def isolated(instead: Surroundings | None = None) -> Iterator[None]:
 
     `poutine.block` hides sites; the dimensions that plates outside hold are known to one global allocator, which has
     no public way to set them aside. An empty stack also tells `Capture` that no handler would be lost in the graph.
+
+    >>> with pyro.poutine.trace() as outside, isolated():
+    ...     z = pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
+    >>> "z" in outside.trace.nodes
+    False
     """
+    if PYRO_LACKS:
+        with poutine.block():
+            yield
+        return
     handlers, dims = _PYRO_STACK[:], _DIM_ALLOCATOR._stack
     _PYRO_STACK[:], _DIM_ALLOCATOR._stack = ([], []) if instead is None else (instead[0], instead[1][:])
     try:
@@ -121,9 +166,63 @@ def isolated(instead: Surroundings | None = None) -> Iterator[None]:
         _DIM_ALLOCATOR._stack = dims
 
 
-def is_isolated() -> bool:
-    """Whether no Pyro handler is at work."""
-    return not _PYRO_STACK
+def noise_state(device: torch.device) -> Tensor:
+    """The state of torch's generator for `device`: CPU, CUDA or MPS.
+
+    >>> state = noise_state(torch.device("cpu"))
+    >>> first = torch.randn(3)
+    >>> set_noise_state(state, torch.device("cpu"))
+    >>> torch.equal(torch.randn(3), first)
+    True
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def set_noise_state(state: Tensor, device: torch.device) -> None:
+    """Goes back to a state that `noise_state` gave: the same draws follow.
+
+    >>> set_noise_state(noise_state(torch.device("cpu")), torch.device("cpu"))
+    """
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)
+
+
+def seed_generators(device: torch.device, value: int) -> None:
+    """Seeds torch's generators for the CPU and for `device`.
+
+    >>> seed_generators(torch.device("cpu"), 7)
+    >>> first = torch.randn(3)
+    >>> seed_generators(torch.device("cpu"), 7)
+    >>> torch.equal(torch.randn(3), first)
+    True
+    """
+    # Not torch.manual_seed: without CUDA it records a stack trace for a later initialisation, at every call.
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(value)
+    elif device.type == "mps":
+        torch.mps.manual_seed(value)
+
+
+@contextmanager
+def undone(modules: Modules, device: torch.device) -> Iterator[None]:
+    """Puts the buffers of `modules` and the generators of CPU and `device` back afterwards: inside are trial runs."""
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    states = [(noise_state(place), place) for place in {torch.device("cpu"), device}]
+    try:
+        yield
+    finally:
+        for buffer, value in buffers:
+            buffer.data.copy_(value)
+        for state, place in states:
+            set_noise_state(state, place)
 
 
 def lift_constants(graph: fx.GraphModule, num_weights: int) -> list[Tensor]:
@@ -197,33 +296,33 @@ class CUDAGraphs:
     elsewhere each time, and is copied in. Draws stay live: a CUDA graph advances torch's generator at each replay.
     """
 
-    def __init__(self) -> None:
-        self._replays: dict[tuple, tuple[list[Tensor], Function]] = {}
+    def __init__(self, modules: Modules) -> None:
+        self.modules = modules
+        self._replays: dict[tuple, tuple[list[Tensor], Flat]] = {}
 
-    def bind(self, function: Any, weights: list[Tensor], computed: list[Tensor], args: Tensors) -> Function:
+    def bind(self, function: Flat, weights: list[Tensor], computed: list[Tensor], args: Tensors) -> Flat:
         """`function(*weights, *computed, *args)` as a function of `args`."""
         key = tuple(weight.data_ptr() for weight in weights), tuple(arg.shape for arg in args)
         if key not in self._replays:
             if len(self._replays) >= MAX_REPLAYS:
                 self._replays.pop(next(iter(self._replays)))  # the oldest
             own = [value.clone() for value in computed]
-            self._replays[key] = own, _record(function, [*weights, *own], args)
+            with undone(self.modules, args[0].device):
+                self._replays[key] = own, _record(function, [*weights, *own], args)
         own, replay = self._replays[key]
         if own:
             torch._foreach_copy_(own, computed)
         return replay
 
 
-def _record(function: Any, fixed: list[Tensor], args: Tensors) -> Function:
+def _record(function: Flat, fixed: list[Tensor], args: Tensors) -> Flat:
     held = [arg.clone() for arg in args]
-    state = torch.cuda.get_rng_state(args[0].device)
     stream = torch.cuda.Stream(args[0].device)
     stream.wait_stream(torch.cuda.current_stream(args[0].device))
     with torch.cuda.stream(stream):
         for _ in range(WARMUP):
             function(*fixed, *held)
     torch.cuda.current_stream(args[0].device).wait_stream(stream)
-    torch.cuda.set_rng_state(state, args[0].device)  # as if nothing had been drawn
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         results = function(*fixed, *held)
@@ -243,38 +342,40 @@ class Graph:
     """A program for one kind of argument.
 
     Args:
-        program: What to trace.
+        function: What to trace.
+        parts: All that it runs.
         args: Arguments of the kind.
         batch: The one batch size it is for; by default any.
     """
 
-    def __init__(self, program: Program, args: Tensors, batch: int | None = None) -> None:
-        weights = program.read()[0]
-        self._env = ShapeEnv()
+    def __init__(self, function: Flat, parts: Parts, args: Tensors, batch: int | None = None) -> None:
+        self._inside = inside = inside_torch()
+        weights = parts.read().weights
+        self._env = inside.ShapeEnv()
         self._admitted: dict[int, bool] = {}
         self._symbols: list[Any] = []
-        mode = FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True)
-        fake_weights = [_stand_in(mode, weight) for weight in weights]
+        mode = inside.FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True)
+        fake_weights = [self._stand_in(mode, weight) for weight in weights]
         fake_args = []
         for arg in args:
             example = arg.new_empty(batch or TRACED_BATCH, *arg.shape[1:]) if arg.dim() > 0 else arg
-            fake_args.append(_stand_in(mode, example, dynamic=batch is None))
+            fake_args.append(self._stand_in(mode, example, dynamic=batch is None))
             sizes: Any = fake_args[-1].shape
             self._symbols += [size.node.expr for size in sizes if not isinstance(size, int)]
 
         def run(fake_weights: list[Tensor], fake_args: list[Tensor]) -> list[Tensor]:
             for fake, weight in zip(fake_weights, weights, strict=True):
                 fake.requires_grad_(weight.requires_grad)
-            with program.swapped(fake_weights):
-                return [value.detach() for value in program.function(*fake_args)]
+            with parts.swapped(fake_weights):
+                return [value.detach() for value in function(*fake_args)]
 
-        with mode, _tracing():
-            traced = make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True)(fake_weights, fake_args)
+        with mode, _tracing(), inside.enable_python_dispatcher():
+            traced = inside.make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True)(fake_weights, fake_args)
         self._constants = lift_constants(traced, len(weights))
         self._prologue = hoist(traced, len(weights) + len(self._constants))
         self._traced = traced
-        self._compiled: Any = None
-        self._replays = CUDAGraphs()
+        self._compiled: Flat | None = None
+        self._replays = CUDAGraphs(parts.modules)
         self.verified: set[bool] = set()  # alone in its batch, and not
 
     def admits(self, batch: int) -> bool:
@@ -284,8 +385,8 @@ class Graph:
             self._admitted[batch] = all(bool(guard.expr.subs(sizes)) for guard in self._env.guards)
         return self._admitted[batch]
 
-    def bind(self, weights: list[Tensor], args: Tensors) -> Function:
-        """The graph as a function of arguments alone, for as long as no weight changes."""
+    def bind(self, weights: list[Tensor], args: Tensors) -> tuple[Flat, list[Tensor]]:
+        """A function of tensors and the first of them, for as long as no weight changes; `args` are the others."""
         values = [*weights, *self._constants]
         with torch.no_grad():
             computed = [] if self._prologue is None else list(self._prologue(*values))
@@ -293,18 +394,16 @@ class Graph:
             if self._compiled is None:
                 self._compiled = _compiled(self._traced)
         if args[0].is_cuda:
-            return self._replays.bind(self._compiled, values, computed, args)
-        compiled, fixed = self._compiled, [*values, *computed]
-        return lambda *args: compiled(*fixed, *args)
+            return self._replays.bind(self._compiled, values, computed, args), []
+        return self._compiled, [*values, *computed]
 
-
-def _stand_in(mode: FakeTensorMode, tensor: Tensor, dynamic: bool = False) -> Tensor:
-    """`tensor` without its values, and with a symbol for its leading size if `dynamic`."""
-    dims = [DimDynamic.STATIC] * tensor.dim()
-    if dynamic and dims:
-        dims[0] = DimDynamic.DYNAMIC
-    context: Any = StatelessSymbolicContext(dynamic_sizes=dims)
-    return mode.from_tensor(tensor.detach(), symbolic_context=context)
+    def _stand_in(self, mode: Any, tensor: Tensor, dynamic: bool = False) -> Tensor:
+        """`tensor` without its values, and with a symbol for its leading size if `dynamic`."""
+        kind = self._inside.DimDynamic
+        dims = [kind.DYNAMIC if dynamic and dim == 0 else kind.STATIC for dim in range(tensor.dim())]
+        return mode.from_tensor(
+            tensor.detach(), symbolic_context=self._inside.StatelessSymbolicContext(dynamic_sizes=dims)
+        )
 
 
 @contextmanager
@@ -312,7 +411,7 @@ def _tracing() -> Iterator[None]:
     cache = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)  # it would keep stand-ins for weights
     try:
-        with isolated(), pyro.validation_enabled(False), torch.enable_grad(), enable_python_dispatcher(), _calm():
+        with isolated(), pyro.validation_enabled(False), torch.enable_grad(), _calm():
             yield
     finally:
         torch.set_autocast_cache_enabled(cache)
@@ -326,8 +425,9 @@ def _calm() -> Iterator[None]:
         yield
 
 
-def _compiled(traced: torch.fx.GraphModule) -> Any:
+def _compiled(traced: fx.GraphModule) -> Flat:
     """`traced` through Inductor."""
+    standalone_compile = inside_torch().standalone_compile
     # Stand-ins, not real tensors: of those it would take every size, of weights too, for a symbol.
     inputs = [node.meta["val"] for node in traced.graph.find_nodes(op="placeholder")]
     for node in traced.graph.output_node().all_input_nodes:
@@ -337,7 +437,7 @@ def _compiled(traced: torch.fx.GraphModule) -> Any:
     options = {
         "fallback_random": True,  # draws come from torch's generators, so they are those of an eager run
         "reorder_for_locality": False,  # and in the program's order
-        "triton.cudagraphs": False,  # our own: see cuda_graphs.py
+        "triton.cudagraphs": False,  # our own: see CUDAGraphs
     }
     quick = {**options, "cpp.vec_isa_ok": True}  # trust the processor's flags: saves 7 s of trial compilations
     with torch.inference_mode(False), _calm():

@@ -161,7 +161,7 @@ class GaussNewtonRefiner(Refiner):
         self.lr = lr
         self.safeguard = safeguard
         self.score_particles = score_particles
-        self._programs: Programs[tuple[GaussNewtonStep, Capture, Capture]] = Programs()
+        self._programs: Programs = Programs()
 
     def check(self, model: nn.Module, family: Family) -> None:
         if not isinstance(family, FullNormal):

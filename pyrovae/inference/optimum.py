@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..capture import Capture
 from ..families import Family
 from .elbo import Terms, common_noise, frozen
 from .refiner import Programs, SVIRefiner, captured_score, check_rows, scalar
@@ -15,7 +14,7 @@ DRAWS = 25  # in a pass; alike for all, so that one graph serves
 # Floats of data in a pass: more leave a CPU's cache, and fewer keep a GPU waiting.
 FLOATS_CPU, FLOATS_GPU = 1_000_000, 64_000_000
 
-_programs: Programs[Capture] = Programs()
+_programs = Programs()
 
 
 def precise_terms(

@@ -2,42 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from ..capture import Capture, engine
+from ..capture import Capture, Programs, engine
 from ..families import Family, has_natural_gradient
 from .elbo import Terms, common_noise, elbo_terms, frozen
 from .steps import SGD, Adam, Pace, SVIStep
-
-MAX_PROGRAMS = 8
-
-Made = TypeVar("Made")
-
-
-class Programs(Generic[Made]):
-    """The last few things that `make` made, by the objects and settings they were made of.
-
-    Copies and pickles start empty, and capture anew.
-    """
-
-    def __init__(self) -> None:
-        self._made: dict[tuple, tuple[tuple, Made]] = {}
-
-    def get(self, make: Callable[[], Made], objects: tuple[Any, ...], *settings: Any) -> Made:
-        """What was made of these `objects`, by identity, and `settings`, by value; made now if it was not."""
-        key = *map(id, objects), *settings
-        if key not in self._made:
-            if len(self._made) == MAX_PROGRAMS:
-                del self._made[next(iter(self._made))]  # the oldest
-            self._made[key] = objects, make()  # with the objects, whose ids would else be given to others
-        return self._made[key][1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_made": {}}
 
 
 def scalar(value: float | Tensor, like: Tensor) -> Tensor:
@@ -210,7 +184,7 @@ class SVIRefiner(Refiner):
         self.stop_below = stop_below
         self.safeguard = safeguard
         self.score_particles = score_particles
-        self._programs: Programs[tuple[SVIStep, Capture, Capture]] = Programs()
+        self._programs: Programs = Programs()
 
     def check(self, model: nn.Module, family: Family) -> None:
         if self.optimizer == "natural" and not has_natural_gradient(type(family)):
@@ -264,6 +238,7 @@ class SVIRefiner(Refiner):
                 if len(active) < len(state[1]):
                     rows = active if rows is None else rows[active]
                     x, state = x[active], tuple(part if part.dim() == 0 else part[active] for part in state)
+                    advance = capture.bind(x, *scalars, *state, calls=self.num_steps - k - 1)
         return params.detach(), slope, torch.stack(path) if record else None
 
     def programs(self, model: nn.Module, family: Family) -> tuple[SVIStep, Capture, Capture]:

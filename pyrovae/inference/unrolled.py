@@ -262,7 +262,7 @@ class UnrolledRefiner(Refiner):
             safeguard=safeguard,
             score_particles=score_particles,
         )
-        self._loops: Programs[UnrolledLoop] = Programs()
+        self._loops: Programs = Programs()
 
     def check(self, model: nn.Module, family: Family) -> None:
         self.loop.check(model, family)
