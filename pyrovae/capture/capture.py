@@ -28,13 +28,7 @@ Engine = Literal["auto", "eager", "compiled"]
 REPAID_AFTER = 5000
 
 
-class _Choice(NamedTuple):
-    engine: Engine
-    num_batches: int | None
-
-
-_AUTO = _Choice("auto", None)
-_choice: ContextVar[_Choice] = ContextVar("engine", default=_AUTO)
+_choice: ContextVar[tuple[Engine, int | None]] = ContextVar("engine", default=("auto", None))
 
 
 @contextmanager
@@ -58,7 +52,7 @@ def engine(choice: Engine, num_batches: int | None = None) -> Iterator[None]:
     """
     if choice not in get_args(Engine):
         raise ValueError(f"engine must be auto, eager or compiled, got {choice!r}")
-    token = _choice.set(_Choice(choice, num_batches))
+    token = _choice.set((choice, num_batches))
     try:
         yield
     finally:
@@ -67,11 +61,10 @@ def engine(choice: Engine, num_batches: int | None = None) -> Iterator[None]:
 
 def compiling_pays(calls_a_batch: int, calls_so_far: int) -> bool:
     """The rule of `engine`, for a function that is called `calls_a_batch` times a batch."""
-    choice = _choice.get()
-    if choice.engine != "auto":
-        return choice.engine == "compiled"
-    calls = calls_so_far if choice.num_batches is None else calls_a_batch * choice.num_batches
-    return calls >= REPAID_AFTER
+    choice, num_batches = _choice.get()
+    if choice != "auto":
+        return choice == "compiled"
+    return (calls_so_far if num_batches is None else calls_a_batch * num_batches) >= REPAID_AFTER
 
 
 _log = logging.getLogger(__name__)
@@ -90,7 +83,7 @@ class CaptureWarning(UserWarning):
 
 
 class Capture:
-    r"""A function of tensors that runs Pyro programs, and its compiled twin.
+    """A function of tensors that runs Pyro programs, and its compiled twin.
 
     `make_fx` records every operation of a call, autograd's and the optimizer's included, as one flat graph, which
     Inductor compiles. Parameters and buffers of `modules` are inputs of the graph, so it sees every update. The leading
@@ -102,18 +95,16 @@ class Capture:
     and where capturing or compiling fails, or a graph's first result is not the eager one: one warning says so.
 
     Args:
-        function: Takes and returns tensors of shape () or (B, ...), None, and tuples and `NamedTuple`s of them, nested
-            at will; no other effect.
+        function: Of and to tensors of shape () or (B, ...), None, and nested tuples of them; no other effect.
         modules: All that it runs.
         name: What messages call it; by default what Python does.
 
     >>> layer = nn.Linear(3, 2)
-    >>> capture = Capture(lambda state: (state[0] + 1, layer(state[1])), layer)
-    >>> x = torch.ones(4, 3)
-    >>> step = capture.bind((torch.tensor(0.0), x), calls=2)
-    >>> number, y = step((torch.tensor(0.0), x))
-    >>> number.item(), tuple(y.shape)
-    (1.0, (4, 2))
+    >>> capture = Capture(lambda x, state: (state[0] + 1, layer(x)), layer)
+    >>> x, state = torch.ones(4, 3), (torch.tensor(0.0), None)
+    >>> step = capture.bind(x, state, calls=10)
+    >>> [tuple(result.shape) for result in step(x, state)]
+    [(), (4, 2)]
     """
 
     def __init__(self, function: Function, *modules: nn.Module, name: str = "") -> None:
@@ -176,28 +167,22 @@ class Capture:
                     return None
             if kept.graph is None or not kept.graph.admits(batch):
                 return None
-            start, verified = perf_counter(), kept.graph.verified
-            run, fixed = kept.graph.bind(now.weights, [arg.contiguous() for arg in leaves(args)])
-
-            def refuse(*args: Any) -> None:
-                sizes = ", ".join(sorted({str(len(arg)) for arg in leaves(args) if arg.dim() > 0}))
-                raise ValueError(f"{self.name} is bound for batches of {batch}, and called with {sizes}; bind it again")
-
-            bound: Function = kept.caller(run, fixed, batch, refuse)
-            if not verified:
+            start = perf_counter()
+            run, fixed = kept.graph.bind(now.weights, tuple(arg.contiguous() for arg in leaves(args)))
+            bound: Function = kept.call(run, fixed, batch, self.name)
+            if not kept.graph.verified:
                 sizes = "" if place[1] is None else f" for batches of {batch}"
                 _log.info("compiled %s%s in %.1f s", self.name, sizes, perf_counter() - start)
             alone = batch == 1  # the one size at which a symbol could mean something else
-            if alone not in verified:
+            if alone not in kept.graph.verified:
                 self._verify(bound, args)
-                verified.add(alone)
+                kept.graph.verified.add(alone)
             return bound
         except Exception as error:  # whatever a user's program does that cannot be traced; a missing compiler
             self._graphs[place] = _Kept(now.objects, _explain(error))
             return None
 
     def _kept(self, now: Reading, args: tuple[Any, ...], size: int | None) -> "_Kept":
-        """A new graph, for batches of `size` or of any."""
         pack, calls = packer(args), []
 
         def flat(*tensors: Tensor) -> list[Tensor]:
@@ -205,7 +190,7 @@ class Capture:
             calls.append(caller(args, results))
             return leaves(results)
 
-        graph = Graph(flat, self._parts, leaves(args), size)
+        graph = Graph(flat, self._parts, tuple(leaves(args)), size)
         return _Kept(now.objects, "", graph, calls[-1])
 
     def _verify(self, bound: Function, args: tuple[Any, ...]) -> None:
@@ -222,15 +207,10 @@ class Capture:
 
 
 class _Kept(NamedTuple):
-    """A graph, or why there is none."""
-
-    objects: list[Any]  # that its key knows by identity
-    lacks: str
+    objects: list[Any]  # that the key knows by identity
+    lacks: str  # why there is no graph
     graph: Graph | None = None
-    caller: Function = _log.debug
-
-
-# Functions are written out as source, as in `NamedTuple` and `torch.fx`, for they run at every inner step.
+    call: Any = None  # by `caller`
 
 
 def leaves(value: Any) -> list[Tensor]:
@@ -247,8 +227,11 @@ def structure(value: Any) -> Hashable:
     return (type(value), *map(structure, value)) if isinstance(value, tuple) else value is None
 
 
-def packer(example: Any) -> Callable[[Sequence[Any]], Any]:
-    """A function that makes of tensors nested tuples like `example`."""
+def packer(example: Any) -> Callable[[Sequence[Tensor]], Any]:
+    """A function that makes of tensors nested tuples like `example`.
+
+    It is written out as source, as Python's `NamedTuple` and torch's `fx` do, for it runs at every inner step.
+    """
     kinds: dict[str, Any] = {}
     return eval(f"lambda flat: {_source(example, (f'flat[{i}]' for i in count()), kinds)}", kinds)
 
@@ -267,19 +250,26 @@ def _places(value: Any, name: str) -> list[str]:
     return [] if value is None else [name]
 
 
-def caller(args: tuple[Any, ...], results: Any) -> Function:
-    """A function of (run, fixed, rows, refuse) to `run(*fixed, *tensors)` as a function of nested tuples like these.
+def caller(args: tuple[Any, ...], results: Any) -> Any:
+    """(run, fixed, rows, name) to `run(*fixed, *tensors)` as a function of nested tuples like these, of so many rows.
 
-    That calls `refuse` where leading sizes are not `rows`, and makes tensors contiguous, as compiled code expects them.
+    Tensors it makes contiguous, as compiled code expects them.
     """
     names = [f"a{i}" for i in range(len(args))]
     places = [place for arg, name in zip(args, names, strict=True) for place in _places(arg, name)]
     batched = [place for place, leaf in zip(places, leaves(args), strict=True) if leaf.dim() > 0]
     tensors = ", ".join(f"{place}.contiguous()" if place in batched else place for place in places)
     right = " == ".join([*(f"{place}.shape[0]" for place in batched), "rows"])
-    names = ", ".join(names)
-    source = f"lambda {names}: pack(run(*fixed, {tensors})) if {right} else refuse({names})"
-    return eval(f"lambda run, fixed, rows, refuse: {source}", {"pack": packer(results)})
+    call = f"pack(run(*fixed, {tensors})) if {right} else refuse(rows, name, {', '.join(batched)})"
+    return eval(
+        f"lambda run, fixed, rows, name: lambda {', '.join(names)}: {call}",
+        {"pack": packer(results), "refuse": _refuse},
+    )
+
+
+def _refuse(rows: int, name: str, *batched: Tensor) -> None:
+    sizes = ", ".join(sorted({str(len(tensor)) for tensor in batched}))
+    raise ValueError(f"{name} is bound for batches of {rows}, and called with {sizes}; bind it again")
 
 
 def _modes(args: list[Tensor]) -> tuple:
@@ -326,7 +316,7 @@ class Programs:
         """
         key = getattr(make, "__code__", make), *map(id, objects), *settings
         # With the objects, whose ids would else be given to others; the last used comes last.
-        self._made[key] = self._made.pop(key, None) or (objects, make())
+        self._made[key] = self._made.pop(key) if key in self._made else (objects, make())
         if len(self._made) > MAX_PROGRAMS:
             del self._made[next(iter(self._made))]
         return self._made[key][1]

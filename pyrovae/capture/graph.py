@@ -14,35 +14,31 @@ from pyro import poutine
 from torch import Tensor, fx, nn
 
 Tensors = tuple[Tensor, ...]
-Modules = Sequence[nn.Module]
+Modules = tuple[nn.Module, ...]
 Flat = Callable[..., Sequence[Tensor]]  # of tensors
 
-# Private names. Where another release lacks one, programs run eagerly and one `CaptureWarning` says why.
-# The others: `_parameters`, `_buffers` and `_modules` of `nn.Module`, `torch._foreach_copy_`, `torch._ops.OpOverload`.
+# Private names. Where a release lacks one, programs run eagerly and one `CaptureWarning` names it. Besides these:
+# `_parameters`, `_buffers` and `_modules` of `nn.Module`, and `torch._foreach_copy_`.
 PYRO_LACKS = ""
-try:  # Pyro 1.9.1 and 1.9.2
-    from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK  # dimensions that plates hold; handlers at work
+try:  # Pyro 1.9.1 and 1.9.2: the handlers at work, and the dimensions that plates hold
+    from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 except ImportError as error:
     PYRO_LACKS = f"Pyro {pyro.__version__} lacks what graphs need: {error}"
-
-
-# torch 2.11 to 2.14, on which the tests run; imported late, for that takes a second.
-OF_TORCH = {
-    "enable_python_dispatcher": "torch._dispatch.python",
-    "standalone_compile": "torch._inductor",
-    "FakeTensorMode": "torch._subclasses",
-    "make_fx": "torch.fx.experimental.proxy_tensor",
-    "DimDynamic": "torch.fx.experimental.symbolic_shapes",
-    "ShapeEnv": "torch.fx.experimental.symbolic_shapes",
-    "StatelessSymbolicContext": "torch.fx.experimental.symbolic_shapes",
+OF_TORCH = {  # tested with 2.11 to 2.14
+    "torch._dispatch.python": "enable_python_dispatcher",
+    "torch._inductor": "standalone_compile",
+    "torch._subclasses": "FakeTensorMode",
+    "torch.fx.experimental.proxy_tensor": "make_fx",
+    "torch.fx.experimental.symbolic_shapes": "DimDynamic ShapeEnv StatelessSymbolicContext",
 }
 
 
-def inside_torch() -> SimpleNamespace:
-    """The functions of `OF_TORCH`; raises `AttributeError` or `ImportError` where one is missing."""
-    if not (2, 11) <= torch.__version__ < (2, 15):
+def inside_torch() -> Any:
+    """What `OF_TORCH` names, imported when the first graph is made, for that takes a second."""
+    if torch.__version__ < "2.11" or torch.__version__ >= "2.15":
         logging.getLogger(__name__).debug("graphs are tested with torch 2.11 to 2.14, this is %s", torch.__version__)
-    return SimpleNamespace(**{name: getattr(import_module(module), name) for name, module in OF_TORCH.items()})
+    found = {name: getattr(import_module(place), name) for place, names in OF_TORCH.items() for name in names.split()}
+    return SimpleNamespace(**found)
 
 
 _PLAIN = (str, type(None), bool, int, float, complex, bytes)
@@ -58,16 +54,15 @@ class Reading(NamedTuple):
     objects: list[Any]  # those: to keep as long as the key, for Python gives their ids to others once they are gone
 
 
-class Parts:
+class Parts(NamedTuple):
     """The modules that a program runs, with all their parameters and buffers."""
 
-    def __init__(self, modules: Modules) -> None:
-        self.modules = modules
+    modules: Modules
 
     def read(self) -> Reading:
         """What the modules are now."""
         weights: dict[int, Tensor] = {}
-        key: list[Hashable] = []
+        key: list[Any] = []
         objects: list[Any] = []
         for module in self._walk():
             attributes = module.__dict__
@@ -86,21 +81,16 @@ class Parts:
 
         By hand: `torch.func.functional_call` does not put back what it swapped in a module that has two names.
         """
-        places = [
-            (tensors, name, tensor)
-            for module in self._walk()
-            for tensors in (module._parameters, module._buffers)
-            for name, tensor in tensors.items()
-            if tensor is not None
-        ]
-        new = dict(zip((id(weight) for weight in self.read().weights), weights, strict=True))
+        owners = [tensors for module in self._walk() for tensors in (module._parameters, module._buffers)]
+        places = [(tensors, name, old) for tensors in owners for name, old in tensors.items() if old is not None]
+        new = dict(zip(map(id, self.read().weights), weights, strict=True))
         try:
-            for tensors, name, tensor in places:
-                tensors[name] = new[id(tensor)]  # type: ignore[assignment]
+            for tensors, name, old in places:
+                tensors[name] = new[id(old)]
             yield
         finally:
-            for tensors, name, tensor in places:
-                tensors[name] = tensor  # type: ignore[assignment]
+            for tensors, name, old in places:
+                tensors[name] = old
 
     def _walk(self) -> Iterator[Any]:
         """Every module once. Not by `nn.Module.modules`: this runs at every batch."""
@@ -132,9 +122,8 @@ Surroundings = tuple[list[Any], list[Any]]  # Pyro handlers at work, and plates 
 def surroundings() -> Surroundings:
     """The Pyro handlers and plates of here and now, for `isolated` to put in their place later.
 
-    >>> handlers, plates = surroundings()
-    >>> len(handlers), len(plates)
-    (0, 0)
+    >>> surroundings()
+    ([], [])
     """
     return ([], []) if PYRO_LACKS else (_PYRO_STACK[:], _DIM_ALLOCATOR._stack[:])
 
@@ -169,11 +158,8 @@ def isolated(instead: Surroundings | None = None) -> Iterator[None]:
 def noise_state(device: torch.device) -> Tensor:
     """The state of torch's generator for `device`: CPU, CUDA or MPS.
 
-    >>> state = noise_state(torch.device("cpu"))
-    >>> first = torch.randn(3)
-    >>> set_noise_state(state, torch.device("cpu"))
-    >>> torch.equal(torch.randn(3), first)
-    True
+    >>> noise_state(torch.device("cpu")).dtype
+    torch.uint8
     """
     if device.type == "cuda":
         return torch.cuda.get_rng_state(device)
@@ -183,7 +169,11 @@ def noise_state(device: torch.device) -> Tensor:
 def set_noise_state(state: Tensor, device: torch.device) -> None:
     """Goes back to a state that `noise_state` gave: the same draws follow.
 
-    >>> set_noise_state(noise_state(torch.device("cpu")), torch.device("cpu"))
+    >>> cpu = torch.device("cpu")
+    >>> state, first = noise_state(cpu), torch.randn(3)
+    >>> set_noise_state(state, cpu)
+    >>> torch.equal(torch.randn(3), first)
+    True
     """
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
@@ -197,10 +187,8 @@ def seed_generators(device: torch.device, value: int) -> None:
     """Seeds torch's generators for the CPU and for `device`.
 
     >>> seed_generators(torch.device("cpu"), 7)
-    >>> first = torch.randn(3)
-    >>> seed_generators(torch.device("cpu"), 7)
-    >>> torch.equal(torch.randn(3), first)
-    True
+    >>> torch.initial_seed()
+    7
     """
     # Not torch.manual_seed: without CUDA it records a stack trace for a later initialisation, at every call.
     torch.default_generator.manual_seed(value)
@@ -256,7 +244,7 @@ def hoist(graph: fx.GraphModule, num_fixed: int) -> fx.GraphModule | None:
             if node.is_impure():
                 return None  # it writes to a weight, a layer's running mean perhaps: order matters
             fixed[node] = None
-    work = [node for node in fixed if node.op == "call_function" and not _is_view(node)]
+    work = [node for node in fixed if node.op == "call_function" and not getattr(node.target, "is_view", False)]
     frontier = [node for node in work if any(user not in work for user in node.users)]
     if not frontier:
         return None
@@ -271,10 +259,6 @@ def hoist(graph: fx.GraphModule, num_fixed: int) -> fx.GraphModule | None:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return result
-
-
-def _is_view(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.is_view
 
 
 def _replace_by_input(graph: fx.GraphModule, node: fx.Node, before: fx.Node) -> None:
@@ -339,14 +323,7 @@ TRACED_BATCH = 64  # the size that stands for any; always the same, so that cach
 
 
 class Graph:
-    """A program for one kind of argument.
-
-    Args:
-        function: What to trace.
-        parts: All that it runs.
-        args: Arguments of the kind.
-        batch: The one batch size it is for; by default any.
-    """
+    """`function`, which runs `parts`, for arguments like `args`: of any batch size, or of `batch` alone."""
 
     def __init__(self, function: Flat, parts: Parts, args: Tensors, batch: int | None = None) -> None:
         self._inside = inside = inside_torch()
@@ -360,8 +337,7 @@ class Graph:
         for arg in args:
             example = arg.new_empty(batch or TRACED_BATCH, *arg.shape[1:]) if arg.dim() > 0 else arg
             fake_args.append(self._stand_in(mode, example, dynamic=batch is None))
-            sizes: Any = fake_args[-1].shape
-            self._symbols += [size.node.expr for size in sizes if not isinstance(size, int)]
+            self._symbols += [size.node.expr for size in fake_args[-1].shape if not isinstance(size, int)]
 
         def run(fake_weights: list[Tensor], fake_args: list[Tensor]) -> list[Tensor]:
             for fake, weight in zip(fake_weights, weights, strict=True):
@@ -397,13 +373,12 @@ class Graph:
             return self._replays.bind(self._compiled, values, computed, args), []
         return self._compiled, [*values, *computed]
 
-    def _stand_in(self, mode: Any, tensor: Tensor, dynamic: bool = False) -> Tensor:
+    def _stand_in(self, mode: Any, tensor: Tensor, dynamic: bool = False) -> Any:
         """`tensor` without its values, and with a symbol for its leading size if `dynamic`."""
         kind = self._inside.DimDynamic
         dims = [kind.DYNAMIC if dynamic and dim == 0 else kind.STATIC for dim in range(tensor.dim())]
-        return mode.from_tensor(
-            tensor.detach(), symbolic_context=self._inside.StatelessSymbolicContext(dynamic_sizes=dims)
-        )
+        context = self._inside.StatelessSymbolicContext(dynamic_sizes=dims)
+        return mode.from_tensor(tensor.detach(), symbolic_context=context)
 
 
 @contextmanager
@@ -411,18 +386,11 @@ def _tracing() -> Iterator[None]:
     cache = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)  # it would keep stand-ins for weights
     try:
-        with isolated(), pyro.validation_enabled(False), torch.enable_grad(), _calm():
+        with isolated(), pyro.validation_enabled(False), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what torch says to itself about its next version
             yield
     finally:
         torch.set_autocast_cache_enabled(cache)
-
-
-@contextmanager
-def _calm() -> Iterator[None]:
-    """Silences what torch says to itself about its own next version."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
 
 
 def _compiled(traced: fx.GraphModule) -> Flat:
@@ -440,7 +408,8 @@ def _compiled(traced: fx.GraphModule) -> Flat:
         "triton.cudagraphs": False,  # our own: see CUDAGraphs
     }
     quick = {**options, "cpp.vec_isa_ok": True}  # trust the processor's flags: saves 7 s of trial compilations
-    with torch.inference_mode(False), _calm():
+    with torch.inference_mode(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
         try:
             return standalone_compile(traced, inputs, options={"config_patches": quick})
         except Exception:  # a compiler older than the processor, perhaps
