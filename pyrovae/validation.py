@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, validate_call
 from pydantic_core import PydanticCustomError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 LONGEST = 200  # characters of a value that a message shows
 
 
@@ -41,7 +42,7 @@ class _Validated:
 
     @cached_property
     def checked(self) -> Callable[..., Any]:
-        return validate_call(self.function, config=ConfigDict(arbitrary_types_allowed=True))
+        return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(self.function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.signature.bind(*args, **kwargs)  # Python's own error for a name that is no argument
@@ -133,4 +134,5 @@ def _lines(error: ValidationError, names: list[str]) -> list[str]:
 
 def _either(found: list[str]) -> str:
     texts, got = zip(*(text.rsplit(", got ", 1) for text in dict.fromkeys(found)), strict=True)
-    return f"{' or '.join(dict.fromkeys(text if i == 0 else text.removeprefix('must be ') for i, text in enumerate(texts)))}, got {got[0]}"
+    options = dict.fromkeys([texts[0], *(text.removeprefix("must be ") for text in texts[1:])])
+    return f"{' or '.join(options)}, got {got[0]}"

@@ -48,7 +48,7 @@ class Concatenated(dist.TorchDistribution):
     def variance(self) -> Tensor:
         return self._joined([part.variance for part in self.parts])
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> "Concatenated":
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Concatenated":
         return Concatenated([part.expand(batch_shape) for part in self.parts])
 
     def _joined(self, values: Sequence[Tensor]) -> Tensor:
@@ -78,7 +78,7 @@ class Conditional(dist.Independent):
         super().__init__(base, 1)
         self.held_fixed = fixed
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> "Conditional":
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Conditional":
         new: Any = super().expand(batch_shape, self.__new__(type(self)))
         new.held_fixed = self.held_fixed
         return new

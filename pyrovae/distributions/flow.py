@@ -72,7 +72,8 @@ class FlowDistribution(TorchDistribution):
         return new
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.transport(noise)
 
     def transport(self, noise: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Hamiltonian Monte Carlo on a model's latent sites, many chains at once."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -130,7 +130,7 @@ class Unconstrained:
 
     def draw_prior(self, x: Tensor) -> Tensor:
         """u (B, D) of draws from the prior."""
-        trace = poutine.trace(self.model).get_trace(x)
+        trace: Any = poutine.trace(self.model).get_trace(x)
         return self.coordinates({name: trace.nodes[name]["value"] for name in self.sites})
 
 

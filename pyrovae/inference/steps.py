@@ -199,6 +199,8 @@ class SVIState(NamedTuple):
 class _LocalGuide(PyroModule):
     """A throw-away guide whose one parameter is λ."""
 
+    params: Any  # a `PyroParam`, which reads as a tensor
+
     def __init__(self, family: Family, params: Tensor) -> None:
         super().__init__()
         self._family = (family,)  # in a tuple: a family's own parameters are not the loop's to move

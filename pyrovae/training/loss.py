@@ -70,7 +70,7 @@ class BatchLoss:
 
     def loss(self, x: Tensor, beta: float | Tensor, inferred: Inferred) -> Tensor:
         """The loss, given λ."""
-        elbo = self.elbo.elbo
+        elbo: Any = self.elbo.elbo
         elbo.beta = beta
         guide = partial(self.elbo.guide, inferred=inferred, beta=beta)
         return elbo.differentiable_loss(self.elbo.model, guide, x) / x.shape[0]

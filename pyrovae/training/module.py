@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyro
 import pytorch_lightning as pl
@@ -168,7 +168,7 @@ class LitVAE(EvaluatedModule):
     @property
     def guide(self) -> Guide:
         """The guide."""
-        return self.elbo.guide
+        return cast(Guide, self.elbo.guide)
 
     @property
     def svi(self) -> SVI:
@@ -176,8 +176,8 @@ class LitVAE(EvaluatedModule):
         if self._svi is None:
             # Blocked: the optimizer knows the parameters, and Pyro is not to collect them again each step.
             model, guide = (poutine.block(part, hide_types=["param"]) for part in (self.model, self.guide))
-            optim = LightningOptim(self)
-            self._svi = SVI(model, guide, optim, loss=self.elbo.elbo.loss, loss_and_grads=self._loss_and_grads)
+            optim, elbo = LightningOptim(self), cast(Objective, self.elbo.elbo)
+            self._svi = SVI(model, guide, optim, loss=elbo.loss, loss_and_grads=self._loss_and_grads)
         return self._svi
 
     @property

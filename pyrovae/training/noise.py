@@ -5,6 +5,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ..capture import seed_generators
+
 _STREAMS = ("train", "eval", "pictures", "evaluation")
 
 
@@ -17,7 +19,4 @@ def seed_noise(
     """
     key = (_STREAMS.index(stream), step, rank)
     value = int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
-    # Not torch.manual_seed: without CUDA it records a stack trace for a later initialisation, at every call.
-    torch.default_generator.manual_seed(value)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(value)
+    seed_generators(device, value)
