@@ -43,6 +43,12 @@ class FlowDistribution(TorchDistribution):
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), arXiv:1606.04934
         Masked Autoregressive Flow for Density Estimation (Papamakarios et al., 2017), arXiv:1705.07057
         Fast and Unified Path Gradient Estimators for Normalizing Flows (Vaitl et al., 2024), arXiv:2403.15881
+
+    >>> import pyrovae as pv
+    >>> q = pv.Flow(3)(torch.randn(4, 38))
+    >>> z = q.rsample((2,))
+    >>> z.shape, q.log_prob(z).shape
+    (torch.Size([2, 4, 3]), torch.Size([2, 4]))
     """
 
     arg_constraints: dict = {}  # noqa: RUF012 - as in torch
@@ -122,17 +128,11 @@ class FlowDistribution(TorchDistribution):
 
     def _forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """T and its log-determinant."""
-        if self.one_pass == "sampling":
-            return _pass(self.transforms, noise)
-        u = _way_back(self.transforms, noise)
-        return u, -_pass(self.transforms, u)[1]
+        return (_pass if self.one_pass == "sampling" else _way_back)(self.transforms, noise)
 
     def _backward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse of T, and the log-determinant of T there."""
-        if self.one_pass == "sampling":
-            noise = _way_back(self.transforms, u)
-            return noise, _pass(self.transforms, noise)[1]
-        noise, log_det = _pass(self.transforms, u)
+        noise, log_det = (_way_back if self.one_pass == "sampling" else _pass)(self.transforms, u)
         return noise, -log_det
 
     def _score(self, noise: Tensor) -> Tensor:
@@ -145,13 +145,18 @@ class FlowDistribution(TorchDistribution):
 
 
 def moment_noise(z_dim: int) -> Tensor:
-    """Draws (M, D) for `mean` and `variance`: symmetric, of unit variance, and none of the global generator's."""
+    """Draws (M, D) for `mean` and `variance`: symmetric, of unit variance, and none of the global generator's.
+
+    >>> moment_noise(3).shape
+    torch.Size([128, 3])
+    """
     draws = torch.randn(NUM_MOMENT_DRAWS // 2, z_dim, generator=torch.Generator().manual_seed(0))
     draws = draws / draws.square().mean(0).sqrt()
     return torch.cat([draws, -draws])
 
 
 def _pass(transforms: Sequence[Autoregressive], x: Tensor) -> tuple[Tensor, Tensor]:
+    """y and log |det ∂y/∂x|, by one pass of each transform."""
     log_det = x.new_zeros(x.shape[:-1])
     for transform in transforms:
         x, more = transform(x)
@@ -159,10 +164,11 @@ def _pass(transforms: Sequence[Autoregressive], x: Tensor) -> tuple[Tensor, Tens
     return x, log_det
 
 
-def _way_back(transforms: Sequence[Autoregressive], y: Tensor) -> Tensor:
+def _way_back(transforms: Sequence[Autoregressive], y: Tensor) -> tuple[Tensor, Tensor]:
+    """x and log |det ∂x/∂y|, by D passes of each transform, and one more for the determinant."""
     for transform in reversed(transforms):
         y = transform.inverse(y.flip(-1))
-    return y
+    return y, -_pass(transforms, y)[1]
 
 
 def _standard_normal(noise: Tensor) -> Tensor:
