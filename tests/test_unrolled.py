@@ -281,7 +281,7 @@ def test_a_reverted_datapoint_is_its_proposal(checkpoint):
 @pytest.mark.parametrize("name", ["semi_amortized", "svi"])
 def test_contract(name, family, gradient, model, x):
     guide = make_guide(name, family, model)
-    path_gradient = COMPONENTS["family"][family].scores_any_draw
+    path_gradient = COMPONENTS["family"][family].density == "any"
     guide.refiner = pv.UnrolledRefiner(gradient=gradient, num_steps=3, path_gradient=path_gradient)
     check_guide(model, guide, x)
 
@@ -299,7 +299,7 @@ def test_the_encoder_has_one_teacher(gradient, model, x):
 
 def test_a_family_may_know_the_density_of_its_own_draws_only(model):
     class Flow(pv.DiagonalNormal):
-        scores_any_draw = False
+        density = "own"
 
     for options in ({"path_gradient": False}, {"gradient": "first_order"}, {"gradient": "none"}):
         pv.SVIGuide(model, Flow(3), pv.UnrolledRefiner(**options))
@@ -365,7 +365,7 @@ def test_captured_training_is_eager_training(interpreted):
     ],
 )
 def test_so_in_every_combination(options, family, dtype):
-    path_gradient = COMPONENTS["family"][family].scores_any_draw
+    path_gradient = COMPONENTS["family"][family].density == "any"
     check_training(family, dtype, **{"path_gradient": path_gradient, **options})
 
 

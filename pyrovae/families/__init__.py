@@ -1,6 +1,6 @@
 """Variational families: how a row of parameters λ becomes a distribution q(z | λ)."""
 
-from .base import Family, has_natural_gradient
+from .base import Family
 from .flow import Flow
 from .full_normal import FullNormal
 from .joint import Joint
@@ -20,5 +20,4 @@ __all__ = [
     "LowRankNormal",
     "MixtureNormal",
     "StudentT",
-    "has_natural_gradient",
 ]

@@ -54,7 +54,7 @@ class Annealing:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         if start not in get_args(Start):
             raise ValueError(f"start must be q or prior, got {start!r}")
-        if start == "q" and not family.scores_any_draw:
+        if start == "q" and family.density != "any":
             raise ValueError(
                 f"start q needs the density of any z under q, which {type(family).__name__} lacks; set start='prior'"
             )

@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ..capture import Capture, engine
-from ..families import Family, has_natural_gradient
+from ..families import Family
 from .elbo import Terms, common_noise, elbo_terms, frozen
 from .steps import SGD, Adam, Pace, SVIStep
 
@@ -213,11 +213,10 @@ class SVIRefiner(Refiner):
         self._programs: Programs[tuple[SVIStep, Capture, Capture]] = Programs()
 
     def check(self, model: nn.Module, family: Family) -> None:
-        if self.optimizer == "natural" and not has_natural_gradient(type(family)):
-            known = ", ".join(sorted(cls.__name__ for cls in Family.__subclasses__() if has_natural_gradient(cls)))
+        if self.optimizer == "natural" and not family.has_natural_gradient:
             raise ValueError(
                 f"optimizer natural needs a family with a natural_gradient, got {type(family).__name__}; "
-                f"use one of {known}, or adam"
+                "use DiagonalNormal, FullNormal, Laplace or StudentT, or adam"
             )
 
     def __call__(

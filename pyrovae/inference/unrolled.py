@@ -266,7 +266,7 @@ class UnrolledRefiner(Refiner):
 
     def check(self, model: nn.Module, family: Family) -> None:
         self.loop.check(model, family)
-        if self.loop.path_gradient and _depth(self.gradient) > 0 and not family.scores_any_draw:
+        if self.loop.path_gradient and _depth(self.gradient) > 0 and family.density != "any":
             raise ValueError(
                 f"gradient {self.gradient} needs, with path gradients, the density of draws from another λ, which "
                 f"{type(family).__name__} lacks; set path_gradient=False"
