@@ -38,7 +38,9 @@ def test_is_so_for_students_t_by_quadrature():
     z, weight = t.sinh()[:, None], t.cosh() * (t[1] - t[0])
     score = torch.func.vmap(torch.func.jacrev(lambda row, z: family(row).log_prob(z)), (None, 0))(params, z)  # (N, 2)
     fisher = (score.mT * weight * family(params).log_prob(z).exp()) @ score
-    torch.testing.assert_close(family.natural_gradient(params, grad), torch.linalg.solve(fisher, grad), rtol=1e-8, atol=0)
+    torch.testing.assert_close(
+        family.natural_gradient(params, grad), torch.linalg.solve(fisher, grad), rtol=1e-8, atol=0
+    )
 
 
 @pytest.mark.parametrize("name", NATURAL)

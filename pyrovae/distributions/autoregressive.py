@@ -45,16 +45,11 @@ class Affine:
     num_raw = 2
 
     def __call__(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._parts(raw)
-        return log_scale.exp() * x + shift, log_scale
+        log_scale = _bounded(raw[..., 0])
+        return log_scale.exp() * x + raw[..., 1], log_scale
 
     def inverse(self, y: Tensor, raw: Tensor) -> Tensor:
-        log_scale, shift = self._parts(raw)
-        return (y - shift) * (-log_scale).exp()
-
-    def _parts(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = raw.unbind(-1)
-        return _bounded(log_scale), shift
+        return (y - raw[..., 1]) * (-_bounded(raw[..., 0])).exp()
 
 
 class Spline:

@@ -7,7 +7,8 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Independent, MultivariateNormal, Normal, constraints
+from torch.distributions.transforms import ComposeTransform, ReshapeTransform
 
 from .numerics import held_fixed
 
@@ -130,10 +131,10 @@ class Transformed(dist.TransformedDistribution):
     @property
     def _quadrature_is_exact(self) -> bool:
         base = self.base_dist
-        normal = isinstance(base, torch.distributions.MultivariateNormal) or (
-            isinstance(base, torch.distributions.Independent) and isinstance(base.base_dist, torch.distributions.Normal)
+        entries = base.base_dist if isinstance(base, Independent) else base
+        return isinstance(entries, MultivariateNormal | Normal) and all(
+            _is_elementwise(transform) for transform in self.transforms
         )
-        return normal and all(_is_elementwise(transform) for transform in self.transforms)
 
     def _expectation(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
@@ -143,15 +144,11 @@ class Transformed(dist.TransformedDistribution):
         return total
 
     def _transform(self, u: Tensor) -> Tensor:
-        for transform in self.transforms:
-            u = transform(u)
-        return u
+        return ComposeTransform(self.transforms)(u)
 
 
 def _is_elementwise(transform: Any) -> bool:
-    if isinstance(transform, torch.distributions.transforms.ReshapeTransform):
-        return True
     try:
-        return transform.sign is not None  # only what is monotone in each entry has one
+        return isinstance(transform, ReshapeTransform) or transform.sign is not None  # which what is monotone has
     except NotImplementedError:
         return False

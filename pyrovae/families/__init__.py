@@ -9,15 +9,5 @@ from .location_scale import DiagonalNormal, Laplace, StudentT
 from .low_rank_normal import LowRankNormal
 from .mixture_normal import MixtureNormal
 
-__all__ = [
-    "DiagonalNormal",
-    "Family",
-    "Flow",
-    "FullNormal",
-    "Joint",
-    "Ladder",
-    "Laplace",
-    "LowRankNormal",
-    "MixtureNormal",
-    "StudentT",
-]
+__all__ = ["DiagonalNormal", "Family", "Flow", "FullNormal", "Joint", "Ladder", "Laplace"]
+__all__ += ["LowRankNormal", "MixtureNormal", "StudentT"]

@@ -1,6 +1,5 @@
 """A normalizing flow."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
@@ -9,7 +8,7 @@ from torch import Tensor
 from ..distributions.autoregressive import Affine, Spline
 from ..distributions.numerics import positive_scale
 from ..nets.made import FlowNetworks
-from ..validation import PositiveInt, validated
+from ..validation import PositiveInt, Sizes, validated
 from .base import Family
 
 Transform = Literal["iaf", "maf", "nsf"]
@@ -28,7 +27,6 @@ class Flow(Family):
     and draws in D, each of which a captured graph holds; of the way that takes D passes, gradients cost one.
 
     Args:
-        z_dim: Number of latent dimensions, D.
         transform: `iaf`, affine, one pass a draw; `maf`, affine, one pass a density; `nsf`, rational quadratic
             splines, one pass a draw.
         num_transforms: Transforms in the chain; the order of entries reverses after each.
@@ -57,7 +55,7 @@ class Flow(Family):
         transform: Transform = "iaf",
         num_transforms: PositiveInt = 2,
         context_dim: PositiveInt = 32,
-        widths: Sequence[PositiveInt] = (128,),
+        widths: Sizes = (128,),
         num_bins: PositiveInt = 8,
     ) -> None:
         super().__init__(z_dim)

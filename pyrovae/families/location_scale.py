@@ -54,6 +54,8 @@ class LocationScale(Family):
         return hasattr(self, "fisher")
 
     def natural_gradient(self, params: Tensor, grad: Tensor) -> Tensor:
+        if not self.has_natural_gradient:
+            return super().natural_gradient(params, grad)
         of_loc, of_log_scale = self.fisher
         _, log_scale = params.chunk(2, -1)
         grad_loc, grad_log_scale = grad.chunk(2, -1)
@@ -85,7 +87,7 @@ class Laplace(LocationScale):
 
     .. math:: q(z \mid \lambda) = \prod_d \frac{1}{2 b_d} e^{-|z_d - \mu_d| / b_d}, \qquad b = s / \sqrt 2
 
-    The partner of a sparse prior: KL divergences to normals and to other Laplace distributions are known in closed form.
+    The partner of a sparse prior: KL divergences to normals and Laplace distributions have a closed form.
 
     Reference:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), section 2.4 (location-scale families), arXiv:1312.6114
@@ -102,17 +104,13 @@ class Laplace(LocationScale):
 
 
 class StudentT(LocationScale):
-    r"""Independent Student's t distributions with ν degrees of freedom, λ = (μ, log s), P = 2 D.
+    r"""Independent Student's t distributions with ν = `df` > 2 degrees of freedom, λ = (μ, log s), P = 2 D.
 
     .. math::
         q(z \mid \lambda) \propto \prod_d \Big(1 + \frac{(z_d - \mu_d)^2}{\nu \sigma_d^2}\Big)^{-(\nu + 1) / 2}, \qquad
         \sigma = s \sqrt{(\nu - 2) / \nu}
 
     Tails heavier than the posterior's keep importance weights bounded where a normal's are not.
-
-    Args:
-        z_dim: Number of latent dimensions, D.
-        df: ν, above 2, where variances begin; the normal at infinity.
 
     References:
         Importance Weighting and Variational Inference (Domke & Sheldon, 2018), arXiv:1808.09034

@@ -43,7 +43,7 @@ INIT_FACTOR = 0.1  # standard deviation of the first U
 
 
 class LowRankNormal(Family):
-    r"""A normal whose correlations have a factor of rank R, λ = (μ, log s, V), P = D (R + 2).
+    r"""A normal whose correlations have a factor of rank R = `rank`, λ = (μ, log s, V), P = D (R + 2).
 
     .. math::
         q(z \mid \lambda) = \mathcal{N}(z \mid \mu, \, A (I + U U^\top) A), \qquad
@@ -53,10 +53,6 @@ class LowRankNormal(Family):
     s are the standard deviations of z, and U, (D, R), makes correlations alone: the R × R capacitance I + UᵀU, which a
     density factors, depends on neither scale. V runs row by row, a row per latent dimension. λ = 0 is the standard
     normal (to the scale floor of 1e-5), and R = D - 1 is enough for any covariance.
-
-    Args:
-        z_dim: Number of latent dimensions, D.
-        rank: R.
 
     Reference:
         Gaussian variational approximation with a factor covariance structure (Ong, Nott & Smith, 2018),

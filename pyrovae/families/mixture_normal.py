@@ -14,7 +14,7 @@ SPREAD = 0.5  # root mean square of the components' offsets, in a latent dimensi
 
 
 class MixtureNormal(Family):
-    r"""A mixture of C diagonal normals, λ = (logits π, m, log s), P = C (2 D + 1).
+    r"""A mixture of C = `num_components` diagonal normals, λ = (logits π, m, log s), P = C (2 D + 1).
 
     .. math::
         q(z \mid \lambda) = \sum_c \pi_c \, \mathcal{N}(z \mid m_c + o_c, \, \tfrac34 \, \mathrm{diag}(s_c^2))
@@ -23,10 +23,6 @@ class MixtureNormal(Family):
     fixed offset o_c, of mean 0 and mean square 1/4 in every dimension, the same in every process: then λ = 0 has mean
     0 and variance 1 (to the scale floor of 1e-5), with components apart. A single component has neither offset nor the
     3/4, and is `DiagonalNormal`. Draws are differentiable by implicit reparameterisation: see `ReparameterizedMixture`.
-
-    Args:
-        z_dim: Number of latent dimensions, D.
-        num_components: C.
 
     Reference:
         Implicit Reparameterization Gradients (Figurnov, Mohamed & Mnih, 2018), arXiv:1805.08498

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from ..distributions import positive_scale
 from ..nets import MLP
-from ..validation import PositiveInt, validated
+from ..validation import Sizes, validated
 from .likelihoods import Bernoulli
 from .priors import StandardNormal
 
@@ -34,9 +34,6 @@ class HierarchicalVAE(PyroModule):
         decoder: Network f from (..., D_1) to (..., *x_shape).
         likelihood: Module that turns f(z_1) into p(x | z_1), event shape `x_shape`.
 
-    Attributes:
-        sites: Names of the latent sites, bottom first.
-
     Raises:
         ValueError: Fewer than two layers, or not a network between each two.
 
@@ -51,12 +48,7 @@ class HierarchicalVAE(PyroModule):
 
     @validated
     def __init__(
-        self,
-        z_dims: Sequence[PositiveInt],
-        prior: nn.Module,
-        layers: Sequence[nn.Module],
-        decoder: nn.Module,
-        likelihood: nn.Module,
+        self, z_dims: Sizes, prior: nn.Module, layers: Sequence[nn.Module], decoder: nn.Module, likelihood: nn.Module
     ) -> None:
         super().__init__()
         if len(z_dims) < 2:
@@ -102,7 +94,7 @@ class HierarchicalVAE(PyroModule):
 
 
 def hierarchical_mlp(
-    x_shape: Sequence[int], z_dims: Sequence[int], *, likelihood: nn.Module | None = None, **net: Any
+    x_shape: Sizes, z_dims: Sizes, *, likelihood: nn.Module | None = None, **net: Any
 ) -> HierarchicalVAE:
     """A `HierarchicalVAE` of layers `z_dims`, bottom first, with standard normal prior; `net` goes to every `MLP`.
 

@@ -125,9 +125,7 @@ class Normal(Likelihood):
     log_scale: Tensor
 
     @validated
-    def __init__(
-        self, event_dim: NonNegativeInt = 3, *, scale: PositiveFloat = 1.0, learn_scale: bool = False
-    ) -> None:
+    def __init__(self, event_dim: NonNegativeInt = 3, *, scale: PositiveFloat = 1.0, learn_scale: bool = False) -> None:
         super().__init__(event_dim)
         log_scale = torch.tensor(math.log(scale))
         if learn_scale:

@@ -1,7 +1,6 @@
-"""Priors p(z): modules whose call without arguments returns a distribution, event shape (D,)."""
+"""Priors p(z): modules whose call without arguments returns a distribution of D = `z_dim` latent dimensions."""
 
 import math
-from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
@@ -9,16 +8,13 @@ from torch import Tensor, nn
 
 from ..distributions.autoregressive import Affine
 from ..nets.made import FlowNetworks
-from ..validation import PositiveFloat, PositiveInt, validated
+from ..validation import PositiveFloat, PositiveInt, Sizes, validated
 
 __all__ = ["Flow", "Laplace", "MixtureNormal", "StandardNormal", "VampPrior"]
 
 
 class StandardNormal(nn.Module):
-    r"""p(z) = N(0, I).
-
-    Args:
-        z_dim: Number of latent dimensions, D.
+    """p(z) = N(0, I).
 
     >>> StandardNormal(8)().sample((7,)).shape
     torch.Size([7, 8])
@@ -38,13 +34,9 @@ class StandardNormal(nn.Module):
 
 
 class Laplace(nn.Module):
-    r"""Independent Laplace distributions: most latent values near zero, a few large.
+    r"""Independent Laplace distributions of standard deviation s = `scale`: most values near zero, a few large.
 
     .. math:: p(z) = \prod_d \frac{1}{\sqrt2 s} \exp\Big(-\frac{\sqrt2 \, |z_d|}{s}\Big)
-
-    Args:
-        z_dim: Number of latent dimensions, D.
-        scale: Standard deviation s.
 
     Reference:
         Emergence of simple-cell receptive field properties by learning a sparse code for natural images (Olshausen &
@@ -68,13 +60,9 @@ class Laplace(nn.Module):
 
 
 class MixtureNormal(nn.Module):
-    r"""A mixture of C diagonal normals with learned weights, means and scales.
+    r"""A mixture of C = `num_components` diagonal normals with learned weights, means and scales.
 
     .. math:: p(z) = \sum_c \pi_c \, \mathcal{N}(z \mid m_c, \mathrm{diag}(s_c^2))
-
-    Args:
-        z_dim: Number of latent dimensions, D.
-        num_components: C.
 
     >>> MixtureNormal(8, num_components=4)().sample((7,)).shape
     torch.Size([7, 8])
@@ -117,12 +105,7 @@ class VampPrior(nn.Module):
 
     @validated
     def __init__(
-        self,
-        x_shape: Sequence[PositiveInt],
-        family: nn.Module,
-        encoder: nn.Module,
-        *,
-        num_components: PositiveInt = 500,
+        self, x_shape: Sizes, family: nn.Module, encoder: nn.Module, *, num_components: PositiveInt = 500
     ) -> None:
         super().__init__()
         self.family = family
@@ -146,12 +129,7 @@ class Flow(nn.Module):
     .. math:: p(z) = \mathcal{N}(\varepsilon(z) \mid 0, I) \, |\det \partial \varepsilon / \partial z|
 
     Densities, which training needs, take one pass; draws take D. It begins near the standard normal. The networks are
-    those of the family of this name, at one learned context in place of one for each datapoint.
-
-    Args:
-        z_dim: Number of latent dimensions, D.
-        num_transforms: Transforms in the chain; the order of entries reverses after each.
-        widths: Hidden units of each transform's network.
+    those of the family of this name, as are the arguments, at one learned context for all datapoints.
 
     References:
         Variational Lossy Autoencoder (Chen et al., 2017), arXiv:1611.02731
@@ -162,9 +140,7 @@ class Flow(nn.Module):
     """
 
     @validated
-    def __init__(
-        self, z_dim: PositiveInt, *, num_transforms: PositiveInt = 2, widths: Sequence[PositiveInt] = (128,)
-    ) -> None:
+    def __init__(self, z_dim: PositiveInt, *, num_transforms: PositiveInt = 2, widths: Sizes = (128,)) -> None:
         super().__init__()
         self.networks = FlowNetworks(z_dim, CONTEXT_DIM, Affine(), num_transforms, widths, one_pass="density")
         self.loc = nn.Parameter(torch.zeros(z_dim))

@@ -1,6 +1,5 @@
 """The generative model: a prior, a decoder, a likelihood."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pyro
@@ -9,7 +8,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..nets import MLP, ConvDecoder
-from ..validation import validated
+from ..validation import Sizes, validated
 from .likelihoods import Bernoulli
 from .priors import StandardNormal
 
@@ -61,7 +60,7 @@ class VAE(PyroModule):
         return self.decode(self.prior().sample((num_samples,))).mean
 
 
-def mlp(x_shape: Sequence[int], z_dim: int, *, likelihood: nn.Module | None = None, **net: Any) -> VAE:
+def mlp(x_shape: Sizes, z_dim: int, *, likelihood: nn.Module | None = None, **net: Any) -> VAE:
     """A `VAE` with standard normal prior and dense decoder; `net` goes to `MLP`.
 
     >>> mlp((1, 28, 28), z_dim=8, widths=(64,)).sample(7).shape
@@ -70,7 +69,7 @@ def mlp(x_shape: Sequence[int], z_dim: int, *, likelihood: nn.Module | None = No
     return VAE(StandardNormal(z_dim), MLP((z_dim,), x_shape, **net), likelihood or Bernoulli(len(x_shape)))
 
 
-def conv(x_shape: Sequence[int], z_dim: int, *, likelihood: nn.Module | None = None, **net: Any) -> VAE:
+def conv(x_shape: Sizes, z_dim: int, *, likelihood: nn.Module | None = None, **net: Any) -> VAE:
     """A `VAE` with standard normal prior and convolutional decoder; `net` goes to `ConvDecoder`.
 
     >>> conv((3, 17, 30), z_dim=8, channels=(8, 16)).sample(7).shape

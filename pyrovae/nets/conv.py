@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ..validation import PositiveInt, validated
+from ..validation import Sizes, validated
 from .mlp import MLP, Activation, activation_layer
 
 
@@ -37,11 +37,11 @@ class ConvEncoder(nn.Module):
     @validated
     def __init__(
         self,
-        in_shape: Sequence[PositiveInt],
-        out_shape: Sequence[PositiveInt],
+        in_shape: Sizes,
+        out_shape: Sizes,
         *,
-        channels: Sequence[PositiveInt] = (32, 64),
-        widths: Sequence[PositiveInt] = (256,),
+        channels: Sizes = (32, 64),
+        widths: Sizes = (256,),
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
@@ -66,9 +66,7 @@ class ConvDecoder(nn.Module):
     Args:
         in_shape: Event shape of the input.
         out_shape: (C, H, W), any size.
-        channels: Of the mirrored encoder, so the last is the widest and comes first here; `widths` likewise.
-        widths: Hidden units of the mirrored encoder's dense layers.
-        activation: Nonlinearity between the layers.
+        channels: Those of the `ConvEncoder` that it mirrors, so the last comes first here; `widths` likewise.
 
     >>> import torch
     >>> ConvDecoder((50,), (3, 17, 30), channels=(8, 16), widths=(32,))(torch.zeros(7, 50)).shape
@@ -78,26 +76,24 @@ class ConvDecoder(nn.Module):
     @validated
     def __init__(
         self,
-        in_shape: Sequence[PositiveInt],
-        out_shape: Sequence[PositiveInt],
+        in_shape: Sizes,
+        out_shape: Sizes,
         *,
-        channels: Sequence[PositiveInt] = (32, 64),
-        widths: Sequence[PositiveInt] = (256,),
+        channels: Sizes = (32, 64),
+        widths: Sizes = (256,),
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
         _check_image("out_shape", out_shape)
         path = (out_shape[0], *channels)[::-1]  # widest first
-        sizes = list(zip(*(_halvings(size, len(channels))[::-1] for size in out_shape[1:]), strict=True))  # smallest first
-        self.head = MLP(in_shape, (path[0], *sizes[0]), widths=widths[::-1], activation=activation)
+        heights, breadths = (_halvings(size, len(channels))[::-1] for size in out_shape[1:])  # smallest first
+        self.head = MLP(in_shape, (path[0], heights[0], breadths[0]), widths=widths[::-1], activation=activation)
         layers: list[nn.Module] = []
-        for channels_of, size_of in zip(pairwise(path), pairwise(sizes), strict=True):
+        for i, pair in enumerate(pairwise(path)):
             # A stride-2 transposed convolution makes 2n - 1 pixels; padding adds the one an even size needs.
-            padding = tuple(after - 2 * before + 1 for before, after in zip(*size_of, strict=True))
-            layers += [
-                activation_layer(activation),
-                nn.ConvTranspose2d(*channels_of, 3, stride=2, padding=1, output_padding=padding),
-            ]
+            padding = tuple(sizes[i + 1] - 2 * sizes[i] + 1 for sizes in (heights, breadths))
+            up = nn.ConvTranspose2d(*pair, 3, stride=2, padding=1, output_padding=padding)
+            layers += [activation_layer(activation), up]
         self.convolutions = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:

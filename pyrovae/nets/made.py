@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..distributions.autoregressive import Autoregressive, Monotone
-from ..distributions.flow import FlowDistribution, OnePass, moment_noise
-from ..validation import PositiveInt, validated
+from ..distributions.flow import FlowDistribution, OnePass
+from ..validation import PositiveInt, Sizes, validated
 
 
 class MADE(nn.Module):
@@ -37,9 +37,7 @@ class MADE(nn.Module):
     """
 
     @validated
-    def __init__(
-        self, dim: PositiveInt, context_dim: PositiveInt, monotone: Monotone, widths: Sequence[PositiveInt]
-    ) -> None:
+    def __init__(self, dim: PositiveInt, context_dim: PositiveInt, monotone: Monotone, widths: Sizes) -> None:
         super().__init__()
         self.monotone = monotone
         # A unit of degree m reads the first m inputs; ascending, from 0 to D - 1.
@@ -76,19 +74,19 @@ class _MaskedLinear(nn.Linear):
         return self.weight * self.mask
 
 
+NUM_MOMENT_DRAWS = 128  # behind a flow's `mean` and `variance`
+
+
 class FlowNetworks(nn.ModuleList):
     """The `MADE`s of a flow, which make of (μ, s, c) a `FlowDistribution`.
 
     Args:
-        dim: D.
-        context_dim: C, entries of the context c.
-        monotone: What each transform is made of.
+        dim, context_dim, monotone, widths: As in `MADE`.
         num_transforms: Transforms in the chain; the order of entries reverses after each.
-        widths: Hidden units of each transform's network; `()` makes it linear.
         one_pass: The way that takes one pass, `sampling` or `density`; the other takes D.
 
     >>> from pyrovae.distributions.autoregressive import Affine
-    >>> networks = FlowNetworks(3, 2, Affine(), num_transforms=2, widths=(16,))
+    >>> networks = FlowNetworks(3, 2, Affine(), num_transforms=2, widths=(16,), one_pass="sampling")
     >>> networks(torch.zeros(7, 3), torch.ones(7, 3), torch.zeros(7, 2)).sample().shape
     torch.Size([7, 3])
     """
@@ -98,18 +96,21 @@ class FlowNetworks(nn.ModuleList):
     @validated
     def __init__(
         self,
-        dim: PositiveInt,
-        context_dim: PositiveInt,
+        dim: int,
+        context_dim: int,
         monotone: Monotone,
         num_transforms: PositiveInt,
-        widths: Sequence[PositiveInt],
-        one_pass: OnePass = "sampling",
+        widths: Sizes,
+        one_pass: OnePass,
     ) -> None:
         super().__init__(MADE(dim, context_dim, monotone, widths) for _ in range(num_transforms))
         self.one_pass: OnePass = one_pass
-        self.register_buffer("noise", moment_noise(dim), persistent=False)
+        # Symmetric, of unit variance, and none of the global generator's.
+        draws = torch.randn(NUM_MOMENT_DRAWS // 2, dim, generator=torch.Generator().manual_seed(0))
+        draws = draws / draws.square().mean(0).sqrt()
+        self.register_buffer("noise", torch.cat([draws, -draws]), persistent=False)
 
     def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> FlowDistribution:
         """The flow for μ and s (..., D), c (..., C)."""
         transforms = [network(context) for network in self]
-        return FlowDistribution(loc, scale, transforms, self.noise, one_pass=self.one_pass)
+        return FlowDistribution(loc, scale, transforms, self.noise, self.one_pass)

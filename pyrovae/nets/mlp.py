@@ -1,26 +1,17 @@
 """Fully connected networks."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ..validation import PositiveInt, validated
+from ..validation import Sizes, validated
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "softplus"]
 
-_CLASSES: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-}
+_LAYERS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Softplus)
 
 
 @validated
@@ -30,7 +21,7 @@ def activation_layer(name: Activation) -> nn.Module:
     >>> activation_layer("tanh")
     Tanh()
     """
-    return _CLASSES[name]()
+    return _LAYERS[get_args(Activation).index(name)]()
 
 
 class MLP(nn.Module):
@@ -49,12 +40,7 @@ class MLP(nn.Module):
 
     @validated
     def __init__(
-        self,
-        in_shape: Sequence[PositiveInt],
-        out_shape: Sequence[PositiveInt],
-        *,
-        widths: Sequence[PositiveInt] = (512, 512),
-        activation: Activation = "relu",
+        self, in_shape: Sizes, out_shape: Sizes, *, widths: Sizes = (512, 512), activation: Activation = "relu"
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
@@ -65,15 +51,11 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.layers(x.flatten(-len(self.in_shape)))
-        return h.unflatten(-1, self.out_shape)
+        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
 
 
 class CountsEncoder(MLP):
     r"""An `MLP` of log(1 + x), for counts (..., *in_shape): of inputs of hundreds the first loss would be infinite.
-
-    Attributes:
-        support: Of the inputs; data outside it are refused where YAML names this encoder.
 
     Reference:
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018), doi:10.1038/s41592-018-0229-2
@@ -83,7 +65,7 @@ class CountsEncoder(MLP):
     torch.Size([7, 10])
     """
 
-    support = constraints.nonnegative
+    support = constraints.nonnegative  # of x: where YAML names this encoder, other data are refused
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.log1p())
