@@ -29,7 +29,8 @@ def members(
     With a `base`, its concrete subclasses alone.
     """
     found = {}
-    for name, thing in sorted(vars(package).items()):
+    exported = {name: getattr(package, name) for name in package.__all__}
+    for name, thing in sorted(exported.items()):
         if base is None:
             fits = (inspect.isclass(thing) or inspect.isfunction(thing)) and not name.endswith(tuple(other_roles))
         else:

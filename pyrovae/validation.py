@@ -1,7 +1,7 @@
 """Ranges of arguments: written once, as annotations, and checked alike for Python and for YAML."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, update_wrapper
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -27,6 +27,7 @@ Number = Annotated[float, _Number, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, _Number, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, _Number, Field(gt=0, le=1)]
+Sizes = Sequence[PositiveInt]  # a shape, or the widths of layers
 
 
 class ArgumentError(ValueError):

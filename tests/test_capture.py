@@ -36,7 +36,6 @@ from pyrovae.capture import (
 )
 from pyrovae.capture.capture import REPAID_AFTER
 from pyrovae.capture.graph import CUDAGraphs, Graph
-from pyrovae.families import has_natural_gradient
 from pyrovae.schema import COMPONENTS
 
 NETS = {
@@ -127,7 +126,7 @@ def test_so_with_the_safeguard_in_single_precision():
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("net", NETS)
 def test_so_in_every_combination(net, family, loop, dtype):
-    if loop == "natural" and not has_natural_gradient(COMPONENTS["family"][family]):
+    if loop == "natural" and not COMPONENTS["family"][family](3).has_natural_gradient:
         pytest.skip("refused by the refiner")
     check_refiner(net, family, loop, dtype)
 

@@ -156,7 +156,7 @@ def test_a_factor_of_full_rank_makes_any_correlation():
     init = family.init_params().double()
     correlation = family(init).covariance_matrix.fill_diagonal_(0)
     assert 0 < correlation.abs().max() < 0.1
-    with pytest.raises(ValueError, match="rank must be >= 1, got 0; use DiagonalNormal for no correlations"):
+    with pytest.raises(ValueError, match="rank must be >= 1, got 0"):
         pv.LowRankNormal(3, rank=0)
 
 
@@ -174,8 +174,8 @@ def test_student_t_goes_to_the_normal():
     many, normal = pv.StudentT(3, df=1e7)(params), pv.DiagonalNormal(3)(params)
     torch.testing.assert_close(many.log_prob(z), normal.log_prob(z), rtol=0, atol=1e-4)
     assert (pv.StudentT(3, df=3.0)(params).log_prob(z) - normal.log_prob(z)).abs().max() > 0.1
-    for df in (2.0, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match=f"df must be > 2 and finite, got {df}"):
+    for df, problem in ((2.0, "> 2"), (float("inf"), "finite"), (float("nan"), "finite")):
+        with pytest.raises(ValueError, match=f"df must be {problem}, got {df}"):
             pv.StudentT(3, df=df)
 
 

@@ -46,7 +46,7 @@ class SplitStatistics:
         elbo, elbo_init = terms.elbo(), terms_init.elbo()
         rows = torch.stack([elbo, elbo_init, elbo - elbo_init, terms.recon, terms.kl]).to(self.values)  # (5, B)
         self.values += torch.stack([rows.sum(1), rows.square().sum(1)])
-        mean = mean.to(self.means)
+        mean = mean.reshape(len(elbo), -1).to(self.means)  # z may be an array
         self.means += torch.stack([mean.sum(0), mean.square().sum(0)])
         self.count += len(elbo)
         if reverted is not None:
