@@ -130,7 +130,7 @@ def _check_prior(config: Config) -> None:
         reason = f"mixes what the guide's encoder gives, and in guide {guide} none gives λ; use guide amortized"
     elif config.model.type == "vae_hierarchical":
         reason = "is for one latent layer, and vae_hierarchical has several; use prior mixture_normal"
-    elif not COMPONENTS["family"][family].scores_any_draw:
+    elif COMPONENTS["family"][family].density != "any":
         reason = f"scores each draw under many posteriors, which takes family {family} a pass a dimension; use another"
     else:
         return

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Annotated, Any, Literal, Union, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from torch import nn
 
 from . import data, families, guides, inference, nets, training
 from .models import likelihoods, priors
@@ -28,7 +29,8 @@ def members(
     With a `base`, its concrete subclasses alone.
     """
     found = {}
-    for name, thing in sorted(vars(package).items()):
+    exported = {name: getattr(package, name) for name in package.__all__}
+    for name, thing in sorted(exported.items()):
         if base is None:
             fits = (inspect.isclass(thing) or inspect.isfunction(thing)) and not name.endswith(tuple(other_roles))
         else:
@@ -53,8 +55,8 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "normalize": dict(data.NORMALIZATIONS),
     "encoder": members(nets, "Encoder", ["Decoder"]),
     "decoder": members(nets, "Decoder", ["Encoder"]),
-    "prior": members(priors, ""),
-    "likelihood": members(likelihoods, ""),
+    "prior": members(priors, "", base=nn.Module),
+    "likelihood": members(likelihoods, "", base=likelihoods.Likelihood),
     "family": {n: cls for n, cls in members(families, "", base=families.Family).items() if n != "joint"},
     "guide": members(guides, "Guide", base=guides.Guide),
     "refiner": {n: cls for n, cls in members(inference, "Refiner", base=inference.Refiner).items() if n != "compiled"},
@@ -65,7 +67,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, arbitrary_types_allowed=True)
 
 
 def _schema(

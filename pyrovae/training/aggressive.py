@@ -39,8 +39,8 @@ class AggressiveTraining:
         arXiv:1901.05534
 
     >>> import pyrovae as pv
-    >>> model, family = pv.models.mlp((30,), 3), pv.DiagonalNormal(3)
-    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((30,), (family.num_params,)))
+    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
     >>> module = pv.LitVAE(model, guide, aggressive=AggressiveTraining(max_steps=20))
     """
 
@@ -54,12 +54,6 @@ class Turns:
 
     Attributes:
         active: Whether they take turns at all.
-
-    >>> turns = Turns(AggressiveTraining(max_steps=2))
-    >>> for _ in range(2):
-    ...     turns.after_step(torch.tensor(1.0), lambda loss: loss)
-    >>> turns.models
-    True
     """
 
     def __init__(self, settings: AggressiveTraining | None) -> None:

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from ..inference import common_noise_terms
+from ..models.protocol import can_decode, can_sample
 from . import figures
 from .figures import kl_per_dim
 from .module import LitVAE
@@ -28,11 +29,6 @@ def run_loggers(
     """Both loggers; after a resume, what was logged from step `resume_step` on is taken back, since it comes again.
 
     A kill right after a checkpoint may have lost what its step logged, which it keeps as `row`.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     [type(logger).__name__ for logger in run_loggers(Path(folder), {}, resume_step=None)]
-    ['CSVLogger', 'TensorBoardLogger']
     """
     metrics = run_dir / "metrics.csv"
     kept = []
@@ -61,10 +57,7 @@ def run_loggers(
 
 
 class PatientEarlyStopping(EarlyStopping):
-    """`EarlyStopping` that looks away until `start_epoch`: while β warms up, a worse ELBO at β = 1 means nothing.
-
-    >>> stop = PatientEarlyStopping(start_epoch=5, monitor="val/elbo", mode="max", patience=10)
-    """
+    """`EarlyStopping` that looks away until `start_epoch`: while β warms up, a worse ELBO at β = 1 means nothing."""
 
     def __init__(self, start_epoch: int, **options: Any) -> None:
         super().__init__(check_on_train_epoch_end=False, **options)  # at validation's, before checkpoints
@@ -76,11 +69,7 @@ class PatientEarlyStopping(EarlyStopping):
 
 
 class Stopwatch(Callback):
-    """Logs `train/seconds` at each validation: what training has taken so far, in all its runs, validation left out.
-
-    >>> Stopwatch().state_dict()
-    {'seconds': 0.0}
-    """
+    """Logs `train/seconds` at each validation: what training has taken so far, in all its runs, validation left out."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -104,10 +93,7 @@ class Stopwatch(Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar with short names.
-
-    >>> bar = ProgressBar(refresh_rate=10)
-    """
+    """Lightning's bar with short names."""
 
     SHOWN: ClassVar = {
         "train/elbo": ("ELBO", ".1f"),
@@ -125,11 +111,7 @@ class ProgressBar(TQDMProgressBar):
 
 
 def checkpoints(folder: Path, every: int | None) -> list[Callback]:
-    """`last.ckpt` at each epoch's end and, if asked, each `every` steps; `best.ckpt` by validation ELBO at β = 1.
-
-    >>> [type(callback).__name__ for callback in checkpoints(Path("checkpoints"), every=None)]
-    ['SaveWhenTerminated', 'ModelCheckpoint', 'ModelCheckpoint']
-    """
+    """`last.ckpt` at each epoch's end and, if asked, each `every` steps; `best.ckpt` by validation ELBO at β = 1."""
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
     last = [ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common)]
     if every is not None:
@@ -139,10 +121,7 @@ def checkpoints(folder: Path, every: int | None) -> list[Callback]:
 
 
 class SaveWhenTerminated(Callback):
-    """Saves `last.ckpt` when SIGTERM, a scheduler's notice, ends training; Lightning raises it between two steps.
-
-    >>> callback = SaveWhenTerminated(Path("checkpoints"))
-    """
+    """Saves `last.ckpt` when SIGTERM, a scheduler's notice, ends training; Lightning raises it between two steps."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -150,24 +129,6 @@ class SaveWhenTerminated(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException):
             trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)  # the optimizer too
-
-
-def can_decode(model: object) -> bool:
-    """Whether `model.decode(z)` gives p(x | z).
-
-    >>> can_decode(lambda x: None)
-    False
-    """
-    return hasattr(model, "decode")
-
-
-def can_sample(model: object) -> bool:
-    """Whether `model.sample(n)` gives n datapoints.
-
-    >>> can_sample(lambda x: None)
-    False
-    """
-    return hasattr(model, "sample")
 
 
 class Pictures(Callback):
@@ -178,8 +139,6 @@ class Pictures(Callback):
     Args:
         x: Validation datapoints (B, *x_shape); the first few are shown, all make up the curves.
         folder: Where the PNGs go.
-
-    >>> callback = Pictures(torch.zeros(4, 1, 8, 8), Path("figures"))
     """
 
     def __init__(self, x: Tensor, folder: Path) -> None:

@@ -11,12 +11,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is missing, damaged, or of something else.
-
-    >>> raise CheckpointError("no checkpoint at runs/last.ckpt")
-    Traceback (most recent call last):
-    pyrovae.training.checkpoint.CheckpointError: no checkpoint at runs/last.ckpt
-    """
+    """A checkpoint that is missing, damaged, or of something else."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -59,12 +54,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes to disk, then renames: the old file is whole until the new one is.
 
     Lightning's own stages in the temporary directory, from where the last move is a copy if that is another device.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, Path(folder) / "last.ckpt")
-    ...     read_checkpoint(Path(folder) / "last.ckpt")
-    {'state_dict': {}}
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

@@ -8,14 +8,12 @@ import pyro
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent, TransformedDistribution, kl_divergence
 from torchvision.utils import make_grid
 
-from ..capture import isolated
 from ..families import Family
+from ..inference import AnalyticELBO, scored_sites
 
 
 def heat_maps(panels: Mapping[str, Tensor], num: int = 32, like: Tensor | None = None) -> Figure:
@@ -51,9 +49,6 @@ def grey_range(images: Tensor) -> tuple[float, float]:
 
     Of images in [0, 1] these; of whitened or centred ones, which lie on both sides of zero, -m and m, so that zero is
     mid grey; of larger ones, counts say, 0 and m. m leaves out the one in a hundred most extreme entries.
-
-    >>> grey_range(torch.linspace(0, 1, 50))
-    (0.0, 1.0)
     """
     values = images.detach().float().cpu().numpy()
     low, high = np.quantile(values, (0.01, 0.99)).tolist()
@@ -74,29 +69,17 @@ def to_unit(images: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 def range_told(limits: tuple[float, float]) -> str:
-    """What a figure says of its grey scale; nothing, where it is that of the data.
-
-    >>> range_told((-2.0, 2.0))
-    'black -2, white 2'
-    """
+    """What a figure says of its grey scale; nothing, where it is that of the data."""
     return "" if limits == (0.0, 1.0) else f"black {limits[0]:.2g}, white {limits[1]:.2g}"
 
 
 def in_colour(images: Tensor) -> Tensor:
-    """Images (..., C, H, W) of one channel or three; the mean over channels of any others.
-
-    >>> in_colour(torch.rand(5, 2, 8, 8)).shape
-    torch.Size([5, 1, 8, 8])
-    """
+    """Images (..., C, H, W) of one channel or three; the mean over channels of any others."""
     return images if images.shape[-3] in (1, 3) else images.mean(-3, keepdim=True)
 
 
 def gap_grey(limits: tuple[float, float]) -> float:
-    """What is drawn between images: mid grey, but white where that would look like an image of zeros.
-
-    >>> gap_grey((0.0, 1.0)), gap_grey((-2.0, 2.0))
-    (0.5, 1.0)
-    """
+    """What is drawn between images: mid grey, but white where that would look like an image of zeros."""
     return 1.0 if limits[0] < 0 else 0.5
 
 
@@ -106,20 +89,12 @@ def _show(axes: object, images: Tensor, columns: int, limits: tuple[float, float
 
 
 def datapoint_rows(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
-    """`image_rows` of images, `heat_maps` of any other datapoints.
-
-    >>> len(datapoint_rows({"input": torch.rand(5, 1, 8, 8), "at λ₀": torch.rand(5, 1, 8, 8)}).axes)
-    2
-    """
+    """`image_rows` of images, `heat_maps` of any other datapoints."""
     return image_rows(rows, columns) if next(iter(rows.values())).dim() == 4 else heat_maps(rows)
 
 
 def datapoint_grid(x: Tensor, columns: int = 8, like: Tensor | None = None) -> Figure:
-    """`image_grid` of images, a heat map of any other datapoints.
-
-    >>> datapoint_grid(torch.rand(5, 30)).axes[0].get_title()
-    'samples'
-    """
+    """`image_grid` of images, a heat map of any other datapoints."""
     return image_grid(x, columns, like) if x.dim() == 4 else heat_maps({"samples": x}, len(x), like)
 
 
@@ -198,15 +173,14 @@ def kl_per_dim(model: Callable, family: Family, x: Tensor, params: Tensor) -> Te
     moments are left out; None if none is left. Layers below the top are averaged over draws of those above.
 
     >>> import pyrovae as pv
-    >>> kl_per_dim(pv.models.mlp((30,), 3), pv.DiagonalNormal(3), torch.zeros(5, 30), torch.zeros(5, 6))
+    >>> kl_per_dim(pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3), torch.zeros(5, 1, 6, 5), torch.zeros(5, 6))
     tensor([0., 0., 0.])
     """
-    with torch.no_grad(), pyro.validation_enabled(False), isolated(), pyro.plate("draws", NUM_DRAWS, dim=-2):
-        guide_trace = poutine.trace(family.sample).get_trace(params)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
-    latent = [name for name in model_trace.stochastic_nodes if not site_is_subsample(model_trace.nodes[name])]
-    pairs = [(guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"]) for name in latent]
-    found = [(_entries(q, p), p.event_shape.numel()) for q, p in pairs]  # (..., B, *event_shape)
+    with torch.no_grad(), pyro.validation_enabled(False):
+        objective = AnalyticELBO(num_particles=NUM_DRAWS)  # which asks q for no density
+        model_trace, guide_trace = objective.traces(model, lambda x: family.sample(params), x)
+    sites: Any = [(guide_trace.nodes[n], s) for n, s in scored_sites(model_trace) if not s["is_observed"]]
+    found = [(_entries(q["fn"], p["fn"]), p["fn"].event_shape.numel()) for q, p in sites]  # (..., B, *event_shape)
     kls = [kl.reshape(-1, size).mean(0) for kl, size in found if kl is not None]
     return torch.cat(kls) if kls else None
 

@@ -96,7 +96,7 @@ def check_shapes(model: nn.Module, guide: Guide, x: Tensor) -> None:
         ValueError: They do not take x of this shape, or the guide gives other λ than its family takes.
 
     >>> import pyrovae as pv
-    >>> model, family = pv.models.mlp((30,), 3), pv.DiagonalNormal(3)
+    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
     >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((20,), (family.num_params,)))
     >>> check_shapes(model, guide, torch.zeros(2, 30))
     Traceback (most recent call last):
@@ -121,26 +121,18 @@ def check_shapes(model: nn.Module, guide: Guide, x: Tensor) -> None:
     if params.shape != (len(x), num_params):
         found = tuple(params.shape)
         raise ValueError(f"{who} gives λ of shape {found} for x of shape {tuple(x.shape)}, not {(len(x), num_params)}")
-    for site in trace.nodes.values():
+    sites: Any = trace.nodes.values()
+    for site in sites:
         if site["type"] == "sample" and site["value"] is x and site["fn"].event_shape != shape:
             raise ValueError(f"{who} gives x of shape {tuple(site['fn'].event_shape)}, and that of the data is {shape}")
 
 
 class SettingsError(ValueError):
-    """Settings that this machine or Lightning cannot follow.
-
-    >>> issubclass(SettingsError, ValueError)
-    True
-    """
+    """Settings that this machine or Lightning cannot follow."""
 
 
 class TerminatedError(Exception):
-    """SIGTERM ended training; what it had reached is saved, and `fit(resume=...)` goes on from there.
-
-    >>> raise TerminatedError("terminated after 120 steps; --resume runs/mnist goes on")
-    Traceback (most recent call last):
-    pyrovae.training.fit.TerminatedError: terminated after 120 steps; --resume runs/mnist goes on
-    """
+    """SIGTERM ended training; what it had reached is saved, and `fit(resume=...)` goes on from there."""
 
 
 @runtime_checkable
@@ -225,9 +217,9 @@ def fit(
         TerminatedError: SIGTERM arrived; the step was finished and `last.ckpt` saved.
 
     >>> import pyrovae as pv
-    >>> data = pv.data.Dataset("toy", "random bits", *torch.rand(3, 20, 30).round())
-    >>> model, family = pv.models.mlp((30,), 3, likelihood=pv.models.likelihoods.Bernoulli(1)), pv.DiagonalNormal(3)
-    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((30,), (family.num_params,)))
+    >>> data = pv.data.Dataset("toy", "random bits", *torch.rand(3, 20, 1, 6, 5).round())
+    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
     >>> metrics = fit(model, guide, data, epochs=1, progress=False)
     >>> sorted(metrics)[-3:]
     ['val/recon', 'val/refinement_gain', 'val/refinement_gain_se']

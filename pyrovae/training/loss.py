@@ -1,43 +1,43 @@
 """The loss of a batch, eager or with its backward pass in one graph."""
 
-import copy
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 
 from ..capture import Capture
-from ..guides import RefinedGuide
-from ..inference import Inferred
+from ..guides import Guide, RefinedGuide
+from ..inference import Inferred, Objective
 
 
 class BatchLoss:
     """The negative β-ELBO of a batch, in nats a datapoint, as something to call `backward` on.
 
     Compiled, guide, model, objective and backward pass are one graph, and the gradients wait for `backward`, which
-    scales them and hands them on: precision plugins, DDP and optimizers see what they always see. Refinement, with what
-    proposes λ₀, runs before; λ₀ and λ_K are inputs, and the gradient of the one that teaches the proposal is handed on.
+    scales them and hands them on: precision plugins, DDP and optimizers see what they always see. What refines has run
+    before, in graphs of its own; λ_K is an input, and its gradient, where it is attached to λ₀, one of those handed on.
 
     Args:
         elbo: An objective applied to model and guide.
 
     >>> import pyrovae as pv
-    >>> model, family = pv.models.mlp((30,), 3), pv.DiagonalNormal(3)
-    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((30,), (family.num_params,)))
-    >>> loss, inferred = BatchLoss(pv.ELBO()(model, guide))(torch.ones(5, 30), beta=1.0)
+    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
+    >>> loss, inferred = BatchLoss(pv.ELBO()(model, guide))(torch.ones(8, 1, 6, 5))
     >>> loss.backward()
     >>> inferred.params.shape
-    torch.Size([5, 6])
+    torch.Size([8, 6])
     """
 
     def __init__(self, elbo: ELBOModule) -> None:
         self.elbo = elbo
+        self.guide, self.objective = cast(Guide, elbo.guide), cast(Objective, elbo.elbo)
         self._gradients = Capture(self.gradients, elbo.model, elbo.guide, name="the training loss")
 
     def __call__(
-        self, x: Tensor, beta: float, refine: bool = True, start: Tensor | None = None
+        self, x: Tensor, beta: float = 1.0, refine: bool = True, start: Tensor | None = None
     ) -> tuple[Tensor, Inferred]:
         """The loss, and what was inferred.
 
@@ -47,62 +47,48 @@ class BatchLoss:
             refine: Whether a guide that refines does; otherwise its proposal is trained as an amortized guide's.
             start: Where refinement starts instead of at the proposal (B, P).
         """
-        guide, own = self.elbo.guide, self.elbo.elbo.beta
-        inferred = None
-        if isinstance(guide, RefinedGuide) and refine:
-            inferred = guide.infer(x, own * beta, start=start)
-        args = [x, x.new_full((), beta) * own]
-        if inferred is not None and inferred.attached:
-            args.append(inferred.params)
-        elif inferred is not None:
-            args += [inferred.init, inferred.params, *([] if inferred.slope is None else [inferred.slope])]
-        args = [arg.detach() for arg in args]
+        inferred = fixed = free = None
+        if refine and isinstance(self.guide, RefinedGuide):
+            inferred = self.guide.infer(x, self.objective.beta * beta, start=start)
+            params = inferred.params.detach()
+            fixed, free = (None, params) if inferred.attached else (params, None)
+        args = x, x.new_full((), beta), fixed, free
         gradients = self._gradients.bind(*args)
         if gradients is self._gradients.function:
-            inferred = inferred or self.propose(x, own * beta)
-            return self.loss(x, own * beta, inferred), inferred
-        taught: list[Tensor] = self._parameters()
-        if inferred is not None:
-            taught = [inferred.params if inferred.attached else inferred.init, *taught]
-        loss, *results = gradients(*args)
-        ends, grads = results[: -len(taught)], results[-len(taught) :]
-        given = [grad if grad.shape == of.shape else None for grad, of in zip(grads, taught, strict=True)]
-        return _Known.apply(loss, given, *taught), inferred or Inferred(ends[0], ends[-1])
+            inferred = inferred or self.propose(x, self.objective.beta * beta)
+            return self.loss(x, beta, inferred), inferred
+        loss, found, grads = gradients(*args)
+        inferred = inferred or Inferred(found[0], found[-1])
+        loss = _Known.apply(loss, grads, inferred.params, *self._parameters())
+        for taught in inferred.teaching:
+            loss = loss + (taught - taught.detach()).sum() / x.shape[0]
+        return loss, inferred
 
     def propose(self, x: Tensor, beta: float | Tensor = 1.0) -> Inferred:
         """λ without refinement."""
-        guide: Any = self.elbo.guide
-        if not isinstance(guide, RefinedGuide):
-            return guide.infer(x, beta)
-        init = guide.initial(x)
+        if not isinstance(self.guide, RefinedGuide):
+            return self.guide.infer(x, beta)
+        init = self.guide.initial(x)
         return Inferred(init, init)
 
     def loss(self, x: Tensor, beta: float | Tensor, inferred: Inferred) -> Tensor:
-        """The loss, given λ and β, the objective's own included."""
-        objective = copy.copy(self.elbo.elbo)
-        objective.beta = beta
-        guide = partial(self.elbo.guide, inferred=inferred, beta=beta)
-        return objective.differentiable_loss(self.elbo.model, guide, x) / x.shape[0]
+        """The loss, given λ."""
+        guide = partial(self.guide, inferred=inferred)
+        return self.objective.scaled(beta).differentiable_loss(self.elbo.model, guide, x) / x.shape[0]
 
-    def gradients(self, x: Tensor, beta: Tensor, *ends: Tensor) -> tuple[Tensor, ...]:
-        """The loss, λ₀ and λ_K (or the one that is both; unless given), the gradient of `ends[0]`, of each parameter.
+    def gradients(self, x: Tensor, beta: Tensor, fixed: Tensor | None, free: Tensor | None) -> tuple[Any, ...]:
+        """The loss; λ₀ and λ_K, or the one that is both; and the gradients of λ_K and of each parameter, or None.
 
-        `ends` is λ_K, where it is attached to λ₀ and alone teaches it; or λ₀, λ_K and the slope, if there is one. An
-        empty gradient stands for none.
+        λ_K is `fixed` or `free`, which is to have a gradient, if either is given.
         """
-        found: list[Tensor] = []
-        if ends:
-            first = ends[0].detach().requires_grad_()
-            params, slope, *_ = *ends[1:], None, None
-            inferred = Inferred(first, first if params is None else params, slope=slope)
-        else:
-            inferred = self.propose(x, beta)
-            found = [inferred.init] if inferred.params is inferred.init else [inferred.init, inferred.params]
+        if free is not None:
+            fixed = free = free.detach().requires_grad_()
+        inferred = self.propose(x, self.objective.beta * beta) if fixed is None else Inferred(fixed, fixed)
         loss = self.loss(x, beta, inferred)
-        inputs = [*([first] if ends else []), *self._parameters()]
+        inputs = [*([] if free is None else [free]), *self._parameters()]
         grads = torch.autograd.grad(loss, inputs, allow_unused=True)
-        filled = [loss.new_zeros(0) if grad is None else grad for grad in grads]
-        return loss.detach(), *(end.detach() for end in found), *filled
+        found = (inferred.init, inferred.params)[inferred.params is inferred.init :]
+        return loss.detach(), tuple(end.detach() for end in found), grads if free is not None else (None, *grads)
 
     def _parameters(self) -> list[Tensor]:
         return [p for p in self.elbo.parameters() if p.requires_grad]
@@ -135,7 +121,7 @@ class _Known(torch.autograd.Function):
     """A loss whose gradients are known before its backward pass; None for what is to have none."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, grads: list[Tensor | None], *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, grads: tuple[Tensor | None, ...], *inputs: Tensor) -> Tensor:
         ctx.grads = grads
         return loss.clone()
 

@@ -1,6 +1,5 @@
 """The LightningModule: one `SVI.step` a batch."""
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -31,8 +30,6 @@ class LightningOptim(PyroOptim):
     """Lets `SVI.step` step the optimizer that Lightning configured, with its precision, hooks and checkpoints.
 
     Pyro hands over the parameters it saw; they are ignored, since `configure_optimizers` named them already.
-
-    >>> optim = LightningOptim(pl.LightningModule())
     """
 
     def __init__(self, module: pl.LightningModule) -> None:
@@ -48,12 +45,7 @@ MAX_BAD_STEPS = 3
 
 
 class NumericsError(Exception):
-    """Training met non-finite numbers that it cannot step over.
-
-    >>> raise NumericsError("loss nan at step 12, the third non-finite step in a row")
-    Traceback (most recent call last):
-    pyrovae.training.module.NumericsError: loss nan at step 12, the third non-finite step in a row
-    """
+    """Training met non-finite numbers that it cannot step over."""
 
 
 class LitVAE(EvaluatedModule):
@@ -93,10 +85,10 @@ class LitVAE(EvaluatedModule):
         NumericsError: From the third non-finite step in a row, or at a checkpoint of non-finite parameters.
 
     >>> import pyrovae as pv
-    >>> model, family = pv.models.mlp((30,), 3), pv.DiagonalNormal(3)
-    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((30,), (family.num_params,)))
+    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
     >>> trainer = pl.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    >>> trainer.fit(pv.LitVAE(model, guide, lr=1e-2, log_every=1), [torch.ones(5, 30), torch.zeros(5, 30)])
+    >>> trainer.fit(pv.LitVAE(model, guide, lr=1e-2, log_every=1), [torch.ones(5, 1, 6, 5), torch.zeros(5, 1, 6, 5)])
     >>> trainer.global_step
     2
     """
@@ -128,23 +120,23 @@ class LitVAE(EvaluatedModule):
     ) -> None:
         if aggressive is not None and not any(True for _ in guide.parameters()):
             raise ValueError(f"aggressive needs a guide with parameters of its own, got {type(guide).__name__}")
-        if aggressive is not None and getattr(guide.family, "density", "any") != "any":
+        if aggressive is not None and guide.family.density != "any":
             raise ValueError(f"aggressive needs a family with a density for any z, got {type(guide.family).__name__}")
-        objective = ELBO() if objective is None else copy.copy(objective)
-        informed = aggressive is not None
+        own = (objective or ELBO()).scaled()  # a copy
         super().__init__(
-            objective(model, guide),
+            own(model, guide),
             seed=seed,
             eval_particles=eval_particles,
             engine=engine,
-            measures_information=informed,
+            measures_information=aggressive is not None,
         )
+        self._objective = own
         self.automatic_optimization = False
         self.lr, self.optimizer, self.weight_decay, self.lr_schedule = lr, optimizer, weight_decay, lr_schedule
         self.gradient_clip, self.log_every = gradient_clip, log_every
         self.refine_from, self.warm_start = refine_from, warm_start
         self.target_beta, self.beta_warmup = beta, beta_warmup
-        roots = {"model": model, "guide": guide, "family": guide.family, "objective": objective}
+        roots = {"model": model, "guide": guide, "family": guide.family, "objective": own}
         self._scheduled = [Scheduled(place, schedule, roots) for place, schedule in schedules.items()]
         self.x_shape, self.sketch = x_shape, sketch
         self.num_bad_steps = 0
@@ -162,8 +154,8 @@ class LitVAE(EvaluatedModule):
         if self._svi is None:
             # Blocked: the optimizer knows the parameters, and Pyro is not to collect them again each step.
             model, guide = (poutine.block(part, hide_types=["param"]) for part in (self.model, self.guide))
-            optim = LightningOptim(self)
-            self._svi = SVI(model, guide, optim, loss=self.elbo.elbo.loss, loss_and_grads=self._loss_and_grads)
+            loss = self._objective.loss
+            self._svi = SVI(model, guide, LightningOptim(self), loss=loss, loss_and_grads=self._loss_and_grads)
         return self._svi
 
     @property
@@ -284,7 +276,7 @@ class LitVAE(EvaluatedModule):
             "kl": terms.kl.mean(),
             "loss": self._loss,
             "grad_norm": self._grad_norm,
-            "beta": self.beta * self.elbo.elbo.beta,
+            "beta": self.beta * self._objective.beta,
             "lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
             "images_per_second": rate,
             **self._moved,

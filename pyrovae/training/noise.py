@@ -5,6 +5,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ..capture import seed_generators
+
 Stream = Literal["train", "eval", "pictures", "evaluation"]
 _STREAMS = ("train", "eval", "pictures", "evaluation")
 
@@ -21,13 +23,4 @@ def seed_noise(device: torch.device, seed: int, stream: Stream, step: int, rank:
     True
     """
     key = (_STREAMS.index(stream), step, rank)
-    _seed(device, int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0]))
-
-
-def _seed(device: torch.device, value: int) -> None:
-    # Not torch.manual_seed: without CUDA it records a stack trace for a later initialisation, at every call.
-    torch.default_generator.manual_seed(value)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(value)
-    elif device.type == "mps":
-        torch.mps.manual_seed(value)
+    seed_generators(device, int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0]))

@@ -1,7 +1,7 @@
 """Validation and test: scores of a whole split."""
 
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -125,7 +125,7 @@ class EvaluatedModule(pl.LightningModule):
     @property
     def guide(self) -> Guide:
         """The guide."""
-        return self.elbo.guide
+        return cast(Guide, self.elbo.guide)
 
     def chosen_engine(self) -> AbstractContextManager[None]:
         """The engine to run under, as a context."""
