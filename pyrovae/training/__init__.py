@@ -2,7 +2,8 @@
 
 from .aggressive import AggressiveTraining
 from .checkpoint import CheckpointError, is_of, read_checkpoint
-from .fit import SettingsError, TerminatedError, check_support, fit
+from .checks import check_support
+from .fit import SettingsError, TerminatedError, fit
 from .module import LitVAE, NumericsError
 from .schedules import CyclicalWarmup, LinearWarmup, Schedule
 

@@ -173,8 +173,9 @@ def kl_per_dim(model: Callable, family: Family, x: Tensor, params: Tensor) -> Te
     moments are left out; None if none is left. Layers below the top are averaged over draws of those above.
 
     >>> import pyrovae as pv
-    >>> kl_per_dim(pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3), torch.zeros(5, 1, 6, 5), torch.zeros(5, 6))
-    tensor([0., 0., 0.])
+    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
+    >>> kl_per_dim(model, family, torch.zeros(5, 1, 6, 5), params=torch.ones(5, 6)).shape
+    torch.Size([3])
     """
     with torch.no_grad(), pyro.validation_enabled(False):
         objective = AnalyticELBO(num_particles=NUM_DRAWS)  # which asks q for no density

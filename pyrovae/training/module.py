@@ -87,10 +87,12 @@ class LitVAE(EvaluatedModule):
     >>> import pyrovae as pv
     >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
     >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
-    >>> trainer = pl.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    >>> trainer.fit(pv.LitVAE(model, guide, lr=1e-2, log_every=1), [torch.ones(5, 1, 6, 5), torch.zeros(5, 1, 6, 5)])
+    >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    >>> trainer = pl.Trainer(max_epochs=3, enable_model_summary=False, **quiet)
+    >>> batches = torch.utils.data.DataLoader(torch.ones(2, 5, 1, 6, 5), batch_size=None)
+    >>> trainer.fit(pv.LitVAE(model, guide, lr=1e-2, beta=0.5), batches)
     >>> trainer.global_step
-    2
+    6
     """
 
     @validated
@@ -123,13 +125,8 @@ class LitVAE(EvaluatedModule):
         if aggressive is not None and guide.family.density != "any":
             raise ValueError(f"aggressive needs a family with a density for any z, got {type(guide.family).__name__}")
         own = (objective or ELBO()).scaled()  # a copy
-        super().__init__(
-            own(model, guide),
-            seed=seed,
-            eval_particles=eval_particles,
-            engine=engine,
-            measures_information=aggressive is not None,
-        )
+        common: dict[str, Any] = {"seed": seed, "eval_particles": eval_particles, "engine": engine}
+        super().__init__(own(model, guide), measures_information=aggressive is not None, **common)
         self._objective = own
         self.automatic_optimization = False
         self.lr, self.optimizer, self.weight_decay, self.lr_schedule = lr, optimizer, weight_decay, lr_schedule
