@@ -62,7 +62,7 @@ def in_pyro(decoder: nn.Module, x: Tensor, start: Tensor, register: bool) -> Non
     loc0, scale0 = start.chunk(2, -1)[0], start.chunk(2, -1)[1].exp()
     with pyro.settings.context(module_local_params=False):
         pyro.clear_param_store()
-        svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": LR}), pyro.infer.Trace_ELBO())
+        svi = pyro.infer.SVI(model, guide, pyro.optim.PyroOptim(torch.optim.Adam, {"lr": LR}), pyro.infer.Trace_ELBO())
         for _ in range(STEPS):
             svi.step()
         pyro.clear_param_store()

@@ -27,12 +27,10 @@ from .inference import (
     ELBO,
     IWAE,
     AnalyticELBO,
-    CompiledRefiner,
     GaussNewtonRefiner,
     Inferred,
     Refiner,
     SVIRefiner,
-    UnrolledRefiner,
     elbo_terms,
 )
 from .models import VAE, HierarchicalVAE
@@ -45,7 +43,6 @@ __all__ = [
     "VAE",
     "AmortizedGuide",
     "AnalyticELBO",
-    "CompiledRefiner",
     "DiagonalNormal",
     "Family",
     "Flow",
@@ -66,7 +63,6 @@ __all__ = [
     "SVIRefiner",
     "SemiAmortizedGuide",
     "StudentT",
-    "UnrolledRefiner",
     "data",
     "elbo_terms",
     "engine",

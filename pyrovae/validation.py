@@ -1,7 +1,7 @@
 """Ranges of arguments: written once, as annotations, and checked alike for Python and for YAML."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, update_wrapper
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, validate_call
 from pydantic_core import PydanticCustomError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 LONGEST = 200  # characters of a value that a message shows
 
 
@@ -26,6 +27,7 @@ Number = Annotated[float, _Number, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, _Number, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, _Number, Field(gt=0, le=1)]
+Sizes = Sequence[PositiveInt]  # a shape, or the widths of layers
 
 
 class ArgumentError(ValueError):
@@ -41,7 +43,7 @@ class _Validated:
 
     @cached_property
     def checked(self) -> Callable[..., Any]:
-        return validate_call(self.function, config=ConfigDict(arbitrary_types_allowed=True))
+        return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(self.function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.signature.bind(*args, **kwargs)  # Python's own error for a name that is no argument
@@ -134,4 +136,5 @@ def _lines(error: ValidationError, names: list[str]) -> list[str]:
 def either(found: list[str]) -> str:
     """One text of several of `problem`, of the options that a value may be: `must be a number or auto, got 'x'`."""
     texts, got = zip(*(text.rsplit(", got ", 1) for text in dict.fromkeys(found)), strict=True)
-    return f"{' or '.join(dict.fromkeys(text if i == 0 else text.removeprefix('must be ') for i, text in enumerate(texts)))}, got {got[0]}"
+    options = dict.fromkeys([texts[0], *(text.removeprefix("must be ") for text in texts[1:])])
+    return f"{' or '.join(options)}, got {got[0]}"

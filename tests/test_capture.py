@@ -1,13 +1,18 @@
 """A captured program is the program: same numbers, whatever changes around it."""
 
 import copy
+import gc
 import os
+import pickle
 import random
 import subprocess
 import sys
 import warnings
+import weakref
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -18,11 +23,20 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.capture import Capture, CaptureWarning
+from pyrovae.capture import (
+    Capture,
+    CaptureWarning,
+    capture,
+    graph,
+    isolated,
+    noise_state,
+    programs_of,
+    seed_generators,
+    set_noise_state,
+)
 from pyrovae.capture.capture import REPAID_AFTER
 from pyrovae.capture.graph import CUDAGraphs, Graph
 from pyrovae.config import COMPONENTS
-from pyrovae.families import has_natural_gradient
 
 NETS = {
     "mlp": lambda: pv.models.mlp(X_SHAPE, Z_DIM, widths=(8,)),
@@ -112,7 +126,7 @@ def test_so_with_the_safeguard_in_single_precision():
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("net", NETS)
 def test_so_in_every_combination(net, family, loop, dtype):
-    if loop == "natural" and not has_natural_gradient(COMPONENTS["family"][family]):
+    if loop == "natural" and not COMPONENTS["family"][family](3).has_natural_gradient:
         pytest.skip("refused by the refiner")
     check_refiner(net, family, loop, dtype)
 
@@ -168,6 +182,86 @@ def test_what_a_graph_holds_fast_makes_another(graphs):
             torch.testing.assert_close(captured(x), program(x))
             torch.testing.assert_close(captured(x), program(x))
             assert len(graphs) == number
+
+
+def test_an_object_that_is_gone_is_not_taken_for_the_one_in_its_place():
+    class Gain:
+        def __init__(self, value):
+            self.value = value
+
+    program = nn.Linear(3, 3)
+    program.gain = Gain(1.0)
+    captured, x = Capture(lambda x: (program.gain.value * program(x),), program), torch.ones(2, 3)
+    with pv.engine("compiled"), torch.no_grad():
+        for value in range(6):
+            del program.gain
+            program.gain = Gain(float(value))  # where the last one lay, as a rule
+            torch.testing.assert_close(captured(x)[0], value * program(x))
+
+
+def test_equal_numbers_of_other_types_make_other_graphs():
+    program = nn.Module()
+    captured = Capture(lambda x: (x * program.gain,), program)
+    with pv.engine("compiled"):
+        for gain in (1, 1.0, True):
+            program.gain, x = gain, torch.ones(2, 2, dtype=torch.int32)
+            assert captured(x)[0].dtype == (x * gain).dtype
+
+
+class Moments(NamedTuple):
+    mean: torch.Tensor
+    square: torch.Tensor | None
+
+
+class State(NamedTuple):
+    k: torch.Tensor
+    params: torch.Tensor
+    slots: tuple[Moments, ...]
+    prior: torch.Tensor | None = None
+
+
+def test_arguments_and_results_are_nested_tuples(graphs):
+    def program(x, scalars, state):
+        mean, square = state.slots[0]
+        params = state.params + scalars[0] * x
+        slots = Moments(mean + params, None if square is None else square + params**2), Moments(mean, None)
+        return State(state.k + 1, params, slots[: len(state.slots)], state.prior), ()
+
+    captured = Capture(program)
+    with pv.engine("compiled"):
+        for size, square, prior in ((5, True, False), (1, True, False), (3, True, False), (3, False, True)):
+            x = torch.randn(size, 3)
+            slots = (Moments(torch.randn(size, 3), torch.rand(size, 3) if square else None),)
+            args = x, (torch.tensor(0.5), None), State(torch.tensor(0.0), x, slots, x if prior else None)
+            found, expected = captured.bind(*args)(*args), program(*args)
+            assert capture.structure(found) == capture.structure(expected)
+            torch.testing.assert_close(capture.leaves(found), capture.leaves(expected))
+    assert len(graphs) == 2
+
+
+def test_what_is_no_tensor_is_refused_by_name():
+    with pv.engine("compiled"), pytest.raises(TypeError, match="must be tensors, None and tuples of them, got list"):
+        Capture(lambda x: x)([torch.ones(2)])
+
+
+@pytest.mark.parametrize("program", [lambda x, y: (x + y,), lambda x, y: (x + y + len(x),)], ids=["any size", "a size"])
+def test_other_rows_than_were_bound_are_refused(program):
+    x = torch.ones(7, 3)
+    with pv.engine("compiled"):
+        bound = Capture(program, name="the sum").bind(x, x)
+        torch.testing.assert_close(bound(2 * x, x), program(2 * x, x))
+        for rows in (1, 5):
+            with pytest.raises(ValueError, match=f"the sum is bound for batches of 7, and called with {rows}; bind"):
+                bound(x[:rows], x[:rows])
+        with pytest.raises(ValueError, match="bound for batches of 7, and called with 1, 7"):
+            bound(x, x[:1])
+
+
+def test_arguments_may_lie_in_memory_as_they_like():
+    captured, x = Capture(lambda x: (2 * x,)), torch.randn(4, 3)
+    with pv.engine("compiled"):
+        for arg in (x, torch.randn(3, 4).T, torch.randn(4, 1).expand(4, 3), torch.randn(8, 6)[::2, ::2]):
+            assert torch.equal(captured(arg)[0], 2 * arg)
 
 
 def test_beta_step_size_and_steps_are_no_new_graph(graphs, model):
@@ -307,6 +401,41 @@ def test_without_a_compiler_it_runs_eagerly(tmp_path):
     assert "C++ compiler" in done.stderr
 
 
+@pytest.mark.parametrize(("place", "names"), graph.OF_TORCH.items())
+def test_where_torch_lacks_a_private_name_it_runs_eagerly(place, names, monkeypatch):
+    for name in names.split():
+        with monkeypatch.context() as patched:
+            patched.delattr(f"{place}.{name}")
+            captured, x = Capture(lambda x: (x + 1,), name="the sum"), torch.ones(3, 2)
+            with pv.engine("compiled"), pytest.warns(CaptureWarning, match=f"the sum is not compiled.*{name}"):
+                assert torch.equal(captured(x)[0], x + 1)
+            with pv.engine("compiled"):
+                captured(x), captured(x.double())  # and no further warning, which would be an error here
+
+
+def test_so_where_pyro_does(monkeypatch):
+    monkeypatch.setattr(graph, "PYRO_LACKS", "Pyro 2 lacks what graphs need: _PYRO_STACK")
+    program = Affine()
+    captured, x = Capture(program, program), torch.ones(3, 3)
+    with pyro.poutine.trace() as trace, pv.engine("compiled"), isolated():
+        with pytest.warns(CaptureWarning, match="Pyro 2 lacks what graphs need: _PYRO_STACK"):
+            captured(x)
+        torch.testing.assert_close(captured(x), program(x))  # and no further warning
+    assert not trace.trace.nodes
+
+
+def test_no_compiler_is_imported_before_it_is_needed():
+    code = (
+        "import sys, types, torch\n"
+        "package = sys.modules['pyrovae'] = types.ModuleType('pyrovae')\n"  # without what the package imports
+        f"package.__path__ = [{os.path.dirname(pv.__file__)!r}]\n"
+        "import pyrovae.capture\n"
+        "print([name for name in ('sympy', 'torch._inductor', 'torch._dynamo') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_handlers_are_never_lost_in_a_graph():
     program = Affine()
     captured, x = Capture(program, program), torch.ones(3, 3)
@@ -337,6 +466,70 @@ def test_copies_of_a_guide_capture_anew(model):
             torch.manual_seed(1)
             results.append(each.infer(x).params)
     assert torch.equal(*results)
+
+
+# What lives how long.
+
+
+def test_programs_are_made_once_and_the_last_used_are_kept():
+    made = []
+
+    def get(number, *objects):
+        return programs_of(model).get(lambda: made.append(number) or [number], objects, number)
+
+    model, thing = nn.Linear(2, 2), object()
+    assert get(0) is get(0)
+    assert get(0, thing) is get(0, thing)
+    assert made == [0, 0]
+    for number in range(1, capture.MAX_PROGRAMS):
+        get(number)
+        get(0)
+    assert made == [0, 0, *range(1, capture.MAX_PROGRAMS)]  # that of `thing` made way
+    get(0, thing)
+    assert made[-1] == 0
+    assert programs_of(model).get(lambda: "another maker's", (), 0) == "another maker's"
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert twin.__dict__["_programs"] is not programs_of(model)
+        assert programs_of(twin).get(lambda: "anew", (), 0) == "anew"
+    assert "_programs" not in model.state_dict()
+
+
+def test_programs_on_a_model_are_no_change_of_the_model(graphs):
+    model, x = nn.Linear(2, 2), torch.ones(3, 2)
+    with pv.engine("compiled"):
+        for _ in range(2):
+            captured = programs_of(model).get(lambda: Capture(model, model), (model,))
+            captured(x)
+    assert len(graphs) == 1
+
+
+def test_a_model_dies_with_its_last_user():
+    model = NETS["mlp"]()
+    q, x = pv.DiagonalNormal(Z_DIM), batch(3)
+    with pv.engine("compiled"):
+        captured = programs_of(model).get(partial(Capture, model.decoder, model), (model,))
+        captured(torch.zeros(3, Z_DIM))
+        pv.SVIRefiner(num_steps=2)(model, q, x, torch.zeros(3, q.num_params))
+    alive = weakref.ref(model), weakref.ref(q)
+    del model, q, captured
+    gc.collect()
+    assert [ref() for ref in alive] == [None, None]
+
+
+# Noise.
+
+
+def test_noise_is_set_and_seeded_where_it_is_drawn(monkeypatch):
+    ran = []
+    device = SimpleNamespace(type="mps")
+    for name in ("get_rng_state", "set_rng_state", "manual_seed"):
+        monkeypatch.setattr(torch.mps, name, lambda *args, name=name: ran.append((name, *args)) or "state")
+    set_noise_state(noise_state(device), device)
+    seed_generators(device, 7)
+    assert ran == [("get_rng_state",), ("set_rng_state", "state"), ("manual_seed", 7)]
+    first = torch.randn(3)
+    seed_generators(torch.device("cpu"), 7)
+    assert torch.equal(torch.randn(3), first)
 
 
 # When.
@@ -451,6 +644,18 @@ def test_compiled_training_in_bfloat16():
 # A GPU.
 
 
+def fake_cuda(monkeypatch, graph):
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, fake in {
+        "Stream": lambda device: stream,
+        "current_stream": lambda device: stream,
+        "stream": lambda stream: nullcontext(),
+        "CUDAGraph": graph,
+        "graph": lambda graph: nullcontext(),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+
+
 def test_replays_copy_arguments_in_and_results_out(monkeypatch):
     ran = []  # (arguments, results) of the function that a CUDA graph would record
 
@@ -463,18 +668,8 @@ def test_replays_copy_arguments_in_and_results_out(monkeypatch):
             (weight, cast, x), (result,) = ran[-1]
             result.copy_(weight * cast * x)
 
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    for name, fake in {
-        "get_rng_state": lambda device: None,
-        "set_rng_state": lambda state, device: None,
-        "Stream": lambda device: stream,
-        "current_stream": lambda device: stream,
-        "stream": lambda stream: nullcontext(),
-        "CUDAGraph": Recorded,
-        "graph": lambda graph: nullcontext(),
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
-    weight, graphs = torch.tensor([1.0, 2.0]), CUDAGraphs()
+    fake_cuda(monkeypatch, Recorded)
+    weight, graphs = torch.tensor([1.0, 2.0]), CUDAGraphs(())
     x = torch.ones(3, 2)
     replay = graphs.bind(function, [weight], [torch.ones(2)], (x,))
     first = replay(x)[0]
@@ -487,6 +682,15 @@ def test_replays_copy_arguments_in_and_results_out(monkeypatch):
     assert torch.equal(first, x * torch.tensor([1.0, 2.0])), "a replay wrote over an earlier result"
     assert graphs.bind(function, [weight], [torch.ones(2)], (torch.ones(4, 2),)) is not replay  # another batch size
     assert graphs.bind(function, [weight.clone()], [torch.ones(2)], (x,)) is not replay  # another place in memory
+
+
+def test_recording_moves_neither_buffers_nor_generators(monkeypatch):
+    fake_cuda(monkeypatch, SimpleNamespace)
+    layer, x = nn.BatchNorm1d(2), torch.randn(4, 2)
+    before, noise = copy.deepcopy(layer.state_dict()), torch.get_rng_state()
+    CUDAGraphs((layer,)).bind(lambda *args: [layer(args[-1]) + torch.randn(2)], list(layer.buffers()), [], (x,))
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), noise)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

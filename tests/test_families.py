@@ -156,7 +156,7 @@ def test_a_factor_of_full_rank_makes_any_correlation():
     init = family.init_params().double()
     correlation = family(init).covariance_matrix.fill_diagonal_(0)
     assert 0 < correlation.abs().max() < 0.1
-    with pytest.raises(ValueError, match="rank must be >= 1, got 0; use DiagonalNormal for no correlations"):
+    with pytest.raises(ValueError, match="rank must be >= 1, got 0"):
         pv.LowRankNormal(3, rank=0)
 
 
@@ -174,8 +174,8 @@ def test_student_t_goes_to_the_normal():
     many, normal = pv.StudentT(3, df=1e7)(params), pv.DiagonalNormal(3)(params)
     torch.testing.assert_close(many.log_prob(z), normal.log_prob(z), rtol=0, atol=1e-4)
     assert (pv.StudentT(3, df=3.0)(params).log_prob(z) - normal.log_prob(z)).abs().max() > 0.1
-    for df in (2.0, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match=f"df must be > 2 and finite, got {df}"):
+    for df, problem in ((2.0, "> 2"), (float("inf"), "finite"), (float("nan"), "finite")):
+        with pytest.raises(ValueError, match=f"df must be {problem}, got {df}"):
             pv.StudentT(3, df=df)
 
 
@@ -266,7 +266,7 @@ def test_derivatives_of_expanded_and_of_many_draws_are_those_of_each():
 def test_refinement_nears_the_evidence_from_below(name):
     oracle, family = LinearGaussian.random(), make(name)
     init = family.init_params().double().expand(4, -1)
-    refined = pv.SVIRefiner(num_steps=150, lr=0.05, num_particles=4, lr_decay="linear")(
+    refined = pv.SVIRefiner(num_steps=150, lr=0.05, objective=pv.ELBO(num_particles=4), lr_decay="linear")(
         oracle.model, family, oracle.x, init
     ).params
     before, after = (elbo_terms(oracle.model, family, oracle.x, row, 4000).elbo() for row in (init, refined))
@@ -293,7 +293,7 @@ def test_a_mixture_finds_two_modes():
     for family in (pv.DiagonalNormal(2), pv.MixtureNormal(2)):
         start = torch.zeros(3, family.num_params)  # an untrained encoder's, say
         start[:, 0] = 0.5 * isinstance(family, pv.DiagonalNormal)  # which would not choose a side
-        refiner = pv.SVIRefiner(num_steps=300, lr=0.1, num_particles=4, lr_decay="linear", safeguard=False)
+        refiner = pv.SVIRefiner(num_steps=300, lr=0.1, objective=pv.ELBO(num_particles=4), lr_decay="linear", safeguard=False)
         refined = refiner(model, family, x, start).params
         elbos += [elbo_terms(model, family, x, row, 4000).elbo().mean() for row in (start, refined)]
     z, w = grid(2001, 3, torch.float32)

@@ -191,7 +191,7 @@ def test_the_prior_learns_where_draws_lie():
         ({"transform": "glow"}, "transform must be iaf, maf or nsf, got 'glow'"),
         ({"num_transforms": 0}, "num_transforms must be >= 1, got 0"),
         ({"context_dim": 0}, "context_dim must be >= 1, got 0"),
-        ({"widths": (0,)}, r"widths must be >= 1, got \(0,\)"),
+        ({"widths": (0,)}, r"widths\[0\] must be >= 1, got 0"),
         ({"num_bins": 0}, "num_bins must be >= 1, got 0"),
     ],
 )

@@ -2,10 +2,13 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from conftest import X_SHAPE, Z_DIM, make_guide
 from oracle import FixedNoise, LinearGaussian, quadrature
+from pyro.nn import PyroModule
 from torch import nn
 
 import pyrovae as pv
@@ -202,3 +205,81 @@ def test_vamp_prior_is_the_mixture_of_encodings(model):
     pv.ELBO()(vae, pv.AmortizedGuide(family, encoder))((torch.rand(7, *X_SHAPE) < 0.4).float()).backward()
     assert prior.pseudo_inputs.grad.abs().sum() > 0
     assert all(p.grad.abs().sum() > 0 for p in encoder.parameters())
+
+
+# DReG, whatever z is like.
+
+
+class Shaped(PyroModule):
+    """x given a latent of any event shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.weight = nn.Parameter(torch.randn(max(1, math.prod(shape)), 5, dtype=torch.float64))
+
+    def forward(self, x):
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(self.shape).double(), 1.0).to_event(len(self.shape)))
+            flat = z.reshape(*z.shape[: z.dim() - len(self.shape)], -1)
+            pyro.sample("x", dist.Normal(flat @ self.weight, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("num_particles", [1, 4])
+def test_dreg_for_latents_of_any_shape(shape, num_particles):
+    model, x = Shaped(shape), torch.randn(6, 5, dtype=torch.float64)
+    loc = torch.randn(6, *shape, dtype=torch.float64, requires_grad=True)
+
+    def guide(x):
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("z", dist.Normal(loc, 0.7).to_event(len(shape)))
+
+    torch.manual_seed(1)
+    loss = pv.IWAE(num_particles=num_particles).differentiable_loss(model, guide, x)
+    (found,) = torch.autograd.grad(loss, loc)
+    torch.manual_seed(1)
+    noise = torch.randn(*([num_particles] if num_particles > 1 else []), 6, *shape, dtype=torch.float64)
+    z = (loc.detach() + 0.7 * noise).reshape(num_particles, 6, -1).requires_grad_()
+    log_weight = (
+        dist.Normal(z @ model.weight, 1.0).log_prob(x).sum(-1)
+        + dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
+        - dist.Normal(loc.detach().reshape(6, -1), 0.7).log_prob(z).sum(-1)
+    )
+    (slope,) = torch.autograd.grad(log_weight.sum(), z)
+    expected = -(log_weight.softmax(0)[..., None] ** 2 * slope).sum(0).reshape(loc.shape)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_dreg_for_several_sites(chained):
+    """Against the formula: each draw's log weight, with q held fixed, by way of all that the draw is made of."""
+    torch.manual_seed(0)
+    model = pv.models.hierarchical_mlp((5,), (3, 2), widths=(4,), likelihood=pv.models.likelihoods.Normal(1)).double()
+    family = pv.Ladder(model) if chained else pv.Joint(z1=pv.DiagonalNormal(3), z2=pv.DiagonalNormal(2))
+    x, num = torch.randn(6, 5, dtype=torch.float64), 4
+    params = (0.3 * torch.randn(6, family.num_params, dtype=torch.float64)).requires_grad_()
+    torch.manual_seed(1)
+    loss = pv.IWAE(num_particles=num).differentiable_loss(model, lambda _: family.sample(params), x)
+    found = torch.autograd.grad(loss, [params, *model.parameters()])
+    torch.manual_seed(1)
+    log_weight = pv.inference.importance.log_weights_of(
+        *pv.ELBO(num_particles=num).traces(model, lambda _: family.sample(params), x), num, 6
+    )
+    share = log_weight.softmax(0).detach()
+    (guide_part,) = torch.autograd.grad(-(share**2 * log_weight).sum(), params, retain_graph=True)
+    torch.testing.assert_close(found[0], guide_part, rtol=1e-9, atol=1e-9)
+    decoder = list(model.decoder.parameters())
+    model_part = torch.autograd.grad(-(share * log_weight).sum(), decoder)
+    torch.testing.assert_close(found[-len(decoder) :], model_part, rtol=1e-9, atol=1e-9)
+
+
+def test_draws_do_not_depend_on_the_number_of_threads(model, x):
+    family, params = pv.DiagonalNormal(3), torch.zeros(7, 6)
+    results, before = [], torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        results.append(pv.inference.log_weights(model, family, x.repeat(300, 1, 1, 1), params.repeat(300, 1), 40))
+    torch.set_num_threads(before)
+    torch.testing.assert_close(*results)

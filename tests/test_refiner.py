@@ -1,12 +1,16 @@
+import gc
+import weakref
+
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from conftest import FAMILIES, X_SHAPE, Z_DIM, make_guide
+from oracle import FixedNoise, LinearGaussian, quadrature
 from pyro.infer import SVI
 
 import pyrovae as pv
-from pyrovae.inference import elbo_terms, frozen
-from pyrovae.inference.steps import SGD, Adam, Pace
+from pyrovae.inference import SGD, Adam, AdaptiveStep, Objective, elbo_terms, frozen, iwae, optimum, precise_terms
 
 
 def test_improves_and_says_by_how_much(model, x):
@@ -50,7 +54,7 @@ def test_outer_handlers_do_not_see_the_loop(model, x):
     guide = make_guide("semi_amortized", "diagonal_normal", model)
     with pyro.poutine.trace() as outer:
         guide(x)
-    assert {n for n, s in outer.trace.nodes.items() if s["type"] == "sample"} == {"encoder_loss", "data", "z"}
+    assert {n for n, s in outer.trace.nodes.items() if s["type"] == "sample"} == {"teaching", "data", "z"}
 
 
 def test_one_bad_datapoint_spoils_no_other(model, x):
@@ -138,11 +142,11 @@ def test_frozen_is_undone_by_an_error(model):
 )
 def test_row_optimizers_are_those_of_torch(ours, theirs):
     params = torch.randn(4, 3, dtype=torch.float64)
-    twin, slots = params.clone().requires_grad_(), tuple(torch.zeros_like(params) for _ in range(ours.num_slots))
+    twin, state = params.clone().requires_grad_(), ours.init(params)
     optimizer = theirs([twin])
     for k in range(20):
         grad = torch.randn(4, 3, dtype=torch.float64)
-        direction, slots = ours(grad, torch.tensor(float(k), dtype=torch.float64), slots)
+        direction, state = ours(grad, torch.tensor(float(k), dtype=torch.float64), state)
         params = params - 0.1 * direction
         twin.grad = grad
         optimizer.step()
@@ -161,17 +165,17 @@ def bowl(pace, lr, num_steps, start=(8.0, 0.5)):
 
 
 def test_step_sizes_grow_while_steps_agree_and_shrink_where_they_do_not():
-    held, _ = bowl(Pace(0.0, None), lr=0.01, num_steps=40)
-    grown, _ = bowl(Pace(0.2, None), lr=0.01, num_steps=40)
+    held, _ = bowl(AdaptiveStep(0.0, None), lr=0.01, num_steps=40)
+    grown, _ = bowl(AdaptiveStep(0.2, None), lr=0.01, num_steps=40)
     assert (grown[-1].abs() < 0.01 * held[-1].abs()).all()
-    held, _ = bowl(Pace(0.0, None), lr=2.05, num_steps=40)  # each step overshoots, and farther than the last
-    shrunk, _ = bowl(Pace(0.2, None), lr=2.05, num_steps=40)
+    held, _ = bowl(AdaptiveStep(0.0, None), lr=2.05, num_steps=40)  # each step overshoots, and farther than the last
+    shrunk, _ = bowl(AdaptiveStep(0.2, None), lr=2.05, num_steps=40)
     assert held[-1].abs().min() > held[0].abs().min()
     assert (shrunk[-1].abs() < 0.1 * shrunk[0].abs()).all()
 
 
 def test_a_datapoint_stops_when_a_step_is_worth_too_little_and_not_before():
-    path, _ = bowl(Pace(0.0, 0.01), lr=0.1, num_steps=200)
+    path, _ = bowl(AdaptiveStep(0.0, 0.01), lr=0.1, num_steps=200)
     worth = (path[:-1] * (path[:-1] - path[1:]))[..., 0]  # (K, 2) nats a step, to first order
     last = (path.diff(dim=0)[..., 0] != 0).sum(0)  # steps that each datapoint took
     assert 10 <= last[1] < last[0] < 200, "the one that starts nearer stops first"
@@ -232,6 +236,157 @@ def test_a_refined_guide_starts_where_it_is_told(model, x):
     assert torch.equal(inferred.init, guide.initial(x))
 
 
+# What is climbed is an argument.
+
+
+class Distance(Objective):
+    """An energy of one's own: half the squared distance of q's mean to a target, and nothing of the model."""
+
+    def __init__(self, target: float) -> None:
+        super().__init__(num_particles=1, beta=1.0, path_gradient=False)
+        self.target = target
+
+    def differentiable_loss(self, model, guide, x):
+        q = pyro.poutine.trace(guide).get_trace(x).nodes["z"]["fn"]
+        return 0.5 * (q.mean - self.target).square().sum()
+
+
+@pytest.mark.parametrize("gradient", ["stopped", "unrolled"])
+def test_climbs_an_energy_of_ones_own(gradient, model, x):
+    start = torch.zeros(7, 6, requires_grad=True)
+    loop = pv.SVIRefiner(
+        objective=Distance(2.0), optimizer="sgd", momentum=0.0, lr=0.5, num_steps=3, safeguard=False, gradient=gradient
+    )
+    inferred = loop(model, pv.DiagonalNormal(Z_DIM), x, start)
+    torch.testing.assert_close(inferred.params[:, :3].detach(), torch.full((7, 3), 2 * (1 - 0.5**3)))
+    if gradient == "unrolled":
+        (through,) = torch.autograd.grad(inferred.params[:, :3].sum(), start)
+        torch.testing.assert_close(through[:, :3], torch.full((7, 3), 0.5**3))
+
+
+@pytest.mark.parametrize("objective", [pv.AnalyticELBO(), pv.IWAE(num_particles=4), pv.ELBO(num_particles=2)])
+def test_every_objective_can_be_climbed(objective, model, x):
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    family, start = pv.DiagonalNormal(Z_DIM), torch.zeros(7, 6)
+    loop = pv.SVIRefiner(objective=objective, num_steps=60, lr=0.05, safeguard=False)
+    before, after = (
+        -objective.scaled().loss(model, lambda _, p=p: family.sample(p), x)
+        for p in (start, loop(model, family, x, start).params)
+    )
+    assert after - before > 2
+
+
+def test_beta_of_the_objective_and_of_the_call_are_a_product(model, x):
+    family, results = pv.DiagonalNormal(Z_DIM), []
+    for own, given in ((2.0, 0.25), (0.5, 1.0)):
+        torch.manual_seed(1)
+        objective = pv.ELBO(own)
+        results.append(pv.SVIRefiner(objective=objective)(model, family, x, torch.zeros(7, 6), given).params)
+        assert objective.beta == own, "the caller's objective is never written to"
+    assert torch.equal(*results)
+
+
+def test_a_family_without_density_is_refined_by_its_kl_alone(model, x):
+    class KLOnly(pv.DiagonalNormal):
+        density = "none"
+
+        def forward(self, params):
+            return _NoDensity(super().forward(params))
+
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    family, start = KLOnly(Z_DIM), torch.zeros(7, 6)
+    inferred = pv.SVIRefiner(objective=pv.AnalyticELBO(), num_steps=20)(model, family, x, start)
+    assert (inferred.terms.elbo() - inferred.terms_init.elbo()).mean() > 0.1
+    with pytest.raises(ValueError, match="objective ELBO scores draws, and KLOnly has no density; use AnalyticELBO"):
+        pv.SVIRefiner()(model, family, x, start)
+    with pytest.raises(ValueError, match="importance weights need the density of q, which KLOnly lacks"):
+        iwae(model, family, x, start)
+
+
+class _NoDensity(dist.Independent):
+    """Knows draws, moments and a KL, and no density."""
+
+    def __init__(self, base):
+        super().__init__(base.base_dist, 1)
+
+    def log_prob(self, value):
+        raise AssertionError("asked for a density")
+
+    def expand(self, batch_shape, _instance=None):
+        return _NoDensity(dist.Independent(self.base_dist.expand((*batch_shape, *self.event_shape)), 1))
+
+
+# The posterior of one step may be the prior of the next.
+
+
+@pytest.mark.parametrize("objective", [pv.ELBO(num_particles=6), pv.AnalyticELBO(num_particles=6)])
+def test_a_carried_prior_takes_the_place_of_the_models(objective):
+    oracle, family = LinearGaussian.random(), pv.FullNormal(3).double()
+    first = oracle.best_params(family)  # the posterior after seeing x is the prior for seeing it again
+    loop = pv.SVIRefiner(num_steps=2000, lr=0.01, objective=objective, safeguard=False, lr_decay="linear")
+    with FixedNoise(quadrature(4, 3)):
+        second = family(loop(oracle.model, family, oracle.x, first, prior=first).params)
+    precision = 2 * oracle.precision - torch.eye(3, dtype=torch.float64)  # the likelihood counts twice
+    mean = torch.linalg.solve(precision, (oracle.W.T @ (oracle.x - oracle.b).T) * 2 / oracle.variance).T
+    torch.testing.assert_close(second.mean, mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(second.precision_matrix, precision.expand(4, 3, 3), rtol=0, atol=1e-4)
+    assert (family(first).mean - mean).abs().max() > 0.05
+    with FixedNoise(quadrature(4, 3)):
+        kl = elbo_terms(oracle.model, family, oracle.x, first, 6, prior=first).kl
+    torch.testing.assert_close(kl, torch.zeros_like(kl), rtol=0, atol=1e-10)
+
+
+def test_a_guide_carries_lambda_and_prior(model, x):
+    guide = make_guide("semi_amortized", "diagonal_normal", model, safeguard=False)
+    carried = torch.randn(7, 6)
+    torch.manual_seed(1)
+    inferred = guide.infer(x, start=carried, prior=carried)
+    torch.manual_seed(1)
+    loop = guide.refiner(model, guide.family, x, carried, prior=carried)
+    assert torch.equal(inferred.params, loop.params)
+    torch.manual_seed(1)
+    assert not torch.equal(guide.infer(x, start=carried).params, loop.params)
+    learned = make_guide("learned_iterative", "diagonal_normal", model)
+    assert torch.equal(learned.infer(x, record=True, start=carried, prior=carried).path[0], carried)
+
+
+def test_steps_of_other_kinds_share_the_loop(model, x):
+    for guide in (make_guide("learned_iterative", "full_normal", model), make_guide("svi", "full_normal", model)):
+        assert isinstance(guide.refiner, pv.Refiner)
+    assert type(pv.GaussNewtonRefiner()).__call__ is type(pv.SVIRefiner()).__call__ is pv.Refiner.__call__
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_stopped_datapoints_leave_a_compiled_batch_too(model, x):
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    family, results = pv.DiagonalNormal(Z_DIM), []
+    loop = pv.SVIRefiner(num_steps=40, lr=0.05, safeguard=False, stop_below=0.2)
+    for engine in ("eager", "compiled"):
+        torch.manual_seed(3)
+        with pv.engine(engine):
+            results.append(loop(model, family, x, torch.zeros(7, 6), record=True).path)
+    torch.testing.assert_close(*results)
+    stopped = (results[0].diff(dim=0) != 0).any(-1).sum(0)
+    assert stopped.min() < stopped.max() < 40, "none left the batch"
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_graphs_live_as_long_as_the_model():
+    model, x = pv.models.mlp(X_SHAPE, Z_DIM, widths=(8,)), torch.ones(7, *X_SHAPE)
+    family, loop = pv.DiagonalNormal(Z_DIM), pv.SVIRefiner()
+    with pv.engine("compiled"):
+        loop(model, family, x, torch.zeros(7, 6))
+        precise_terms(model, family, x, torch.zeros(7, 6))
+        optimum(model, family, x, torch.zeros(7, 6), max_steps=4, window=2)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None, "something keeps the model alive"
+
+
 @pytest.mark.parametrize("shape", [(7, 5), (1, 6), (6,)])
 def test_a_lambda_of_the_wrong_shape_is_refused(shape, model, x):
     with pytest.raises(ValueError, match=r"params must be \(7, 6\), a row of λ for each of x, got"):
@@ -241,12 +396,15 @@ def test_a_lambda_of_the_wrong_shape_is_refused(shape, model, x):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"num_steps": 0}, "num_steps must be >= 1, got 0; use AmortizedGuide for no refinement"),
+        ({"num_steps": 0}, "num_steps must be >= 1, got 0"),
         ({"lr": 0.0}, "lr must be > 0, got 0.0"),
         ({"optimizer": "lbfgs"}, "optimizer must be adam, sgd or natural, got 'lbfgs'"),
         ({"clip": -1.0}, "clip must be > 0, got -1.0"),
-        ({"num_particles": 0}, "num_particles must be >= 1, got 0"),
-        ({"adapt": -1.0}, "adapt must be >= 0, got -1.0; 0 leaves step sizes alone"),
+        ({"num_steps": 2.5}, "num_steps must be a whole number, got 2.5"),
+        ({"momentum": -1}, "momentum must be >= 0, got -1"),
+        ({"stop_below": "x"}, "stop_below must be a number, got 'x'"),
+        ({"gradient": "second"}, "gradient must be stopped, unrolled, truncated"),
+        ({"adapt": -1.0}, "adapt must be >= 0, got -1.0"),
         ({"lr_decay": "cosine"}, "lr_decay must be none or linear, got 'cosine'"),
     ],
 )

@@ -4,21 +4,23 @@ import logging
 import os
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import count
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import pyro
 import torch
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
-from .graph import Function, Program, Tensors, is_isolated
+from . import graph as graphs
+from .graph import Graph, Parts, Reading, Tensors, undone  # noqa: F401 - Tensors for others
 
-if TYPE_CHECKING:
-    from .graph import Graph
-
+Function = Callable[..., Any]
+Made = TypeVar("Made")
 
 Engine = Literal["auto", "eager", "compiled"]
 
@@ -26,13 +28,7 @@ Engine = Literal["auto", "eager", "compiled"]
 REPAID_AFTER = 5000
 
 
-class _Choice(NamedTuple):
-    engine: Engine
-    num_batches: int | None
-
-
-_AUTO = _Choice("auto", None)
-_choice: ContextVar[_Choice] = ContextVar("engine", default=_AUTO)
+_choice: ContextVar[tuple[Engine, int | None]] = ContextVar("engine", default=("auto", None))
 
 
 @contextmanager
@@ -48,10 +44,15 @@ def engine(choice: Engine, num_batches: int | None = None) -> Iterator[None]:
 
     Raises:
         ValueError: Another choice.
+
+    >>> double = Capture(lambda x: x * 2)
+    >>> with engine("eager"):
+    ...     double(torch.ones(3))
+    tensor([2., 2., 2.])
     """
     if choice not in get_args(Engine):
         raise ValueError(f"engine must be auto, eager or compiled, got {choice!r}")
-    token = _choice.set(_Choice(choice, num_batches))
+    token = _choice.set((choice, num_batches))
     try:
         yield
     finally:
@@ -60,11 +61,10 @@ def engine(choice: Engine, num_batches: int | None = None) -> Iterator[None]:
 
 def compiling_pays(calls_a_batch: int, calls_so_far: int) -> bool:
     """The rule of `engine`, for a function that is called `calls_a_batch` times a batch."""
-    choice = _choice.get()
-    if choice.engine != "auto":
-        return choice.engine == "compiled"
-    calls = calls_so_far if choice.num_batches is None else calls_a_batch * choice.num_batches
-    return calls >= REPAID_AFTER
+    choice, num_batches = _choice.get()
+    if choice != "auto":
+        return choice == "compiled"
+    return (calls_so_far if num_batches is None else calls_a_batch * num_batches) >= REPAID_AFTER
 
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class CaptureWarning(UserWarning):
 
 
 class Capture:
-    r"""A function of tensors that runs Pyro programs, and its compiled twin.
+    """A function of tensors that runs Pyro programs, and its compiled twin.
 
     `make_fx` records every operation of a call, autograd's and the optimizer's included, as one flat graph, which
     Inductor compiles. Parameters and buffers of `modules` are inputs of the graph, so it sees every update. The leading
@@ -95,97 +95,184 @@ class Capture:
     and where capturing or compiling fails, or a graph's first result is not the eager one: one warning says so.
 
     Args:
-        function: Takes tensors of shape () or (B, ...) and returns a tuple of tensors; no other effect.
+        function: Of and to tensors of shape () or (B, ...), None, and nested tuples of them; no other effect.
         modules: All that it runs.
         name: What messages call it; by default what Python does.
+
+    >>> layer = nn.Linear(3, 2)
+    >>> capture = Capture(lambda x, state: (state[0] + 1, layer(x)), layer)
+    >>> x, state = torch.ones(4, 3), (torch.tensor(0.0), None)
+    >>> step = capture.bind(x, state, calls=10)
+    >>> [tuple(result.shape) for result in step(x, state)]
+    [(), (4, 2)]
     """
 
     def __init__(self, function: Function, *modules: nn.Module, name: str = "") -> None:
         self.function = function
-        self._program = Program(function, modules)
-        self._graphs: dict[tuple, Graph | str] = {}  # or why there is none
+        self._parts = Parts(modules)
+        self._graphs: dict[tuple, _Kept] = {}
         self._warned: set[str] = set()
         self._given_up = ""  # why, for good
         self._num_calls = 0
         self.name = name or getattr(function, "__qualname__", type(function).__qualname__)
 
-    def __call__(self, *args: Tensor) -> Tensors:
+    def __call__(self, *args: Any) -> Any:
         """`function(*args)`."""
         return self.bind(*args)(*args)
 
-    def bind(self, *args: Tensor, calls: int = 1) -> Function:
-        """The function to call `calls` times with arguments like these, while no weight changes."""
+    def bind(self, *args: Any, calls: int = 1) -> Function:
+        """The function to call `calls` times with arguments like these, while no weight changes.
+
+        Compiled, it raises `ValueError` for another batch size than these arguments have.
+        """
         self._num_calls += calls
-        if not (compiling_pays(calls, self._num_calls) and is_isolated()):
+        if not compiling_pays(calls, self._num_calls):
             return self.function
-        batch = next(len(arg) for arg in args if arg.dim() > 0)
+        if am_i_wrapped():
+            return self._eager(graphs.PYRO_LACKS)
+        flat = leaves(args)
+        batch = next((len(arg) for arg in flat if arg.dim() > 0), 0)
         if batch == 0 or self._given_up:
             return self.function
-        weights, state = self._program.read()
-        key = (*_modes(args), state)
+        now = self._parts.read()
+        key = (structure(args), *_modes(flat), now.key)
         for size in (None, batch):  # a graph for every batch size, else one for this
-            bound = self._bound((key, size), weights, args, batch)
+            bound = self._bound((key, size), now, args, batch)
             if bound is not None:
                 return bound
-        reason = self._given_up or str(self._graphs[key, batch])
-        if reason not in self._warned:
-            self._warned.add(reason)
-            message = f"{self.name} is not compiled, which makes it slower: {reason}"
-            warnings.warn(message, CaptureWarning, stacklevel=2)
-        return self.function
+        return self._eager(self._given_up or self._graphs[key, batch].lacks)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_graphs": {}}  # copies and pickles capture anew
 
-    def _bound(self, place: tuple, weights: list[Tensor], args: Tensors, batch: int) -> Function | None:
-        """The graph kept at `place`, made if it is not there yet, with its weights; None if there can be none."""
-        from .graph import Graph  # noqa: PLC0415 - takes a second to import, with sympy
+    def _eager(self, reason: str) -> Function:
+        if reason and reason not in self._warned:
+            self._warned.add(reason)
+            message = f"{self.name} is not compiled, which makes it slower: {reason}"
+            warnings.warn(message, CaptureWarning, stacklevel=3)
+        return self.function
 
-        graph = self._graphs.get(place)
-        if graph is None and len(self._graphs) >= MAX_GRAPHS:
+    def _bound(self, place: tuple, now: Reading, args: tuple[Any, ...], batch: int) -> Function | None:
+        """The graph kept at `place`, made if it is not there yet, with its weights; None if there can be none."""
+        kept = self._graphs.get(place)
+        if kept is None and len(self._graphs) >= MAX_GRAPHS:
             self._given_up = f"its modules, shapes or modes have changed {MAX_GRAPHS} times"
         if self._given_up:
             return None
         try:
-            if graph is None:
-                graph = self._graphs[place] = Graph(self._program, args, place[1])
-                if self._program.read()[1] != place[0][-1]:
+            if kept is None:
+                kept = self._graphs[place] = self._kept(now, args, place[1])
+                if self._parts.read().key != now.key:
                     self._given_up = "it changes attributes of its modules as it runs"
                     return None
-            if isinstance(graph, str) or not graph.admits(batch):
+            if kept.graph is None or not kept.graph.admits(batch):
                 return None
             start = perf_counter()
-            bound = graph.bind(weights, args)
-            if not graph.verified:
+            run, fixed = kept.graph.bind(now.weights, tuple(arg.contiguous() for arg in leaves(args)))
+            bound: Function = kept.call(run, fixed, batch, self.name)
+            if not kept.graph.verified:
                 sizes = "" if place[1] is None else f" for batches of {batch}"
                 _log.info("compiled %s%s in %.1f s", self.name, sizes, perf_counter() - start)
             alone = batch == 1  # the one size at which a symbol could mean something else
-            if alone not in graph.verified:
+            if alone not in kept.graph.verified:
                 self._verify(bound, args)
-                graph.verified.add(alone)
+                kept.graph.verified.add(alone)
             return bound
         except Exception as error:  # whatever a user's program does that cannot be traced; a missing compiler
-            self._graphs[place] = _explain(error)
+            self._graphs[place] = _Kept(now.objects, _explain(error))
             return None
 
-    def _verify(self, bound: Function, args: Tensors) -> None:
+    def _kept(self, now: Reading, args: tuple[Any, ...], size: int | None) -> "_Kept":
+        pack, calls = packer(args), []
+
+        def flat(*tensors: Tensor) -> list[Tensor]:
+            results = self.function(*pack(tensors))
+            calls.append(caller(args, results))
+            return leaves(results)
+
+        graph = Graph(flat, self._parts, tuple(leaves(args)), size)
+        return _Kept(now.objects, "", graph, calls[-1])
+
+    def _verify(self, bound: Function, args: tuple[Any, ...]) -> None:
         """Runs both twins on the same noise and compares."""
-        devices = [args[0].device] if args[0].is_cuda else []
-        # A layer may count in a buffer.
-        buffers = [(buffer, buffer.clone()) for module in self._program.modules for buffer in module.buffers()]
+        device = leaves(args)[0].device
         results = []
         for function in (bound, self.function):
-            with torch.random.fork_rng(devices):
-                results.append(function(*args))
-            for buffer, value in buffers:
-                buffer.data.copy_(value)
+            with undone(self._parts.modules, device):
+                results.append(leaves(function(*args)))
         worst = max(_distance(*pair) for pair in zip(*results, strict=True))
         # Loose, for rounding in bfloat16 changes the sign of Adam's first step where the gradient is small.
-        if not worst < (0.5 if torch.is_autocast_enabled(args[0].device.type) else 0.02):
+        if not worst < (0.5 if torch.is_autocast_enabled(device.type) else 0.02):
             raise RuntimeError(f"its compiled results differ from the eager ones by {worst:.2g} of their norm")
 
 
-def _modes(args: Tensors) -> tuple:
+class _Kept(NamedTuple):
+    objects: list[Any]  # that the key knows by identity
+    lacks: str  # why there is no graph
+    graph: Graph | None = None
+    call: Any = None  # by `caller`
+
+
+def leaves(value: Any) -> list[Tensor]:
+    """The tensors of nested tuples, from left to right."""
+    if isinstance(value, tuple):
+        return [leaf for item in value for leaf in leaves(item)]
+    if not isinstance(value, Tensor | None):
+        raise TypeError(f"arguments and results must be tensors, None and tuples of them, got {type(value).__name__}")
+    return [] if value is None else [value]
+
+
+def structure(value: Any) -> Hashable:
+    """Nested tuples without their tensors."""
+    return (type(value), *map(structure, value)) if isinstance(value, tuple) else value is None
+
+
+def packer(example: Any) -> Callable[[Sequence[Tensor]], Any]:
+    """A function that makes of tensors nested tuples like `example`.
+
+    It is written out as source, as Python's `NamedTuple` and torch's `fx` do, for it runs at every inner step.
+    """
+    kinds: dict[str, Any] = {}
+    return eval(f"lambda flat: {_source(example, (f'flat[{i}]' for i in count()), kinds)}", kinds)
+
+
+def _source(value: Any, leaf: Iterator[str], kinds: dict[str, Any]) -> str:
+    if not isinstance(value, tuple):
+        return "None" if value is None else next(leaf)
+    name = "" if type(value) is tuple else f"kind{len(kinds)}"
+    kinds[name] = type(value)
+    return f"{name}({''.join(f'{_source(item, leaf, kinds)}, ' for item in value)})"
+
+
+def _places(value: Any, name: str) -> list[str]:
+    if isinstance(value, tuple):
+        return [place for i, item in enumerate(value) for place in _places(item, f"{name}[{i}]")]
+    return [] if value is None else [name]
+
+
+def caller(args: tuple[Any, ...], results: Any) -> Any:
+    """(run, fixed, rows, name) to `run(*fixed, *tensors)` as a function of nested tuples like these, of so many rows.
+
+    Tensors it makes contiguous, as compiled code expects them.
+    """
+    names = [f"a{i}" for i in range(len(args))]
+    places = [place for arg, name in zip(args, names, strict=True) for place in _places(arg, name)]
+    batched = [place for place, leaf in zip(places, leaves(args), strict=True) if leaf.dim() > 0]
+    tensors = ", ".join(f"{place}.contiguous()" if place in batched else place for place in places)
+    right = " == ".join([*(f"{place}.shape[0]" for place in batched), "rows"])
+    call = f"pack(run(*fixed, {tensors})) if {right} else refuse(rows, name, {', '.join(batched)})"
+    return eval(
+        f"lambda run, fixed, rows, name: lambda {', '.join(names)}: {call}",
+        {"pack": packer(results), "refuse": _refuse},
+    )
+
+
+def _refuse(rows: int, name: str, *batched: Tensor) -> None:
+    sizes = ", ".join(sorted({str(len(tensor)) for tensor in batched}))
+    raise ValueError(f"{name} is bound for batches of {rows}, and called with {sizes}; bind it again")
+
+
+def _modes(args: list[Tensor]) -> tuple:
     """What of the arguments and of torch's state a graph holds fast."""
     device = args[0].device.type
     modes = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), torch.get_num_threads()
@@ -209,3 +296,43 @@ def _distance(a: Tensor, b: Tensor) -> float:
     if not torch.equal(finite, b.isfinite()):
         return float("inf")
     return float((a - b)[finite].norm() / b[finite].norm().clamp_min(1e-6))
+
+
+MAX_PROGRAMS = 16  # of one owner
+
+
+class Programs:
+    """The last few things made for one owner, by what they were made of. Copies and pickles of it start empty."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple, tuple[tuple, Any]] = {}
+
+    def get(self, make: Callable[[], Made], objects: tuple[Any, ...], *settings: Hashable) -> Made:
+        """What `make` made of these `objects`, by identity, and `settings`, by value; made now if it was not.
+
+        >>> programs = Programs()
+        >>> programs.get(lambda: "step", (), 2)
+        'step'
+        """
+        key = getattr(make, "__code__", make), *map(id, objects), *settings
+        # With the objects, whose ids would else be given to others; the last used comes last.
+        self._made[key] = self._made.pop(key) if key in self._made else (objects, make())
+        if len(self._made) > MAX_PROGRAMS:
+            del self._made[next(iter(self._made))]
+        return self._made[key][1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_made": {}}
+
+
+def programs_of(owner: nn.Module) -> Programs:
+    """The captured programs that `owner`, a model mostly, carries along: they die with it.
+
+    >>> def step(model):
+    ...     return programs_of(model).get(lambda: Capture(model, model), (model,))
+    >>> model = nn.Linear(3, 2)
+    >>> step(model) is step(model)
+    True
+    """
+    programs: Programs = owner.__dict__.setdefault("_programs", Programs())
+    return programs

@@ -1,54 +1,79 @@
-"""One program, traced and compiled, and all that this takes of the inside of torch and Pyro."""
+"""One program, traced and compiled; and all that this takes of the inside of torch and Pyro, named at the top."""
 
 import logging
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
+from pyro import poutine
 from torch import Tensor, fx, nn
-from torch._dispatch.python import enable_python_dispatcher
-from torch._inductor import standalone_compile
-from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 Tensors = tuple[Tensor, ...]
-Function = Callable[..., Tensors]
+Modules = tuple[nn.Module, ...]
+Flat = Callable[..., Sequence[Tensor]]  # of tensors
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_OF_EVERY_MODULE = (frozenset(vars(nn.Module())) - {"training"}) | {"_arguments"}  # what `validated` keeps
+# Private names. Where a release lacks one, programs run eagerly and one `CaptureWarning` names it. Besides these:
+# `_parameters`, `_buffers` and `_modules` of `nn.Module`, and `torch._foreach_copy_`.
+PYRO_LACKS = ""
+try:  # Pyro 1.9.1 and 1.9.2: the handlers at work, and the dimensions that plates hold
+    from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
+except ImportError as error:
+    PYRO_LACKS = f"Pyro {pyro.__version__} lacks what graphs need: {error}"
+OF_TORCH = {  # tested with 2.11 to 2.14
+    "torch._dispatch.python": "enable_python_dispatcher",
+    "torch._inductor": "standalone_compile",
+    "torch._subclasses": "FakeTensorMode",
+    "torch.fx.experimental.proxy_tensor": "make_fx",
+    "torch.fx.experimental.symbolic_shapes": "DimDynamic ShapeEnv StatelessSymbolicContext",
+}
 
 
-class Program:
-    """`function`, and the parameters and buffers of `modules`, all that it runs."""
+def inside_torch() -> Any:
+    """What `OF_TORCH` names, imported when the first graph is made, for that takes a second."""
+    if torch.__version__ < "2.11" or torch.__version__ >= "2.15":
+        logging.getLogger(__name__).debug("graphs are tested with torch 2.11 to 2.14, this is %s", torch.__version__)
+    found = {name: getattr(import_module(place), name) for place, names in OF_TORCH.items() for name in names.split()}
+    return SimpleNamespace(**found)
 
-    def __init__(self, function: Function, modules: Sequence[nn.Module]) -> None:
-        self.function = function
-        self.modules = modules
 
-    def read(self) -> tuple[list[Tensor], tuple[Hashable, ...]]:
-        """Parameters and buffers, shared ones once, and a key of what else a graph of the program holds fast.
+_PLAIN = (str, type(None), bool, int, float, complex, bytes)
+# What every module has, what `validated` keeps in it, and what `programs_of` does.
+_NO_PART = (frozenset(vars(nn.Module())) - {"training"}) | {"_arguments", "_programs"}
 
-        That is the modules' attributes: values of numbers, strings and of lists and dictionaries of them, and which
-        object every other one is.
-        """
+
+class Reading(NamedTuple):
+    """The modules at one time."""
+
+    weights: list[Tensor]  # parameters and buffers, shared ones once
+    key: tuple[Hashable, ...]  # of what a graph holds fast: attributes' values, and which object every other one is
+    objects: list[Any]  # those: to keep as long as the key, for Python gives their ids to others once they are gone
+
+
+class Parts(NamedTuple):
+    """The modules that a program runs, with all their parameters and buffers."""
+
+    modules: Modules
+
+    def read(self) -> Reading:
+        """What the modules are now."""
         weights: dict[int, Tensor] = {}
         key: list[Any] = []
+        objects: list[Any] = []
         for module in self._walk():
             attributes = module.__dict__
             for tensors in (attributes["_parameters"], attributes["_buffers"]):
                 weights.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
             key.append(type(module))
             for name, value in attributes.items():
-                if name in _OF_EVERY_MODULE:
-                    continue
-                key.append((name, _held(value)))
+                if name not in _NO_PART:
+                    key.append((name, _held(value, objects)))
         found = list(weights.values())
-        return found, (*key, *(weight.requires_grad for weight in found))
+        return Reading(found, (*key, *(weight.requires_grad for weight in found)), objects)
 
     @contextmanager
     def swapped(self, weights: Sequence[Tensor]) -> Iterator[None]:
@@ -56,21 +81,16 @@ class Program:
 
         By hand: `torch.func.functional_call` does not put back what it swapped in a module that has two names.
         """
-        places = [
-            (tensors, name, tensor)
-            for module in self._walk()
-            for tensors in (module._parameters, module._buffers)
-            for name, tensor in tensors.items()
-            if tensor is not None
-        ]
-        new = dict(zip((id(weight) for weight in self.read()[0]), weights, strict=True))
+        owners = [tensors for module in self._walk() for tensors in (module._parameters, module._buffers)]
+        places = [(tensors, name, old) for tensors in owners for name, old in tensors.items() if old is not None]
+        new = dict(zip(map(id, self.read().weights), weights, strict=True))
         try:
-            for tensors, name, tensor in places:
-                tensors[name] = new[id(tensor)]  # type: ignore[assignment]
+            for tensors, name, old in places:
+                tensors[name] = new[id(old)]
             yield
         finally:
-            for tensors, name, tensor in places:
-                tensors[name] = tensor  # type: ignore[assignment]
+            for tensors, name, old in places:
+                tensors[name] = old
 
     def _walk(self) -> Iterator[Any]:
         """Every module once. Not by `nn.Module.modules`: this runs at every batch."""
@@ -84,14 +104,15 @@ class Program:
                 yield module
 
 
-def _held(value: Any) -> Hashable:
-    """A value that is equal as long as `value` is."""
+def _held(value: Any, objects: list[Any]) -> Hashable:
+    """What is equal as long as `value` is; what it only knows by identity is added to `objects`."""
     if isinstance(value, _PLAIN):
-        return value
+        return value if isinstance(value, str) else (type(value), value)  # True is not 1, nor is 1.0
     if isinstance(value, list | tuple):
-        return tuple(_held(item) for item in value)
+        return tuple(_held(item, objects) for item in value)
     if isinstance(value, dict):
-        return tuple((id(key), _held(item)) for key, item in value.items())
+        return tuple((_held(key, objects), _held(item, objects)) for key, item in value.items())
+    objects.append(value)
     return id(value)
 
 
@@ -99,8 +120,12 @@ Surroundings = tuple[list[Any], list[Any]]  # Pyro handlers at work, and plates 
 
 
 def surroundings() -> Surroundings:
-    """Those of here and now, for `isolated` to put in their place later."""
-    return _PYRO_STACK[:], _DIM_ALLOCATOR._stack[:]
+    """The Pyro handlers and plates of here and now, for `isolated` to put in their place later.
+
+    >>> surroundings()
+    ([], [])
+    """
+    return ([], []) if PYRO_LACKS else (_PYRO_STACK[:], _DIM_ALLOCATOR._stack[:])
 
 
 @contextmanager
@@ -111,7 +136,16 @@ def isolated(instead: Surroundings | None = None) -> Iterator[None]:
 
     `poutine.block` hides sites; the dimensions that plates outside hold are known to one global allocator, which has
     no public way to set them aside. An empty stack also tells `Capture` that no handler would be lost in the graph.
+
+    >>> with pyro.poutine.trace() as outside, isolated():
+    ...     z = pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
+    >>> "z" in outside.trace.nodes
+    False
     """
+    if PYRO_LACKS:
+        with poutine.block():
+            yield
+        return
     handlers, dims = _PYRO_STACK[:], _DIM_ALLOCATOR._stack
     _PYRO_STACK[:], _DIM_ALLOCATOR._stack = ([], []) if instead is None else (instead[0], instead[1][:])
     try:
@@ -121,9 +155,62 @@ def isolated(instead: Surroundings | None = None) -> Iterator[None]:
         _DIM_ALLOCATOR._stack = dims
 
 
-def is_isolated() -> bool:
-    """Whether no Pyro handler is at work."""
-    return not _PYRO_STACK
+def noise_state(device: torch.device) -> Tensor:
+    """The state of torch's generator for `device`: CPU, CUDA or MPS.
+
+    >>> noise_state(torch.device("cpu")).dtype
+    torch.uint8
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def set_noise_state(state: Tensor, device: torch.device) -> None:
+    """Goes back to a state that `noise_state` gave: the same draws follow.
+
+    >>> cpu = torch.device("cpu")
+    >>> state, first = noise_state(cpu), torch.randn(3)
+    >>> set_noise_state(state, cpu)
+    >>> torch.equal(torch.randn(3), first)
+    True
+    """
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)
+
+
+def seed_generators(device: torch.device, value: int) -> None:
+    """Seeds torch's generators for the CPU and for `device`.
+
+    >>> seed_generators(torch.device("cpu"), 7)
+    >>> torch.initial_seed()
+    7
+    """
+    # Not torch.manual_seed: without CUDA it records a stack trace for a later initialisation, at every call.
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(value)
+    elif device.type == "mps":
+        torch.mps.manual_seed(value)
+
+
+@contextmanager
+def undone(modules: Modules, device: torch.device) -> Iterator[None]:
+    """Puts the buffers of `modules` and the generators of CPU and `device` back afterwards: inside are trial runs."""
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    states = [(noise_state(place), place) for place in {torch.device("cpu"), device}]
+    try:
+        yield
+    finally:
+        for buffer, value in buffers:
+            buffer.data.copy_(value)
+        for state, place in states:
+            set_noise_state(state, place)
 
 
 def lift_constants(graph: fx.GraphModule, num_weights: int) -> list[Tensor]:
@@ -157,7 +244,7 @@ def hoist(graph: fx.GraphModule, num_fixed: int) -> fx.GraphModule | None:
             if node.is_impure():
                 return None  # it writes to a weight, a layer's running mean perhaps: order matters
             fixed[node] = None
-    work = [node for node in fixed if node.op == "call_function" and not _is_view(node)]
+    work = [node for node in fixed if node.op == "call_function" and not getattr(node.target, "is_view", False)]
     frontier = [node for node in work if any(user not in work for user in node.users)]
     if not frontier:
         return None
@@ -172,10 +259,6 @@ def hoist(graph: fx.GraphModule, num_fixed: int) -> fx.GraphModule | None:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return result
-
-
-def _is_view(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.is_view
 
 
 def _replace_by_input(graph: fx.GraphModule, node: fx.Node, before: fx.Node) -> None:
@@ -197,33 +280,33 @@ class CUDAGraphs:
     elsewhere each time, and is copied in. Draws stay live: a CUDA graph advances torch's generator at each replay.
     """
 
-    def __init__(self) -> None:
-        self._replays: dict[tuple, tuple[list[Tensor], Function]] = {}
+    def __init__(self, modules: Modules) -> None:
+        self.modules = modules
+        self._replays: dict[tuple, tuple[list[Tensor], Flat]] = {}
 
-    def bind(self, function: Any, weights: list[Tensor], computed: list[Tensor], args: Tensors) -> Function:
+    def bind(self, function: Flat, weights: list[Tensor], computed: list[Tensor], args: Tensors) -> Flat:
         """`function(*weights, *computed, *args)` as a function of `args`."""
         key = tuple(weight.data_ptr() for weight in weights), tuple(arg.shape for arg in args)
         if key not in self._replays:
             if len(self._replays) >= MAX_REPLAYS:
                 self._replays.pop(next(iter(self._replays)))  # the oldest
             own = [value.clone() for value in computed]
-            self._replays[key] = own, _record(function, [*weights, *own], args)
+            with undone(self.modules, args[0].device):
+                self._replays[key] = own, _record(function, [*weights, *own], args)
         own, replay = self._replays[key]
         if own:
             torch._foreach_copy_(own, computed)
         return replay
 
 
-def _record(function: Any, fixed: list[Tensor], args: Tensors) -> Function:
+def _record(function: Flat, fixed: list[Tensor], args: Tensors) -> Flat:
     held = [arg.clone() for arg in args]
-    state = torch.cuda.get_rng_state(args[0].device)
     stream = torch.cuda.Stream(args[0].device)
     stream.wait_stream(torch.cuda.current_stream(args[0].device))
     with torch.cuda.stream(stream):
         for _ in range(WARMUP):
             function(*fixed, *held)
     torch.cuda.current_stream(args[0].device).wait_stream(stream)
-    torch.cuda.set_rng_state(state, args[0].device)  # as if nothing had been drawn
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         results = function(*fixed, *held)
@@ -240,41 +323,35 @@ TRACED_BATCH = 64  # the size that stands for any; always the same, so that cach
 
 
 class Graph:
-    """A program for one kind of argument.
+    """`function`, which runs `parts`, for arguments like `args`: of any batch size, or of `batch` alone."""
 
-    Args:
-        program: What to trace.
-        args: Arguments of the kind.
-        batch: The one batch size it is for; by default any.
-    """
-
-    def __init__(self, program: Program, args: Tensors, batch: int | None = None) -> None:
-        weights = program.read()[0]
-        self._env = ShapeEnv()
+    def __init__(self, function: Flat, parts: Parts, args: Tensors, batch: int | None = None) -> None:
+        self._inside = inside = inside_torch()
+        weights = parts.read().weights
+        self._env = inside.ShapeEnv()
         self._admitted: dict[int, bool] = {}
         self._symbols: list[Any] = []
-        mode = FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True)
-        fake_weights = [_stand_in(mode, weight) for weight in weights]
+        mode = inside.FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True)
+        fake_weights = [self._stand_in(mode, weight) for weight in weights]
         fake_args = []
         for arg in args:
             example = arg.new_empty(batch or TRACED_BATCH, *arg.shape[1:]) if arg.dim() > 0 else arg
-            fake_args.append(_stand_in(mode, example, dynamic=batch is None))
-            sizes: Any = fake_args[-1].shape
-            self._symbols += [size.node.expr for size in sizes if not isinstance(size, int)]
+            fake_args.append(self._stand_in(mode, example, dynamic=batch is None))
+            self._symbols += [size.node.expr for size in fake_args[-1].shape if not isinstance(size, int)]
 
         def run(fake_weights: list[Tensor], fake_args: list[Tensor]) -> list[Tensor]:
             for fake, weight in zip(fake_weights, weights, strict=True):
                 fake.requires_grad_(weight.requires_grad)
-            with program.swapped(fake_weights):
-                return [value.detach() for value in program.function(*fake_args)]
+            with parts.swapped(fake_weights):
+                return [value.detach() for value in function(*fake_args)]
 
-        with mode, _tracing():
-            traced = make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True)(fake_weights, fake_args)
+        with mode, _tracing(), inside.enable_python_dispatcher():
+            traced = inside.make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True)(fake_weights, fake_args)
         self._constants = lift_constants(traced, len(weights))
         self._prologue = hoist(traced, len(weights) + len(self._constants))
         self._traced = traced
-        self._compiled: Any = None
-        self._replays = CUDAGraphs()
+        self._compiled: Flat | None = None
+        self._replays = CUDAGraphs(parts.modules)
         self.verified: set[bool] = set()  # alone in its batch, and not
 
     def admits(self, batch: int) -> bool:
@@ -284,8 +361,8 @@ class Graph:
             self._admitted[batch] = all(bool(guard.expr.subs(sizes)) for guard in self._env.guards)
         return self._admitted[batch]
 
-    def bind(self, weights: list[Tensor], args: Tensors) -> Function:
-        """The graph as a function of arguments alone, for as long as no weight changes."""
+    def bind(self, weights: list[Tensor], args: Tensors) -> tuple[Flat, list[Tensor]]:
+        """A function of tensors and the first of them, for as long as no weight changes; `args` are the others."""
         values = [*weights, *self._constants]
         with torch.no_grad():
             computed = [] if self._prologue is None else list(self._prologue(*values))
@@ -293,18 +370,15 @@ class Graph:
             if self._compiled is None:
                 self._compiled = _compiled(self._traced)
         if args[0].is_cuda:
-            return self._replays.bind(self._compiled, values, computed, args)
-        compiled, fixed = self._compiled, [*values, *computed]
-        return lambda *args: compiled(*fixed, *args)
+            return self._replays.bind(self._compiled, values, computed, args), []
+        return self._compiled, [*values, *computed]
 
-
-def _stand_in(mode: FakeTensorMode, tensor: Tensor, dynamic: bool = False) -> Tensor:
-    """`tensor` without its values, and with a symbol for its leading size if `dynamic`."""
-    dims = [DimDynamic.STATIC] * tensor.dim()
-    if dynamic and dims:
-        dims[0] = DimDynamic.DYNAMIC
-    context: Any = StatelessSymbolicContext(dynamic_sizes=dims)
-    return mode.from_tensor(tensor.detach(), symbolic_context=context)
+    def _stand_in(self, mode: Any, tensor: Tensor, dynamic: bool = False) -> Any:
+        """`tensor` without its values, and with a symbol for its leading size if `dynamic`."""
+        kind = self._inside.DimDynamic
+        dims = [kind.DYNAMIC if dynamic and dim == 0 else kind.STATIC for dim in range(tensor.dim())]
+        context = self._inside.StatelessSymbolicContext(dynamic_sizes=dims)
+        return mode.from_tensor(tensor.detach(), symbolic_context=context)
 
 
 @contextmanager
@@ -312,22 +386,16 @@ def _tracing() -> Iterator[None]:
     cache = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)  # it would keep stand-ins for weights
     try:
-        with isolated(), pyro.validation_enabled(False), torch.enable_grad(), enable_python_dispatcher(), _calm():
+        with isolated(), pyro.validation_enabled(False), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what torch says to itself about its next version
             yield
     finally:
         torch.set_autocast_cache_enabled(cache)
 
 
-@contextmanager
-def _calm() -> Iterator[None]:
-    """Silences what torch says to itself about its own next version."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
-def _compiled(traced: torch.fx.GraphModule) -> Any:
+def _compiled(traced: fx.GraphModule) -> Flat:
     """`traced` through Inductor."""
+    standalone_compile = inside_torch().standalone_compile
     # Stand-ins, not real tensors: of those it would take every size, of weights too, for a symbol.
     inputs = [node.meta["val"] for node in traced.graph.find_nodes(op="placeholder")]
     for node in traced.graph.output_node().all_input_nodes:
@@ -337,10 +405,11 @@ def _compiled(traced: torch.fx.GraphModule) -> Any:
     options = {
         "fallback_random": True,  # draws come from torch's generators, so they are those of an eager run
         "reorder_for_locality": False,  # and in the program's order
-        "triton.cudagraphs": False,  # our own: see cuda_graphs.py
+        "triton.cudagraphs": False,  # our own: see CUDAGraphs
     }
     quick = {**options, "cpp.vec_isa_ok": True}  # trust the processor's flags: saves 7 s of trial compilations
-    with torch.inference_mode(False), _calm():
+    with torch.inference_mode(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
         try:
             return standalone_compile(traced, inputs, options={"config_patches": quick})
         except Exception:  # a compiler older than the processor, perhaps

@@ -186,7 +186,7 @@ def _check_prior(config: Config) -> None:
         reason = f"is for one latent layer, and {config.model.type} has several; use prior mixture_normal"
     elif "model" in signature(family.__target__)[0]:
         reason = f"comes before the model, and family {family.type} after; use another"
-    elif not family.__target__.scores_any_draw:
+    elif not family.__target__.density == "any":
         reason = (
             f"scores each draw under many posteriors, which takes family {family.type} a pass a dimension; use another"
         )
@@ -217,11 +217,12 @@ def _family(config: Config, parts: Mapping[str, Any]) -> Family:
     if _of_posteriors(config) or "model" in signature(block.__target__)[0]:
         return make(block, parts)
     sites = sites_of(parts["model"], parts["x_shape"])
-    if block.__target__ is not joint and list(sites) == ["z"] and sites["z"].is_vector:
+    vectors = {name for name, site in sites.items() if site.is_real and len(site.event_shape) == 1}
+    if block.__target__ is not joint and list(sites) == ["z"] and vectors:
         return make(block, parts, z_dim=sites["z"].num_free)
     made = {name: make(getattr(block, "base", block), parts, z_dim=site.num_free) for name, site in sites.items()}
     # Left alone where it is a vector, KL to a normal prior stays in closed form.
-    return Joint({name: q if sites[name].is_vector else Constrained(q, sites[name]) for name, q in made.items()})
+    return Joint({name: q if name in vectors else Constrained(q, sites[name]) for name, q in made.items()})
 
 
 def fit_arguments(config: Config) -> dict[str, Any]:
@@ -235,6 +236,7 @@ def fit_arguments(config: Config) -> dict[str, Any]:
     train = {name: make(value) if isinstance(value, Block) else value for name, value in values.items()}
     if isinstance(train["early_stopping"], BaseModel):
         train["early_stopping"] = train["early_stopping"].model_dump()
+    train["schedules"] = {place: make(getattr(train["schedules"], place)) for place in type(train["schedules"]).model_fields}
     return {**train, "lr": config.model.lr, "beta": config.model.beta, "batch_size": config.dataset.batch_size}
 
 

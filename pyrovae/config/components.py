@@ -52,6 +52,8 @@ def signature(make: Any) -> tuple[dict[str, bool], dict[str, Setting]]:
             settings[p.name] = Setting(hints.get(p.name, Any), p.default)
         elif p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
             positional[p.name] = p.default is p.empty
+        elif p.kind is p.VAR_POSITIONAL and parameters[-1].kind is not p.VAR_KEYWORD:  # which a module without __init__ has
+            positional[f"*{p.name}"] = True
     return positional, settings
 
 
@@ -115,7 +117,7 @@ BASES: dict[str, type] = {
     "refiner": inference.Refiner,
     "objective": inference.Objective,
     "aggressive": training.AggressiveTraining,
-    "warmup": training.Warmup,
+    "warmup": training.Schedule,
 }
 COMPONENTS: dict[str, dict[str, Any]] = {
     "dataset": {name: make for name, make in members(data, "", data.Dataset).items() if inspect.isfunction(make)},
@@ -131,7 +133,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "refiner": members(inference, "Refiner", inference.Refiner),
     "objective": members(inference, "", inference.Objective),
     "aggressive": {"aggressive": training.AggressiveTraining},
-    "warmup": members(training, "Warmup", training.Warmup),
+    "warmup": members(training, "Warmup", training.Schedule),
 }
 # Further names of a model: its class, and what they fill in where nothing is written.
 PRESETS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
@@ -262,6 +264,8 @@ def block_of(kind: str, thing: Any) -> dict[str, Any]:
     if inspect.isclass(thing):  # where a factory is taken
         return {tag_of(kind): name_of(kind, thing)}
     make = type(thing)
+    if lacking := unfilled(make, kind):
+        raise ValueError(f"{make.__name__} takes {', '.join(lacking)} by position, which nothing fills in")
     block: dict[str, Any] = {tag_of(kind): name_of(kind, make)}
     given = arguments_of(thing)
     for key, setting in signature(make)[1].items():

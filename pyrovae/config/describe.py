@@ -124,6 +124,8 @@ def _settings(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if section == "train" and name not in TrainConfig.model_fields:
             continue
         try:
+            if name == "schedules":
+                value = {place: block_of("warmup", schedule) for place, schedule in value.items()}
             sections[section][name] = block_of(kinds[name], value) if value and name in kinds else plain(value)
         except ValueError:
             continue  # an objective of a script, say, which nobody who loads the run needs

@@ -55,6 +55,7 @@ class TrainConfig(Strict):
     lr_schedule: Literal["constant", "cosine"] = "constant"
     gradient_clip: PositiveFloat | None = None
     beta_warmup: Any = None
+    schedules: Any = {}
     aggressive: Any = None
     objective: Any = "elbo"
     eval_particles: PositiveInt = 1
@@ -269,6 +270,12 @@ class _Reader:
             "aggressive": self._within(value, "aggressive", "aggressive", None),
             "objective": self._within(value, "objective", "objective", None, may_lack=False),
         }
+        if isinstance(places := value.get("schedules") or {}, Mapping):  # place -> schedule
+            made = {place: self.block("warmup", schedule) for place, schedule in places.items()}
+            schema = create_model("Schedules", __base__=Strict, **{place: (hint, ...) for place, (hint, _) in made.items()})
+            fields["schedules"], value["schedules"] = (schema, ...), {place: v for place, (_, v) in made.items()}
+        else:
+            fields["schedules"] = refused(": must be a block, place: schedule"), None
         return create_model("Train", __base__=TrainConfig, **fields), value
 
 

@@ -2,22 +2,9 @@
 
 from . import kl  # registers closed forms
 from .composed import Concatenated, Conditional, Transformed, joined
-from .flow import FlowDistribution, moment_noise
+from .flow import FlowDistribution
 from .mixture import ReparameterizedMixture
 from .numerics import MIN_SCALE, full_precision, held_fixed, positive_scale, scale_slope
 
-__all__ = [
-    "MIN_SCALE",
-    "Concatenated",
-    "Conditional",
-    "FlowDistribution",
-    "ReparameterizedMixture",
-    "Transformed",
-    "full_precision",
-    "held_fixed",
-    "joined",
-    "kl",
-    "moment_noise",
-    "positive_scale",
-    "scale_slope",
-]
+__all__ = ["MIN_SCALE", "Concatenated", "Conditional", "FlowDistribution", "ReparameterizedMixture", "Transformed"]
+__all__ += ["full_precision", "held_fixed", "joined", "kl", "positive_scale", "scale_slope"]

@@ -2,11 +2,13 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..validation import PositiveInt, validated
 
 MAX_LOG = 3.0  # bounds log-scales, log-slopes and the logits of a spline's bins
 
@@ -16,8 +18,13 @@ def _bounded(raw: Tensor) -> Tensor:
     return MAX_LOG * torch.tanh(raw / MAX_LOG)
 
 
+@runtime_checkable
 class Monotone(Protocol):
-    """y = f(x; r), increasing in x, and the identity at r = 0."""
+    """y = f(x; r), increasing in x, and the identity at r = 0.
+
+    >>> isinstance(Affine(), Monotone)
+    True
+    """
 
     num_raw: int  # K, numbers that shape one entry's map
 
@@ -29,21 +36,20 @@ class Monotone(Protocol):
 
 
 class Affine:
-    r"""A scale and a shift: :math:`y = e^a x + m`, a within (-3, 3)."""
+    r"""A scale and a shift: :math:`y = e^a x + m`, a within (-3, 3).
+
+    >>> Affine()(torch.tensor([1.0]), torch.tensor([[0.0, 2.0]]))
+    (tensor([3.]), tensor([0.]))
+    """
 
     num_raw = 2
 
     def __call__(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._parts(raw)
-        return log_scale.exp() * x + shift, log_scale
+        log_scale = _bounded(raw[..., 0])
+        return log_scale.exp() * x + raw[..., 1], log_scale
 
     def inverse(self, y: Tensor, raw: Tensor) -> Tensor:
-        log_scale, shift = self._parts(raw)
-        return (y - shift) * (-log_scale).exp()
-
-    def _parts(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = raw.unbind(-1)
-        return _bounded(log_scale), shift
+        return (y - raw[..., 1]) * (-_bounded(raw[..., 0])).exp()
 
 
 class Spline:
@@ -51,11 +57,17 @@ class Spline:
 
     Reference:
         Neural Spline Flows (Durkan et al., 2019), section 3.1, arXiv:1906.04032
+
+    >>> spline, x = Spline(8), torch.linspace(-6, 6, 5)
+    >>> raw = torch.randn(5, spline.num_raw)
+    >>> torch.allclose(spline.inverse(spline(x, raw)[0], raw), x, atol=1e-4)
+    True
     """
 
     BOUND = 5.0
 
-    def __init__(self, num_bins: int) -> None:
+    @validated
+    def __init__(self, num_bins: PositiveInt) -> None:
         self.num_bins = num_bins
         self.num_raw = 3 * num_bins - 1  # widths, heights, slopes at the knots within
 
@@ -125,6 +137,13 @@ class Autoregressive:
 
     Reference:
         MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015), arXiv:1502.03509
+
+    >>> import pyrovae as pv
+    >>> network = pv.nets.made.MADE(3, 2, Affine(), (16,))
+    >>> transform = network(torch.ones(4, 2))
+    >>> y, log_det = transform(torch.randn(4, 3))
+    >>> y.shape, log_det.shape
+    (torch.Size([4, 3]), torch.Size([4]))
     """
 
     monotone: Monotone
@@ -161,29 +180,28 @@ class Autoregressive:
     def push_score(self, x: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         """y, and ∇ log q(y) from ∇ log q(x), (..., D) each, as constants."""
         with torch.no_grad():
-            hidden = self._hidden(x)
-            raw = self._raw(hidden[-1])
-            with torch.enable_grad():
-                x, raw = x.detach().requires_grad_(), raw.detach().requires_grad_()
-                y, log_slope = self.monotone(x, raw)
-                (by_raw,) = torch.autograd.grad(y.sum(), raw, retain_graph=True)
-                direct, shape = torch.autograd.grad(
-                    log_slope.sum(), (x, raw), allow_unused=True, materialize_grads=True
-                )
-            sent = shape.flatten(-2) @ self.head.flatten(0, 1)
-            by_log_det = direct + self._to_inputs(sent, hidden)
+            hidden, (x, raw, y, log_slope), by_raw = self._near(x)
+            direct, shape = torch.autograd.grad(
+                log_slope, (x, raw), torch.ones_like(log_slope), allow_unused=True, materialize_grads=True
+            )
+            by_log_det = direct + self._to_inputs(shape.flatten(-2) @ self.head.flatten(0, 1), hidden)
             return y.detach(), self._solve(score - by_log_det, hidden, by_raw, log_slope.detach().exp())
 
     def pull_back(self, x: Tensor, grad: Tensor) -> Tensor:
         r""":math:`J^{-\top} g` at x for g = `grad` (..., D), a constant."""
         with torch.no_grad():
-            hidden = self._hidden(x)
-            raw = self._raw(hidden[-1])
-            with torch.enable_grad():
-                raw = raw.detach().requires_grad_()
-                y, log_slope = self.monotone(x.detach(), raw)
-                (by_raw,) = torch.autograd.grad(y.sum(), raw)
+            hidden, (*_, log_slope), by_raw = self._near(x)
             return self._solve(grad, hidden, by_raw, log_slope.detach().exp())
+
+    def _near(self, x: Tensor) -> tuple[list[Tensor], tuple[Tensor, ...], Tensor]:
+        """The layers at x; x and r as leaves, y and log ∂y/∂x as f makes them of those; ∂y/∂r (..., D, K)."""
+        hidden = self._hidden(x)
+        raw = self._raw(hidden[-1])
+        with torch.enable_grad():
+            x, raw = x.detach().requires_grad_(), raw.detach().requires_grad_()
+            y, log_slope = self.monotone(x, raw)
+            (by_raw,) = torch.autograd.grad(y.sum(), raw, retain_graph=True)
+        return hidden, (x, raw, y, log_slope), by_raw
 
     def _solve(self, grad: Tensor, hidden: list[Tensor], by_raw: Tensor, slope: Tensor) -> Tensor:
         r""":math:`J^{-\top} g`, with ∂y/∂r (..., D, K), and ∂y/∂x at fixed r (..., D).

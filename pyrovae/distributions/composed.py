@@ -1,13 +1,14 @@
 """Distributions made of others: side by side, given another draw, carried to another support."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Independent, MultivariateNormal, Normal, constraints
+from torch.distributions.transforms import ComposeTransform, ReshapeTransform
 
 from .numerics import held_fixed
 
@@ -19,6 +20,10 @@ class Concatenated(dist.TorchDistribution):
 
     Args:
         parts: Distributions of one batch shape, and of any event shapes.
+
+    >>> q = Concatenated([dist.Normal(torch.zeros(4, 3), 1.0).to_event(1), dist.Gamma(torch.ones(4), 1.0)])
+    >>> q.event_shape, q.rsample((5,)).shape
+    (torch.Size([4]), torch.Size([5, 4, 4]))
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -34,7 +39,7 @@ class Concatenated(dist.TorchDistribution):
         return all(part.has_rsample for part in self.parts)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self._joined([part.rsample(torch.Size(sample_shape)) for part in self.parts])
+        return self._joined(part.rsample(torch.Size(sample_shape)) for part in self.parts)
 
     def log_prob(self, value: Tensor) -> Tensor:
         blocks = zip(self.parts, value.split(self.sizes, -1), strict=True)
@@ -42,21 +47,25 @@ class Concatenated(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self._joined([part.mean for part in self.parts])
+        return self._joined(part.mean for part in self.parts)
 
     @property
     def variance(self) -> Tensor:
-        return self._joined([part.variance for part in self.parts])
+        return self._joined(part.variance for part in self.parts)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> "Concatenated":
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Concatenated":
         return Concatenated([part.expand(batch_shape) for part in self.parts])
 
-    def _joined(self, values: Sequence[Tensor]) -> Tensor:
+    def _joined(self, values: Iterable[Tensor]) -> Tensor:
         return joined(values, [len(part.event_shape) for part in self.parts])
 
 
-def joined(values: Sequence[Tensor], event_dims: Sequence[int]) -> Tensor:
-    """Values (..., *event_shape), each with its own number of event dimensions, as one (..., D)."""
+def joined(values: Iterable[Tensor], event_dims: Sequence[int]) -> Tensor:
+    """Values (..., *event_shape), each with its own number of event dimensions, as one (..., D).
+
+    >>> joined([torch.zeros(7), torch.zeros(7, 3, 2)], [0, 2]).shape
+    torch.Size([7, 7])
+    """
     return torch.cat([z.reshape(*z.shape[: z.dim() - dim], -1) for z, dim in zip(values, event_dims, strict=True)], -1)
 
 
@@ -72,13 +81,19 @@ class Conditional(dist.Independent):
 
     Reference:
         Sticking the Landing (Roeder et al., 2017), arXiv:1703.09194
+
+    >>> above, scale = (torch.ones(3, requires_grad=True) for _ in range(2))
+    >>> q = Conditional(dist.Normal(above, scale), lambda: dist.Normal(above, scale.detach()).to_event(1))
+    >>> z = q.rsample().detach()
+    >>> [g is None for g in torch.autograd.grad(held_fixed(q).log_prob(z), (above, scale), allow_unused=True)]
+    [False, True]
     """
 
     def __init__(self, base: Any, fixed: Callable[[], Any]) -> None:
         super().__init__(base, 1)
         self.held_fixed = fixed
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> "Conditional":
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Conditional":
         new: Any = super().expand(batch_shape, self.__new__(type(self)))
         new.held_fixed = self.held_fixed
         return new
@@ -92,6 +107,10 @@ class Transformed(dist.TransformedDistribution):
 
     Mean and variance are exact, by Gauss-Hermite quadrature, where T acts on each entry and u is normal. Elsewhere the
     mean is the plug-in T(E[u]), and there is no variance. (No constructor of its own, so that it can be expanded.)
+
+    >>> normal = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    >>> Transformed(normal, [torch.distributions.ExpTransform()]).mean
+    tensor([1.6487, 1.6487, 1.6487])
     """
 
     def held_fixed(self) -> Any:
@@ -100,9 +119,7 @@ class Transformed(dist.TransformedDistribution):
 
     @property
     def mean(self) -> Tensor:
-        if self._quadrature_is_exact:
-            return self._expectation(lambda z: z)
-        return self._transform(self.base_dist.mean)
+        return self._expectation(lambda z: z) if self._quadrature_is_exact else self._transform(self.base_dist.mean)
 
     @property
     def variance(self) -> Tensor:
@@ -114,10 +131,10 @@ class Transformed(dist.TransformedDistribution):
     @property
     def _quadrature_is_exact(self) -> bool:
         base = self.base_dist
-        normal = isinstance(base, torch.distributions.MultivariateNormal) or (
-            isinstance(base, torch.distributions.Independent) and isinstance(base.base_dist, torch.distributions.Normal)
+        entries = base.base_dist if isinstance(base, Independent) else base
+        return isinstance(entries, MultivariateNormal | Normal) and all(
+            _is_elementwise(transform) for transform in self.transforms
         )
-        return normal and all(_is_elementwise(transform) for transform in self.transforms)
 
     def _expectation(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
@@ -127,15 +144,11 @@ class Transformed(dist.TransformedDistribution):
         return total
 
     def _transform(self, u: Tensor) -> Tensor:
-        for transform in self.transforms:
-            u = transform(u)
-        return u
+        return ComposeTransform(self.transforms)(u)
 
 
 def _is_elementwise(transform: Any) -> bool:
-    if isinstance(transform, torch.distributions.transforms.ReshapeTransform):
-        return True
     try:
-        return transform.sign is not None  # only what is monotone in each entry has one
+        return isinstance(transform, ReshapeTransform) or transform.sign is not None  # which what is monotone has
     except NotImplementedError:
         return False

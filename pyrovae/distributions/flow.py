@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -10,8 +10,6 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .autoregressive import Autoregressive
-
-NUM_MOMENT_DRAWS = 128  # behind `mean` and `variance`
 
 OnePass = Literal["sampling", "density"]
 
@@ -37,33 +35,31 @@ class FlowDistribution(TorchDistribution):
         transforms: T, or where density is the way of one pass, its inverse from last to first.
         noise: Standardised draws (M, D) for `mean` and `variance`, which have no closed form.
         one_pass: `sampling` (inverse autoregressive) or `density` (masked autoregressive).
-        path_only: `log_prob` has the gradient of z's own path alone, the parameters held fixed.
 
     References:
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), arXiv:1606.04934
         Masked Autoregressive Flow for Density Estimation (Papamakarios et al., 2017), arXiv:1705.07057
         Fast and Unified Path Gradient Estimators for Normalizing Flows (Vaitl et al., 2024), arXiv:2403.15881
+
+    >>> import pyrovae as pv
+    >>> q = pv.Flow(3)(torch.randn(4, 38))
+    >>> z = q.rsample((2,))
+    >>> z.shape, q.log_prob(z).shape
+    (torch.Size([2, 4, 3]), torch.Size([2, 4]))
     """
 
-    arg_constraints: dict = {}  # noqa: RUF012 - as in torch
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
     has_rsample = True
 
     def __init__(
-        self,
-        loc: Tensor,
-        scale: Tensor,
-        transforms: Sequence[Autoregressive],
-        noise: Tensor,
-        *,
-        one_pass: OnePass = "sampling",
-        path_only: bool = False,
-        validate_args: bool | None = None,
+        self, loc: Tensor, scale: Tensor, transforms: Sequence[Autoregressive], noise: Tensor, one_pass: OnePass
     ) -> None:
         self.loc, self.scale, self.transforms = loc, scale, tuple(transforms)
-        self.one_pass, self.path_only, self._noise = one_pass, path_only, noise
+        self.one_pass, self._noise = one_pass, noise
+        self._path_only = False  # whether the parameters are held fixed, for a gradient by z's own path
         self._draw: _Draw | None = None
-        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
+        super().__init__(loc.shape[:-1], loc.shape[-1:])
 
     def expand(self, batch_shape: Sequence[int], _instance: "FlowDistribution | None" = None) -> "FlowDistribution":
         new = self._get_checked_instance(FlowDistribution, _instance)
@@ -72,7 +68,8 @@ class FlowDistribution(TorchDistribution):
         return new
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.transport(noise)
 
     def transport(self, noise: Tensor) -> Tensor:
@@ -87,7 +84,7 @@ class FlowDistribution(TorchDistribution):
             self._validate_sample(value)
         draw = self._draw
         if draw is not None and value is draw.z:
-            if not self.path_only:
+            if not self._path_only:
                 return draw.log_prob
             if not (torch.is_grad_enabled() and value.requires_grad):
                 return draw.log_prob.detach()
@@ -102,7 +99,7 @@ class FlowDistribution(TorchDistribution):
         new = self.expand(self.batch_shape)
         new.loc, new.scale = self.loc.detach(), self.scale.detach()
         new.transforms = tuple(transform.detach() for transform in self.transforms)
-        new._draw, new.path_only = self._draw, True
+        new._draw, new._path_only = self._draw, True
         return new
 
     @property
@@ -122,17 +119,11 @@ class FlowDistribution(TorchDistribution):
 
     def _forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """T and its log-determinant."""
-        if self.one_pass == "sampling":
-            return _pass(self.transforms, noise)
-        u = _way_back(self.transforms, noise)
-        return u, -_pass(self.transforms, u)[1]
+        return (_pass if self.one_pass == "sampling" else _way_back)(self.transforms, noise)
 
     def _backward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse of T, and the log-determinant of T there."""
-        if self.one_pass == "sampling":
-            noise = _way_back(self.transforms, u)
-            return noise, _pass(self.transforms, noise)[1]
-        noise, log_det = _pass(self.transforms, u)
+        noise, log_det = (_way_back if self.one_pass == "sampling" else _pass)(self.transforms, u)
         return noise, -log_det
 
     def _score(self, noise: Tensor) -> Tensor:
@@ -144,14 +135,8 @@ class FlowDistribution(TorchDistribution):
             return score / self.scale
 
 
-def moment_noise(z_dim: int) -> Tensor:
-    """Draws (M, D) for `mean` and `variance`: symmetric, of unit variance, and none of the global generator's."""
-    draws = torch.randn(NUM_MOMENT_DRAWS // 2, z_dim, generator=torch.Generator().manual_seed(0))
-    draws = draws / draws.square().mean(0).sqrt()
-    return torch.cat([draws, -draws])
-
-
 def _pass(transforms: Sequence[Autoregressive], x: Tensor) -> tuple[Tensor, Tensor]:
+    """y and log |det ∂y/∂x|, by one pass of each transform."""
     log_det = x.new_zeros(x.shape[:-1])
     for transform in transforms:
         x, more = transform(x)
@@ -159,10 +144,11 @@ def _pass(transforms: Sequence[Autoregressive], x: Tensor) -> tuple[Tensor, Tens
     return x, log_det
 
 
-def _way_back(transforms: Sequence[Autoregressive], y: Tensor) -> Tensor:
+def _way_back(transforms: Sequence[Autoregressive], y: Tensor) -> tuple[Tensor, Tensor]:
+    """x and log |det ∂x/∂y|, by D passes of each transform, and one more for the determinant."""
     for transform in reversed(transforms):
         y = transform.inverse(y.flip(-1))
-    return y
+    return y, -_pass(transforms, y)[1]
 
 
 def _standard_normal(noise: Tensor) -> Tensor:

@@ -23,12 +23,19 @@ class ReparameterizedMixture(dist.MixtureSameFamily):
 
     The farther apart the modes, the noisier the gradient of the weights: a draw in the gap moves far for a little mass.
 
-    (The gradient that `pyro.distributions.MixtureOfDiagNormals` of Pyro 1.9.2 has for its weights is not that of the
-    expectation, as quadrature shows, and it knows no second derivatives and no single dimension.)
+    (In Pyro 1.9.2 the gradient of `MixtureOfDiagNormals` by its weights is not that of the expectation, as quadrature
+    shows, and it knows no second derivatives and no single dimension.)
 
     References:
         Implicit Reparameterization Gradients (Figurnov, Mohamed & Mnih, 2018), arXiv:1805.08498
         Stochastic Backpropagation through Mixture Density Distributions (Graves, 2016), arXiv:1607.05690
+
+    >>> weights = torch.zeros(2, requires_grad=True)
+    >>> components = dist.Normal(torch.tensor([[-1.0], [1.0]]), 0.5).to_event(1)
+    >>> q = ReparameterizedMixture(dist.Categorical(logits=weights), components)
+    >>> q.rsample((100,)).sum().backward()
+    >>> weights.grad.shape
+    torch.Size([2])
     """
 
     has_rsample = True

@@ -72,4 +72,4 @@ def _log_prob(program: Callable, values: dict[str, Tensor]) -> Tensor:
     """log-density of latent values under a Pyro program, (..., B)."""
     trace = poutine.trace(poutine.condition(program, values)).get_trace()
     trace.compute_log_prob(lambda name, site: name in values)
-    return sum(trace.nodes[name]["log_prob"] for name in values)
+    return torch.stack([trace.nodes[name]["log_prob"] for name in values]).sum(0)

@@ -53,7 +53,7 @@ def annealed(
         if value < 0:
             raise ValueError(f"{name} must be >= 0, got {value}")
     path: dict[str, Any] = {"num_chains": num_chains, "num_steps": num_steps, "num_leapfrog": num_leapfrog}
-    path["start"] = start or ("q" if subject.family.scores_any_draw else "prior")
+    path["start"] = start or ("q" if subject.family.density == "any" else "prior")
     found = Findings()
     if num_data > 0:
         _on_data(found, subject, num_data, path, bounds)

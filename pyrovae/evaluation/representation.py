@@ -85,7 +85,7 @@ def _information(subject: Subject, num: int) -> dict[str, Any]:
     """ELBO surgery at λ_K; None for families that cannot score any draw."""
     count = min(num, len(subject.x))
     found: dict[str, Any] = {"mutual_information": None, "aggregate_kl": None, "mutual_information_bound": None}
-    if subject.family.scores_any_draw:
+    if subject.family.density == "any":
         terms = elbo_surgery(subject.model, subject.family, subject.x[:num], subject.params[:num])
         found["mutual_information"] = estimate(terms.information)
         found["aggregate_kl"] = estimate(terms.aggregate_kl)

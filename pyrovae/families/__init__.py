@@ -1,6 +1,6 @@
 """Variational families: how a row of parameters λ becomes a distribution q(z | λ)."""
 
-from .base import Family, has_natural_gradient
+from .base import Family
 from .flow import Flow
 from .full_normal import FullNormal
 from .joint import Joint
@@ -9,16 +9,5 @@ from .location_scale import DiagonalNormal, Laplace, StudentT
 from .low_rank_normal import LowRankNormal
 from .mixture_normal import MixtureNormal
 
-__all__ = [
-    "DiagonalNormal",
-    "Family",
-    "Flow",
-    "FullNormal",
-    "Joint",
-    "Ladder",
-    "Laplace",
-    "LowRankNormal",
-    "MixtureNormal",
-    "StudentT",
-    "has_natural_gradient",
-]
+__all__ = ["DiagonalNormal", "Family", "Flow", "FullNormal", "Joint", "Ladder", "Laplace"]
+__all__ += ["LowRankNormal", "MixtureNormal", "StudentT"]

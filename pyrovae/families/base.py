@@ -1,51 +1,60 @@
 """What a family is."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..distributions import full_precision
+from ..distributions.numerics import full_precision
+from ..validation import PositiveInt, validated
 
-
-def has_natural_gradient(family: type["Family"]) -> bool:
-    """Whether a class of families writes `natural_gradient`."""
-    return family.natural_gradient is not Family.natural_gradient
+Density = Literal["any", "own", "none"]
 
 
 class Family(nn.Module, ABC):
     """Turns unconstrained parameters λ, a row per datapoint, into q(z | λ).
 
     Args:
-        z_dim: Number of latent dimensions, D.
+        z_dim: Number of latent dimensions, D: the entries of z, whatever its shape.
 
     Attributes:
         num_params: P, the length of a row of λ.
-        scores_any_draw: Whether q(z | λ) has a twice differentiable density for z drawn from another λ.
+        density: The z that q(z | λ) has a density for: `any`, and a twice differentiable one; its `own` draws alone; or
+            `none`: then it has `rsample` and a KL to the prior, registered with `torch.distributions.kl.register_kl`.
 
-    Raises:
-        ValueError: `z_dim` below 1.
+    >>> class Cauchy(Family):
+    ...     def __init__(self, z_dim):
+    ...         super().__init__(z_dim)
+    ...         self.num_params = z_dim
+    ...     def forward(self, params):
+    ...         return dist.Cauchy(params, 1.0).to_event(1)
+    >>> Cauchy(3).sample(torch.zeros(7, 3)).shape
+    torch.Size([7, 3])
     """
 
     num_params: int
-    scores_any_draw: ClassVar[bool] = True
+    density: Density = "any"
 
-    def __init__(self, z_dim: int) -> None:
+    @validated
+    def __init__(self, z_dim: PositiveInt) -> None:
         super().__init__()
-        if z_dim < 1:
-            raise ValueError(f"z_dim must be >= 1, got {z_dim}")
         self.z_dim = z_dim
 
     @abstractmethod
     def forward(self, params: Tensor) -> dist.TorchDistribution:
-        """λ (..., P) to q(z | λ), batch shape (...), event shape (D,)."""
+        """λ (..., P) to q(z | λ), batch shape (...), event shape (D,) or another of D entries, as (T, D / T)."""
 
     def init_params(self) -> Tensor:
         """A row λ (P,) to start from when nothing is known: here zeros, which should give mean 0 and variance 1."""
         return torch.zeros(self.num_params)
+
+    @property
+    def has_natural_gradient(self) -> bool:
+        """Whether the class writes `natural_gradient`."""
+        return type(self).natural_gradient is not Family.natural_gradient
 
     def natural_gradient(self, params: Tensor, grad: Tensor) -> Tensor:
         r"""The direction of steepest change per nat of KL, for a gradient (..., P) taken at λ (..., P).
@@ -63,7 +72,7 @@ class Family(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no natural_gradient")
 
     def sample(self, params: Tensor) -> Tensor:
-        """The guide as a Pyro program: plate `"data"`, site `"z"`, for λ (B, P).
+        """The guide as a Pyro program: plate `"data"`, site `"z"`, for λ (B, P); returns z (..., B, *event_shape).
 
         A family over several latent sites, `Joint` or `Ladder`, overrides this.
         """

@@ -1,15 +1,14 @@
 """A normalizing flow."""
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import pyro.distributions as dist
-from pydantic import PositiveInt
 from torch import Tensor
 
-from ..distributions import FlowDistribution, moment_noise, positive_scale
 from ..distributions.autoregressive import Affine, Spline
-from ..nets.made import made_chain
+from ..distributions.numerics import positive_scale
+from ..nets.made import FlowNetworks
+from ..validation import PositiveInt, Sizes, validated
 from .base import Family
 
 Transform = Literal["iaf", "maf", "nsf"]
@@ -35,45 +34,36 @@ class Flow(Family):
         widths: Hidden units of each transform's network; `()` makes it linear.
         num_bins: Bins of a spline; for `nsf`.
 
-    Raises:
-        ValueError: A number out of range, or an unknown transform.
-
     References:
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), arXiv:1606.04934
         Masked Autoregressive Flow for Density Estimation (Papamakarios et al., 2017), arXiv:1705.07057
         Neural Spline Flows (Durkan et al., 2019), arXiv:1906.04032
+
+    >>> import torch
+    >>> family = Flow(8, transform="nsf", context_dim=4)
+    >>> family(torch.zeros(7, family.num_params)).rsample().shape
+    torch.Size([7, 8])
     """
 
-    scores_any_draw = False  # it does, by D passes, but with first derivatives only
-    noise: Tensor
+    density = "own"  # for any draw too, by D passes, but with first derivatives only
 
+    @validated
     def __init__(
         self,
-        z_dim: int,
+        z_dim: PositiveInt,
         *,
         transform: Transform = "iaf",
         num_transforms: PositiveInt = 2,
         context_dim: PositiveInt = 32,
-        widths: Sequence[PositiveInt] = (128,),
+        widths: Sizes = (128,),
         num_bins: PositiveInt = 8,
     ) -> None:
         super().__init__(z_dim)
-        if transform not in get_args(Transform):
-            raise ValueError(f"transform must be iaf, maf or nsf, got {transform!r}")
-        if num_bins < 1:
-            raise ValueError(f"num_bins must be >= 1, got {num_bins}")
-        self.transform = transform
         self.num_params = 2 * z_dim + context_dim
         monotone = Spline(num_bins) if transform == "nsf" else Affine()
-        self.networks = made_chain(z_dim, context_dim, monotone, num_transforms, widths)
-        self.register_buffer("noise", moment_noise(z_dim), persistent=False)
+        one_pass = "density" if transform == "maf" else "sampling"
+        self.networks = FlowNetworks(z_dim, context_dim, monotone, num_transforms, widths, one_pass)
 
     def forward(self, params: Tensor) -> dist.TorchDistribution:
         loc, log_scale, context = params.tensor_split([self.z_dim, 2 * self.z_dim], -1)
-        return FlowDistribution(
-            loc,
-            positive_scale(log_scale),
-            [network(context) for network in self.networks],
-            self.noise,
-            one_pass="density" if self.transform == "maf" else "sampling",
-        )
+        return self.networks(loc, positive_scale(log_scale), context)

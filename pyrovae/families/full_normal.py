@@ -4,7 +4,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..distributions import MIN_SCALE, positive_scale, scale_slope
+from ..distributions.numerics import MIN_SCALE, positive_scale, scale_slope
+from ..validation import PositiveInt, validated
 from .base import Family
 
 
@@ -20,12 +21,17 @@ class FullNormal(Family):
 
     Reference:
         An Introduction to Variational Autoencoders (Kingma & Welling, 2019), section 2.5.1, arXiv:1906.02691
+
+    >>> family = FullNormal(3)
+    >>> family(torch.zeros(7, family.num_params)).covariance_matrix.shape
+    torch.Size([7, 3, 3])
     """
 
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, z_dim: int) -> None:
+    @validated
+    def __init__(self, z_dim: PositiveInt) -> None:
         super().__init__(z_dim)
         self.num_params = z_dim * (z_dim + 3) // 2
         self.unit = z_dim**-0.5  # of N

@@ -12,8 +12,11 @@ from torch.distributions.transforms import ReshapeTransform
 
 from ..distributions import Concatenated, Transformed, full_precision, joined
 from ..models.latent_sites import LatentSite, latent_sites
-from .base import Family
-from .location_scale import DiagonalNormal
+from ..validation import validated
+from .base import Density, Family
+from .location_scale import DiagonalNormal, LocationScale
+
+_WEAKEST_FIRST: tuple[Density, ...] = ("none", "own", "any")
 
 
 class Constrained(Family):
@@ -21,7 +24,8 @@ class Constrained(Family):
 
     .. math:: q(z \mid \lambda) = q_u(T^{-1}(z) \mid \lambda) \, |\det J_{T^{-1}}(z)|
 
-    Positive entries are exponentials, entries in an interval sigmoids, a simplex is broken like a stick.
+    Positive entries are exponentials, entries in an interval sigmoids, a simplex is broken like a stick. Independent
+    entries that may be any number are independent still, so their KL to a normal prior stays in closed form.
 
     Args:
         family: Of u, as many dimensions as `site.num_free`.
@@ -29,20 +33,28 @@ class Constrained(Family):
 
     Reference:
         Automatic Differentiation Variational Inference (Kucukelbir et al., 2017), arXiv:1603.00788
+
+    >>> simplex = LatentSite(torch.Size([6]), torch.distributions.constraints.simplex)
+    >>> q = Constrained(DiagonalNormal(5), simplex)(torch.randn(7, 10))
+    >>> q.rsample().sum(-1).allclose(torch.ones(7))
+    True
     """
 
+    @validated
     def __init__(self, family: Family, site: LatentSite) -> None:
         super().__init__(site.event_shape.numel())
         self.family = family
         self.site = site
         self.num_params = family.num_params
+        self.density = family.density
 
     def forward(self, params: Tensor) -> dist.TorchDistribution:
-        bijection = biject_to(self.site.support)
-        free_shape = bijection.inverse_shape(self.site.event_shape)
-        reshape = ReshapeTransform(torch.Size([self.family.z_dim]), free_shape)
+        if self.site.is_real and isinstance(self.family, LocationScale):
+            return self.family.shaped(params, self.site.event_shape)
+        q, bijection = self.family(params), biject_to(self.site.support)
+        reshape = ReshapeTransform(q.event_shape, bijection.inverse_shape(self.site.event_shape))
         # A cache, so that a draw is scored from its u, not from T⁻¹(z), which overflows first.
-        return Transformed(self.family(params), [reshape.with_cache(), bijection.with_cache()])
+        return Transformed(q, [reshape.with_cache(), bijection.with_cache()])
 
     def init_params(self) -> Tensor:
         return self.family.init_params()
@@ -54,30 +66,34 @@ class Joint(Family):
     .. math:: q(z \mid \lambda) = \prod_l q_l(z_l \mid \lambda_l)
 
     `sample` is a Pyro program with all sites in plate `"data"`; as one distribution, z is the flattened values side by
-    side.
+    side. Where the one site is an array, as (T, D) over time, z is that array.
 
     Args:
         families: Family of each site, by name.
-        others: The same, as keywords: `Joint(z1=DiagonalNormal(50), z2=FullNormal(5))`.
+        others: The same, as keywords.
 
     Raises:
-        ValueError: No family, or something else in its place.
+        ValueError: No family.
 
     Reference:
         Automatic Differentiation Variational Inference (Kucukelbir et al., 2017), arXiv:1603.00788
+
+    >>> import pyrovae as pv
+    >>> family = Joint(z1=pv.FullNormal(5), z2=pv.DiagonalNormal(3))
+    >>> family.num_params, family(torch.zeros(7, 26)).event_shape
+    (26, torch.Size([8]))
     """
 
+    @validated
     def __init__(self, families: Mapping[str, Family] | None = None, **others: Family) -> None:
         given = {**(families or {}), **others}
         if not given:
-            raise ValueError("Joint needs a family for each latent site, got none; Joint(z=DiagonalNormal(50)) say")
-        for name, family in given.items():
-            if not isinstance(family, Family):
-                raise ValueError(f"{name} must be a family, DiagonalNormal(50) say, got {family!r}")
+            raise ValueError("Joint needs a family for each latent site, got none, as in Joint(z=DiagonalNormal(50))")
         super().__init__(sum(family.z_dim for family in given.values()))
         self.sites = tuple(given)
         self.families = nn.ModuleList(given.values())  # no ModuleDict: names of sites may hold dots
         self.num_params = sum(family.num_params for family in given.values())
+        self.density = min((family.density for family in given.values()), key=_WEAKEST_FIRST.index)
 
     @classmethod
     def of(cls, model: Callable, x: Tensor, family: Callable[[int], Family] = DiagonalNormal) -> "Joint":
@@ -94,23 +110,24 @@ class Joint(Family):
         made: dict[str, Family] = {}
         for name, site in latent_sites(model, x).items():
             made[name] = family(site.num_free)
-            if not site.is_vector:  # left alone where it is, KL to a normal prior stays in closed form
+            if not (site.is_real and len(site.event_shape) == 1):  # a vector needs no transform
                 made[name] = Constrained(made[name], site)
         return cls(made)
 
     def forward(self, params: Tensor) -> dist.TorchDistribution:
-        return Concatenated([q for _, q in self._by_site(params)])
+        parts = [q for _, q in self._by_site(params)]
+        return parts[0] if _is_array(parts) else Concatenated(parts)
 
     def init_params(self) -> Tensor:
         return torch.cat([family.init_params() for family in self._families()])
 
     def sample(self, params: Tensor) -> Tensor:
-        values, event_dims = [], []
+        parts, values = [], []
         with pyro.plate("data", params.shape[0]), full_precision(params):
             for name, q in self._by_site(params):
+                parts.append(q)
                 values.append(pyro.sample(name, q))
-                event_dims.append(len(q.event_shape))
-        return joined(values, event_dims)  # (..., B, D)
+        return values[0] if _is_array(parts) else joined(values, [len(q.event_shape) for q in parts])  # (..., B, D)
 
     def _by_site(self, params: Tensor) -> Iterator[tuple[str, Any]]:
         blocks = params.split([family.num_params for family in self._families()], -1)
@@ -119,3 +136,7 @@ class Joint(Family):
 
     def _families(self) -> list[Any]:
         return list(self.families)
+
+
+def _is_array(parts: list[Any]) -> bool:
+    return len(parts) == 1 and len(parts[0].event_shape) > 1

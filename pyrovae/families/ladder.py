@@ -6,10 +6,11 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..distributions import Concatenated, Conditional, full_precision, positive_scale
-from ..models import HierarchicalVAE
+from ..models.hierarchical import HierarchicalVAE
+from ..validation import validated
 from .base import Family
 
 
@@ -26,16 +27,17 @@ class Ladder(Family):
     Args:
         model: The model whose p(z_l | z_{l+1}) it takes; its weights are not the family's, but gradients reach them.
 
-    Raises:
-        ValueError: A model without layers.
-
     Reference:
         Ladder Variational Autoencoders (Sønderby et al., 2016), arXiv:1602.02282
+
+    >>> import pyrovae as pv
+    >>> family = Ladder(pv.models.hierarchical_mlp((784,), (8, 4)))
+    >>> family.sample(torch.zeros(7, family.num_params)).shape
+    torch.Size([7, 12])
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        if not isinstance(model, HierarchicalVAE):
-            raise ValueError(f"model must be a HierarchicalVAE, got {type(model).__name__}; use DiagonalNormal for it")
+    @validated
+    def __init__(self, model: HierarchicalVAE) -> None:
         super().__init__(sum(model.z_dims))
         self._model = (model,)  # in a tuple: known to the family, but no submodule of it
         self.num_params = 2 * self.z_dim

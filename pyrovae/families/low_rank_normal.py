@@ -4,10 +4,10 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
-from ..distributions import positive_scale
+from ..distributions.numerics import positive_scale
+from ..validation import PositiveInt, validated
 from .base import Family
 
 
@@ -22,6 +22,9 @@ class ConditionedLowRankNormal(dist.LowRankMultivariateNormal):
         loc: Mean (..., D).
         factor: U (..., D, R), of a norm that float32 can square and add 1 to.
         scale: The diagonal of A (..., D).
+
+    >>> ConditionedLowRankNormal(torch.zeros(3), torch.ones(3, 1), torch.ones(3)).variance
+    tensor([2., 2., 2.])
     """
 
     def __init__(self, loc: Tensor, factor: Tensor, scale: Tensor) -> None:
@@ -40,7 +43,7 @@ INIT_FACTOR = 0.1  # standard deviation of the first U
 
 
 class LowRankNormal(Family):
-    r"""A normal whose correlations have a factor of rank R, λ = (μ, log s, V), P = D (R + 2).
+    r"""A normal whose correlations have a factor of rank R = `rank`, λ = (μ, log s, V), P = D (R + 2).
 
     .. math::
         q(z \mid \lambda) = \mathcal{N}(z \mid \mu, \, A (I + U U^\top) A), \qquad
@@ -51,22 +54,18 @@ class LowRankNormal(Family):
     density factors, depends on neither scale. V runs row by row, a row per latent dimension. λ = 0 is the standard
     normal (to the scale floor of 1e-5), and R = D - 1 is enough for any covariance.
 
-    Args:
-        z_dim: Number of latent dimensions, D.
-        rank: R.
-
-    Raises:
-        ValueError: `rank` below 1.
-
     Reference:
         Gaussian variational approximation with a factor covariance structure (Ong, Nott & Smith, 2018),
         arXiv:1701.03208
+
+    >>> family = LowRankNormal(50, rank=2)
+    >>> family.num_params, family(torch.randn(7, 200)).rsample().shape
+    (200, torch.Size([7, 50]))
     """
 
-    def __init__(self, z_dim: int, *, rank: PositiveInt = 4) -> None:
+    @validated
+    def __init__(self, z_dim: PositiveInt, *, rank: PositiveInt = 4) -> None:
         super().__init__(z_dim)
-        if rank < 1:
-            raise ValueError(f"rank must be >= 1, got {rank}; use DiagonalNormal for no correlations")
         self.rank = rank
         self.num_params = z_dim * (rank + 2)
 

@@ -4,17 +4,17 @@ import math
 
 import pyro.distributions as dist
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
 from ..distributions import ReparameterizedMixture, positive_scale
+from ..validation import PositiveInt, validated
 from .base import Family
 
 SPREAD = 0.5  # root mean square of the components' offsets, in a latent dimension
 
 
 class MixtureNormal(Family):
-    r"""A mixture of C diagonal normals, λ = (logits π, m, log s), P = C (2 D + 1).
+    r"""A mixture of C = `num_components` diagonal normals, λ = (logits π, m, log s), P = C (2 D + 1).
 
     .. math::
         q(z \mid \lambda) = \sum_c \pi_c \, \mathcal{N}(z \mid m_c + o_c, \, \tfrac34 \, \mathrm{diag}(s_c^2))
@@ -24,23 +24,19 @@ class MixtureNormal(Family):
     0 and variance 1 (to the scale floor of 1e-5), with components apart. A single component has neither offset nor the
     3/4, and is `DiagonalNormal`. Draws are differentiable by implicit reparameterisation: see `ReparameterizedMixture`.
 
-    Args:
-        z_dim: Number of latent dimensions, D.
-        num_components: C.
-
-    Raises:
-        ValueError: `num_components` below 1.
-
     Reference:
         Implicit Reparameterization Gradients (Figurnov, Mohamed & Mnih, 2018), arXiv:1805.08498
+
+    >>> family = MixtureNormal(3, num_components=2)
+    >>> family(torch.zeros(7, family.num_params)).rsample().shape
+    torch.Size([7, 3])
     """
 
     offsets: Tensor
 
-    def __init__(self, z_dim: int, *, num_components: PositiveInt = 4) -> None:
+    @validated
+    def __init__(self, z_dim: PositiveInt, *, num_components: PositiveInt = 4) -> None:
         super().__init__(z_dim)
-        if num_components < 1:
-            raise ValueError(f"num_components must be >= 1, got {num_components}")
         self.num_components = num_components
         self.num_params = num_components * (2 * z_dim + 1)
         self.shrink = 1.0 if num_components == 1 else math.sqrt(1 - SPREAD**2)

@@ -3,7 +3,7 @@
 from .amortized import AmortizedGuide
 from .base import Guide
 from .learned_iterative import LearnedIterativeGuide
-from .refined import EncoderLoss, RefinedGuide, encoder_loss
+from .refined import EncoderLoss, RefinedGuide
 from .semi_amortized import SemiAmortizedGuide
 from .svi import SVIGuide
 
@@ -15,5 +15,4 @@ __all__ = [
     "RefinedGuide",
     "SVIGuide",
     "SemiAmortizedGuide",
-    "encoder_loss",
 ]

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from ..families import Family
 from ..inference import Inferred
+from ..validation import validated
 from .base import Guide
 
 
@@ -16,12 +17,26 @@ class AmortizedGuide(Guide):
 
     Reference:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114
+
+    >>> import torch, pyrovae as pv
+    >>> family = pv.DiagonalNormal(z_dim=2)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((4,), (family.num_params,)))
+    >>> guide.infer(torch.ones(8, 4)).params.shape
+    torch.Size([8, 4])
     """
 
+    @validated
     def __init__(self, family: Family, encoder: nn.Module) -> None:
         super().__init__(family)
         self.encoder = encoder
 
-    def infer(self, x: Tensor, beta: float | Tensor = 1.0, record: bool = False) -> Inferred:
+    def infer(
+        self,
+        x: Tensor,
+        beta: float | Tensor = 1.0,
+        record: bool = False,
+        start: Tensor | None = None,
+        prior: Tensor | None = None,
+    ) -> Inferred:
         params = self.encoder(x).to(x.dtype)  # (B, P), back from bfloat16 under autocast
         return Inferred(params, params)

@@ -2,7 +2,10 @@
 
 from abc import abstractmethod
 
+import pyro
+import torch
 from pyro.nn import PyroModule
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from ..capture import isolated
@@ -11,12 +14,20 @@ from ..inference import Inferred
 
 
 class Guide(PyroModule):
-    """A way to find λ; as a Pyro program, a guide for a model of plate `"data"` and site `"z"`.
+    """A way to find λ; as a Pyro program, a guide for a model of plate `"data"` and the family's sites.
 
     A new guide writes `infer`. `pyrovae.fit` trains it, or any torch optimizer on `Trace_ELBO()(model, guide)(x)`.
 
     Args:
         family: Turns λ into q.
+
+    >>> import pyrovae as pv
+    >>> class Fixed(pv.Guide):
+    ...     def infer(self, x, beta=1.0, record=False, start=None, prior=None):
+    ...         params = self.family.init_params().expand(x.shape[0], -1)
+    ...         return pv.Inferred(params, params)
+    >>> Fixed(pv.DiagonalNormal(2))(torch.ones(8, 4)).shape  # a draw of z for each datapoint
+    torch.Size([8, 2])
     """
 
     def __init__(self, family: Family) -> None:
@@ -24,16 +35,36 @@ class Guide(PyroModule):
         self.family = family
 
     @abstractmethod
-    def infer(self, x: Tensor, beta: float | Tensor = 1.0, record: bool = False) -> Inferred:
-        """Finds λ for data `x` (B, *x_shape); `beta` and `record` are for guides that refine."""
+    def infer(
+        self,
+        x: Tensor,
+        beta: float | Tensor = 1.0,
+        record: bool = False,
+        start: Tensor | None = None,
+        prior: Tensor | None = None,
+    ) -> Inferred:
+        """Finds λ for data `x` (B, *x_shape).
 
-    def teach(self, x: Tensor, inferred: Inferred, beta: float | Tensor) -> None:
-        """Adds, as `pyro.factor`, what the ELBO at λ_K cannot teach. By default nothing."""
+        What the ELBO at λ_K cannot teach goes into `Inferred.teaching`, a sequence of losses.
+
+        Args:
+            x: Data.
+            beta: Weight of the KL term, for guides that refine.
+            record: Keep the path, for guides that refine.
+            start: λ (B, P) carried from elsewhere, the frame before say, to start at, and at the proposal where it is
+                NaN; guides without a loop leave it out.
+            prior: λ (B, P) carried likewise, whose q takes the place of the model's p(z).
+        """
 
     def forward(self, x: Tensor, inferred: Inferred | None = None, beta: float | Tensor = 1.0) -> Tensor:
-        """Samples z ~ q(z | x), shape (..., B, D); `inferred`, if at hand, saves inferring again."""
+        """Samples z ~ q(z | x), shape (..., B, D); `inferred`, if at hand, saves inferring again.
+
+        What teaches enters as a `pyro.factor` of value zero, so that the reported ELBO stays the ELBO.
+        """
         if inferred is None:
             with isolated():  # an inner loop's sites and plates are no part of this guide's trace
                 inferred = self.infer(x, beta)
-        self.teach(x, inferred, beta)
+        if inferred.teaching and torch.is_grad_enabled() and am_i_wrapped():  # within inference, that is
+            loss = torch.stack([loss.sum() for loss in inferred.teaching]).sum()
+            pyro.factor("teaching", loss - loss.detach(), has_rsample=True)
         return self.family.sample(inferred.params)

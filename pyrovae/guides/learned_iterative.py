@@ -1,19 +1,19 @@
 """A network that has learned to take the steps."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple
 
 import pyro
 import torch
-from pydantic import PositiveInt
-from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from ..families import Family
-from ..inference import ELBO, Inferred, frozen
-from ..inference.elbo import scored_sites
+from ..inference import ELBO, Inferred, Refiner, Step, scored_sites
+from ..inference.elbo import sampler
+from ..inference.steps import Settings
 from ..nets import MLP
 from ..nets.mlp import Activation
+from ..validation import PositiveInt, validated
 from .base import Guide
 
 Input = Literal["params", "gradient", "errors"]
@@ -28,8 +28,8 @@ class LearnedIterativeGuide(Guide):
 
     with f the update head, e the encoder, and z_k the draws that the gradient comes from; asinh because gradients, and
     errors of counts, vary over orders of magnitude. What is taught is the sum of the ELBOs at λ₀ ... λ_K. That at λ_K
-    is the reported one and alone teaches the model; what the others teach enters as a `pyro.factor` of value zero,
-    whose gradient the steps have already estimated, so it costs no pass.
+    is the reported one and alone teaches the model; the others teach by :math:`\langle -\nabla L(\lambda_k), \lambda_k
+    \rangle`, whose gradient the steps have already estimated, so they cost no pass.
 
     Args:
         model: The model that λ is found under; held fixed meanwhile.
@@ -40,17 +40,27 @@ class LearnedIterativeGuide(Guide):
         activation: Nonlinearity of the head.
         inputs: What the head reads; without `errors` there is no encoder.
         num_particles: Draws of z a datapoint and step.
-        detach: As published: each step learns what it is worth by itself. Otherwise gradients run through the whole
-            loop, second derivatives of the ELBO included, and a step also learns what it is worth to later ones.
+        gradient: `stopped`, as published: each step learns what it is worth by itself. `unrolled`: gradients run
+            through the whole loop, second derivatives of the ELBO included, and a step also learns what it is worth to
+            later ones.
 
     Raises:
-        ValueError: A number below 1, unknown or no inputs; when called, a model without one observed site for x.
+        ArgumentError: A number below 1, or unknown inputs.
+        ValueError: No inputs or one twice; when called, a model without one observed site for x.
 
     References:
         Iterative Amortized Inference (Marino et al., 2018), arXiv:1807.09356
         Learning to learn by gradient descent by gradient descent (Andrychowicz et al., 2016), arXiv:1606.04474
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
+    >>> guide = pv.LearnedIterativeGuide(model, family, pv.nets.MLP((4,), (family.num_params,)), num_steps=3)
+    >>> inferred = guide.infer(torch.ones(8, 4))
+    >>> inferred.params.shape, len(inferred.teaching)
+    (torch.Size([8, 4]), 3)
     """
 
+    @validated
     def __init__(
         self,
         model: nn.Module,
@@ -62,73 +72,104 @@ class LearnedIterativeGuide(Guide):
         activation: Activation = "elu",
         inputs: Sequence[Input] = ("params", "gradient", "errors"),
         num_particles: PositiveInt = 1,
-        detach: bool = True,
+        gradient: Literal["stopped", "unrolled"] = "stopped",
     ) -> None:
         super().__init__(family)
-        if num_steps < 1:
-            raise ValueError(f"num_steps must be >= 1, got {num_steps}; use AmortizedGuide for no iteration")
-        if num_particles < 1:
-            raise ValueError(f"num_particles must be >= 1, got {num_particles}")
-        if not inputs or len({*inputs}) < len(inputs) or not {*inputs} <= {*get_args(Input)}:
-            raise ValueError(f"inputs must be some of {', '.join(get_args(Input))}, each once, got {list(inputs)}")
-        self._model = (model,)  # in a tuple: known to the guide, but no submodule of it
-        self.num_steps = num_steps
-        self.inputs = tuple(inputs)
-        self.num_particles = num_particles
-        self.detach = detach
+        if not inputs or len({*inputs}) < len(inputs):
+            raise ValueError(f"inputs must be some of params, gradient, errors, each once, got {list(inputs)}")
         self.init_params = nn.Parameter(family.init_params())
-        self.encoder = encoder if "errors" in inputs else None
         size = family.num_params
-        self.head = MLP((len(inputs) * size,), (2, size), widths=widths, activation=activation)
+        head = MLP((len(inputs) * size,), (2, size), widths=widths, activation=activation)
+        self.update = _Update(head, encoder if "errors" in inputs else None, inputs)
+        # In a tuple: no submodule, for it knows the model.
+        self._loop = (_LearnedLoop(self.update, num_steps, num_particles, gradient),)
+        self._model = (model,)
 
-    def infer(self, x: Tensor, beta: float | Tensor = 1.0, record: bool = False) -> Inferred:
-        learns = torch.is_grad_enabled()
-        # Lightning validates under inference mode, where there would be no gradient to read.
-        with torch.inference_mode(False), torch.set_grad_enabled(learns):
-            x = x.clone() if x.is_inference() else x
-            params = self.init_params.expand(x.shape[0], -1)  # (B, P)
-            path, gradients = [params], []
-            for _ in range(self.num_steps):
-                gradient, error = self._look(x, params, beta)
-                params = self._step(params, gradient, error)
-                path.append(params)
-                gradients.append(gradient.detach())
-            # Its gradient is that of -L_β at λ₀ ... λ_{K-1}, whatever those are attached to.
-            surrogate = torch.stack([(g * p).sum(-1) for g, p in zip(gradients, path, strict=False)]).sum(0)  # (B,)
-        return Inferred(
-            path[0],
-            params,
-            path=torch.stack(path).detach() if record else None,
-            slope=gradients[0],
-            surrogate=surrogate if learns else None,
-        )
+    @property
+    def refiner(self) -> Refiner:
+        """The loop."""
+        return self._loop[0]
 
-    def teach(self, x: Tensor, inferred: Inferred, beta: float | Tensor) -> None:
-        if inferred.surrogate is not None and torch.is_grad_enabled() and am_i_wrapped():  # within inference, that is
-            loss = inferred.surrogate.sum()
-            pyro.factor("steps", loss - loss.detach(), has_rsample=True)
+    def initial(self, x: Tensor) -> Tensor:
+        """λ₀ (B, P)."""
+        return self.init_params.expand(x.shape[0], -1)
 
-    def _look(self, x: Tensor, params: Tensor, beta: float | Tensor) -> tuple[Tensor, Tensor | None]:
-        """The gradient of -L_β at λ (B, P), and the error x - E[x | z] from the same draws."""
-        (model,), attached = self._model, torch.is_grad_enabled() and not self.detach and params.requires_grad
-        with torch.enable_grad(), frozen(model), frozen(self.family), pyro.validation_enabled(False):
-            point = params if attached else params.detach().requires_grad_()
-            # A q held fixed would hide how the gradient itself changes with λ.
-            elbo = ELBO(beta, num_particles=self.num_particles, path_gradient=self.detach)
-            traces = elbo.traces(model, lambda x: self.family.sample(point), x)
-            (gradient,) = torch.autograd.grad(elbo.loss_of(*traces), point, create_graph=attached)
-            error = None if self.encoder is None else _error(traces[0], x)
-        return gradient, error if attached or error is None else error.detach()
+    def infer(
+        self,
+        x: Tensor,
+        beta: float | Tensor = 1.0,
+        record: bool = False,
+        start: Tensor | None = None,
+        prior: Tensor | None = None,
+    ) -> Inferred:
+        init = self.initial(x)
+        first = init if start is None else torch.where(start.isnan(), init, start)
+        return self.refiner(self._model[0], self.family, x, first, beta, record, prior)._replace(init=init)
 
-    def _step(self, params: Tensor, gradient: Tensor, error: Tensor | None) -> Tensor:
-        """λ_{k+1} (B, P)."""
-        params = params.detach() if self.detach else params
+
+class _Update(nn.Module):
+    """From λ_k, the gradient there and the errors to λ_{k+1}."""
+
+    def __init__(self, head: nn.Module, encoder: nn.Module | None, inputs: Sequence[Input]) -> None:
+        super().__init__()
+        self.head = head
+        self.encoder = encoder
+        self.inputs = tuple(inputs)
+
+    def forward(self, params: Tensor, gradient: Tensor, error: Tensor | None) -> Tensor:
         read = {"params": params, "gradient": gradient.asinh()}
         if self.encoder is not None and error is not None:
             read["errors"] = self.encoder(error.asinh()).to(params.dtype)  # back from bfloat16 under autocast
         h = torch.cat([read[name] for name in self.inputs], -1)
         update, gate = self.head(h).to(params.dtype).unbind(-2)
         return torch.lerp(params, update, gate.sigmoid())
+
+
+class _LearnedLoop(Refiner):
+    """K steps of an `_Update`."""
+
+    def __init__(self, update: _Update, num_steps: int, num_particles: int, gradient: str) -> None:
+        self.update = update
+        self.num_steps = num_steps
+        self.num_particles = num_particles
+        self.through = gradient == "unrolled"
+
+    def make_step(self, model: nn.Module, family: Family) -> "_LearnedStep":
+        return _LearnedStep(model, family, self)
+
+
+class _LearnedState(NamedTuple):
+    params: Tensor  # (B, P) λ
+    gradient: Tensor  # (B, P) that of -L_β before the last step
+
+
+class _LearnedStep(Step[_LearnedState]):
+    """A step of the loop; attached to the network's weights, and to the state if gradients run through."""
+
+    def __init__(self, model: nn.Module, family: Family, loop: _LearnedLoop) -> None:
+        self.model = model
+        self.family = family
+        self.learned = loop.update
+        self.through = loop.through
+        # A q held fixed would hide how the gradient itself changes with λ.
+        self.objective = ELBO(num_particles=loop.num_particles, path_gradient=not loop.through)
+
+    def init(self, params: Tensor) -> _LearnedState:
+        return _LearnedState(params, torch.zeros_like(params))
+
+    def __call__(
+        self, x: Tensor, settings: Settings, state: _LearnedState, prior: Tensor | None = None
+    ) -> _LearnedState:
+        through = self.through and torch.is_grad_enabled() and state.params.requires_grad
+        params = state.params if through else state.params.detach()
+        with torch.enable_grad(), pyro.validation_enabled(False):
+            point = params if through else params.clone().requires_grad_()
+            objective: Any = self.objective.scaled(settings.beta, prior=sampler(self.family, prior))
+            traces = objective.traces(self.model, sampler(self.family, point), x)
+            (gradient,) = torch.autograd.grad(objective.loss_of(*traces), point, create_graph=through)
+            error = None if self.learned.encoder is None else _error(traces[0], x)
+        error = error if through or error is None else error.detach()
+        return _LearnedState(self.learned(params, gradient, error), gradient)
 
 
 def _error(model_trace: Any, x: Tensor) -> Tensor:

@@ -2,21 +2,22 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import pyro
 import torch
 from torch import Tensor, nn
 
 from ..capture import Capture, isolated
-from ..capture.capture import Function, Tensors
 from ..families import Family
+from ..validation import PositiveInt, validated
 from .elbo import evaluating, frozen
 from .hmc import Chains, Unconstrained, hmc_transition
 from .importance import points_at_once
 from .simulate import draw_joint
 
 Start = Literal["q", "prior"]
+Tensors = tuple[Tensor, ...]
 
 STEEPNESS = 4.0  # of the schedule, as in Wu et al.
 
@@ -43,18 +44,13 @@ class Annealing:
         start: f_0.
 
     Raises:
-        ValueError: A number below 1, an unknown start, or `q` for a family that cannot score any draw.
+        ValueError: `q` as start for a family that cannot score any draw.
     """
 
     def __init__(
         self, model: nn.Module, family: Family, x: Tensor, *, num_steps: int, num_leapfrog: int, start: Start
     ) -> None:
-        for name, value in (("num_steps", num_steps), ("num_leapfrog", num_leapfrog)):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
-        if start not in get_args(Start):
-            raise ValueError(f"start must be q or prior, got {start!r}")
-        if start == "q" and not family.scores_any_draw:
+        if start == "q" and family.density != "any":
             raise ValueError(
                 f"start q needs the density of any z under q, which {type(family).__name__} lacks; set start='prior'"
             )
@@ -126,7 +122,7 @@ class Annealing:
         return Weighed(total, accepted / max(1, self.num_steps - 1))
 
     def transition(
-        self, terms: Function, x: Tensor, params: Tensor, u: Tensor, found: Tensors, beta: float, size: Tensor
+        self, terms: Any, x: Tensor, params: Tensor, u: Tensor, found: Tensors, beta: float, size: Tensor
     ) -> tuple[Tensor, Tensors, Tensor]:
         """Moves chains at u, with `found` of `terms` there, by steps (C B,) at β: the same there, and acceptance."""
 
@@ -193,15 +189,16 @@ class Annealed(NamedTuple):
         return weights.logsumexp(0) - math.log(len(weights))
 
 
+@validated
 def ais(
     model: nn.Module,
     family: Family,
     x: Tensor,
     params: Tensor,
     *,
-    num_chains: int = 16,
-    num_steps: int = 1000,
-    num_leapfrog: int = 5,
+    num_chains: PositiveInt = 16,
+    num_steps: PositiveInt = 1000,
+    num_leapfrog: PositiveInt = 5,
     start: Start = "q",
 ) -> Annealed:
     r"""log p(x) per datapoint by annealed importance sampling with Hamiltonian transitions.
@@ -224,14 +221,18 @@ def ais(
         start: f_0: `q`, by far the nearer, or `prior`, which needs no density of q.
 
     Raises:
-        ValueError: A number below 1, an unknown start, or `q` for a family that cannot score any draw.
+        ArgumentError: A number below 1, or an unknown start.
+        ValueError: `q` as start for a family that cannot score any draw.
 
     References:
         Annealed importance sampling (Neal, 2001), arXiv:physics/9803008
         On the quantitative analysis of decoder-based generative models (Wu et al., 2017), arXiv:1611.04273
+
+    >>> import pyrovae as pv
+    >>> model, family, x = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2), torch.ones(8, 4)
+    >>> ais(model, family, x, torch.zeros(8, 4), num_chains=4, num_steps=10).bound.shape
+    torch.Size([8])
     """
-    if num_chains < 1:
-        raise ValueError(f"num_chains must be >= 1, got {num_chains}")
     annealing = Annealing(model, family, x, num_steps=num_steps, num_leapfrog=num_leapfrog, start=start)
 
     def run(x: Tensor, params: Tensor) -> list[Annealed]:
@@ -271,15 +272,16 @@ class Bidirectional(NamedTuple):
     acceptance: Tensor  # mean acceptance probability, of both ways
 
 
+@validated
 def bidirectional(
     model: nn.Module,
     family: Family,
     infer: Callable[[Tensor], Tensor],
     like: Tensor,
     *,
-    num_chains: int = 16,
-    num_steps: int = 1000,
-    num_leapfrog: int = 5,
+    num_chains: PositiveInt = 16,
+    num_steps: PositiveInt = 1000,
+    num_leapfrog: PositiveInt = 5,
     start: Start = "q",
 ) -> Bidirectional:
     r"""log p(x) of data drawn from the model, between the bounds of bidirectional Monte Carlo.
@@ -303,9 +305,13 @@ def bidirectional(
     References:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015), arXiv:1511.02543
         On the quantitative analysis of decoder-based generative models (Wu et al., 2017), arXiv:1611.04273
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
+    >>> found = bidirectional(model, family, lambda x: torch.zeros(8, 4), torch.ones(8, 4), num_chains=4, num_steps=10)
+    >>> found.lower.shape, found.upper.shape
+    (torch.Size([8]), torch.Size([8]))
     """
-    if num_chains < 1:
-        raise ValueError(f"num_chains must be >= 1, got {num_chains}")
     annealing = Annealing(model, family, like, num_steps=num_steps, num_leapfrog=num_leapfrog, start=start)
     with evaluating(model):
         x, latent = draw_joint(model, like)

@@ -1,13 +1,13 @@
-"""What is climbed: the evidence lower bound, its two terms for each datapoint, and objectives in general."""
+"""What is climbed: bounds on log p(x) as objectives, and the two terms of the ELBO for each datapoint."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import pyro
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
@@ -15,30 +15,46 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Independent, kl_divergence
 
-from ..distributions import full_precision, held_fixed
-from ..families import Family
+from ..capture import noise_state, set_noise_state
+from ..distributions.numerics import full_precision, held_fixed
+from ..families.base import Family
+from ..validation import NonNegativeFloat, PositiveInt, validated
+
+Result = TypeVar("Result")
+Program = Callable[..., Any]
 
 
-def noise_state(device: torch.device) -> Tensor:
-    """The state of torch's generator for `device`: set again, the same draws follow."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside, the layers of `module` are in evaluation mode; its parameters take gradients as ever.
 
-
-def set_noise_state(state: Tensor, device: torch.device) -> None:
-    """Goes back to a state that `noise_state` gave."""
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
+    >>> layer = torch.nn.Dropout(0.5)
+    >>> with evaluating(layer):
+    ...     print(layer.training)
+    False
+    """
+    training = [m for m in module.modules() if m.training]
+    for m in training:
+        m.__dict__["training"] = False  # not by nn.Module's __setattr__, which is slow, and this runs for every batch
+    try:
+        yield
+    finally:
+        for m in training:
+            m.__dict__["training"] = True
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Inside, the parameters of `module` take no gradient and its layers are in evaluation mode.
 
-    Gradients still flow through it. Both are put back on exit. Under autocast this matters twice:
-    a weight cast to bfloat16 without gradient would be cached, and the next pass that wants the
-    weight's gradient would find the cached copy and silently get none; frozen weights are not cached.
+    Gradients still flow through it. Both are put back on exit. Under autocast this matters twice: a weight cast to
+    bfloat16 without gradient would be cached, and the next pass that wants the weight's gradient would find the cached
+    copy and silently get none; frozen weights are not cached.
+
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> with frozen(layer):
+    ...     print(layer(torch.zeros(2)).requires_grad)
+    False
     """
     params = [p for p in module.parameters() if p.requires_grad]
     for p in params:
@@ -51,17 +67,19 @@ def frozen(module: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, the layers of `module` are in evaluation mode; its parameters take gradients as ever."""
-    training = [m for m in module.modules() if m.training]
-    for m in training:
-        m.__dict__["training"] = False  # not by nn.Module's __setattr__, which is slow, and this runs for every batch
-    try:
-        yield
-    finally:
-        for m in training:
-            m.__dict__["training"] = True
+def scored(name: str, site: Any) -> bool:
+    """Whether a site of a trace has a log-density that counts."""
+    return site["type"] == "sample" and not site_is_subsample(site)
+
+
+def scored_sites(trace: Any) -> Iterator[tuple[str, Any]]:
+    """Name and message of each such site."""
+    return ((name, site) for name, site in trace.nodes.items() if scored(name, site))
+
+
+def latent_sites_of(trace: Any) -> Iterator[tuple[str, Any]]:
+    """Name and message of each that is drawn."""
+    return ((name, site) for name, site in scored_sites(trace) if not site["is_observed"])
 
 
 class _ScaleLatents(Messenger):
@@ -79,56 +97,10 @@ class _ScaleLatents(Messenger):
             msg["scale"] = msg["scale"] * self.beta
 
 
-def scored(name: str, site: Any) -> bool:
-    """Whether a site of a trace has a log-density that counts."""
-    return site["type"] == "sample" and not site_is_subsample(site)
-
-
-def scored_sites(trace: Any) -> Iterator[tuple[str, Any]]:
-    """Name and message of each such site."""
-    return ((name, site) for name, site in trace.nodes.items() if scored(name, site))
-
-
-def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
-    """KL of one latent site (..., B): in closed form where torch knows one, else from the draw."""
-    try:
-        return kl_divergence(guide_site["fn"], model_site["fn"])
-    except NotImplementedError:
-        return guide_site["log_prob"] - model_site["log_prob"]
-
-
-def _check_sites(model_trace: Any, guide_trace: Any) -> None:
-    """Raises `ValueError` unless model and guide have the same latent sites, in the same plates."""
-    model, guide = _latents(model_trace), _latents(guide_trace)
-    if model == guide:
-        return
-    if model.keys() != guide.keys():
-        sides = (f"{{{', '.join(sorted(side))}}}" for side in (model, guide))
-        raise ValueError(
-            "the model has latent sites {} and the guide's family {}; name them alike, or let Joint.of(model, x) "
-            "make the family".format(*sides)
-        )
-    name = next(name for name in model if model[name] != guide[name])
-    inside = (", ".join(sorted(side[name])) or "none" for side in (model, guide))
-    raise ValueError(
-        'latent site {!r} lies in plates {} of the model and {} of the guide; put with pyro.plate("data", x.shape[0]) '
-        "around what belongs to a datapoint, and nothing else around that".format(name, *inside)
-    )
-
-
-def _latents(trace: Any) -> dict[str, set[str]]:
-    """The latent sites of a trace, and the plates that each lies in."""
-    return {
-        name: {frame.name for frame in site["cond_indep_stack"]}
-        for name, site in scored_sites(trace)
-        if not (site["is_observed"] or site["infer"].get("is_auxiliary"))
-    }
-
-
 class Objective(Trace_ELBO):
-    """A bound on log p(x) to maximise, for reparameterised guides, without `.item()`.
+    """What training or a loop climbs, for reparameterised guides, without `.item()`: a bound, or any energy.
 
-    A final class writes `differentiable_loss`.
+    A final class writes `differentiable_loss`. Those who climb it call `scaled`, and never write to it.
 
     Args:
         num_particles: Draws of z a datapoint, in one vectorised pass.
@@ -136,16 +108,18 @@ class Objective(Trace_ELBO):
         path_gradient: Score z under q with q held fixed.
 
     Attributes:
-        scorer: A guide to score z under, in place of the guide held fixed: for derivatives of a path gradient, to which
-            the q held fixed is one more function of λ.
+        scores_latents: Whether it needs the densities of latent draws, or makes do without.
+        twice_differentiable: Whether an unrolled loop may take derivatives of its gradient.
 
     Raises:
-        ValueError: `num_particles` below 1; when called, latent sites or plates of model and guide that differ.
+        ValueError: When called, latent sites or plates of model and guide that differ, or a guide site without
+            `rsample`.
     """
 
+    scores_latents: ClassVar[bool] = True
+    twice_differentiable: bool = True
+
     def __init__(self, num_particles: int, beta: float | Tensor, path_gradient: bool) -> None:
-        if num_particles < 1:
-            raise ValueError(f"num_particles must be >= 1, got {num_particles}")
         super().__init__(
             num_particles=num_particles,
             vectorize_particles=num_particles > 1,
@@ -153,49 +127,75 @@ class Objective(Trace_ELBO):
         )
         self.beta = beta
         self.path_gradient = path_gradient
-        self.scorer: Callable | None = None
+        self.prior: Program | None = None
+        self.scorer: Program | None = None
 
-    def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Any, Any]:
+    def scaled(
+        self, beta: float | Tensor = 1.0, *, prior: Program | None = None, scorer: Program | None = None
+    ) -> "Objective":
+        """A copy whose β is that of this one times `beta`.
+
+        Args:
+            beta: Factor.
+            prior: A guide whose q takes the place of the model's p(z): the posterior of the step before, say.
+            scorer: A guide to score z under, in place of the guide held fixed: for derivatives of a path gradient, to
+                which the q held fixed is one more function of λ.
+        """
+        new = copy.copy(self)
+        new.beta, new.prior, new.scorer = self.beta * beta, prior, scorer
+        return new
+
+    def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> tuple[Any, Any]:
+        def replayed(program: Program | None, trace: Any) -> Any:
+            return program and poutine.trace(poutine.replay(program, trace=trace)).get_trace(*args, **kwargs)
+
+        prior, scorer = (program and self._vectorized_num_particles(program) for program in (self.prior, self.scorer))
         with _ScaleLatents(self.beta):
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-            score_trace = None
-            if self.scorer is not None:
-                scorer = self._vectorized_num_particles(self.scorer)
-                score_trace = poutine.trace(poutine.replay(scorer, trace=guide_trace)).get_trace(*args, **kwargs)
+            guide_trace = self._shown(guide_trace, lambda trace: replayed(guide, trace))
+            model_trace, prior_trace, score_trace = (replayed(each, guide_trace) for each in (model, prior, scorer))
         _check_sites(model_trace, guide_trace)
-        for name, site in scored_sites(guide_trace):
+        for name, site in latent_sites_of(guide_trace):
             if not site["fn"].has_rsample:
                 raise ValueError(f"guide site {name!r} has no rsample; use pyro.infer.Trace_ELBO")
-            if self.path_gradient and not site["is_observed"]:
-                site["fn"] = held_fixed(site["fn"]) if score_trace is None else score_trace.nodes[name]["fn"]
+            if prior_trace is not None:
+                model_trace.nodes[name]["fn"] = prior_trace.nodes[name]["fn"]
+            site["scored_by"] = None if score_trace is None else score_trace.nodes[name]["fn"]
+            if self.path_gradient:
+                site["fn"] = site["scored_by"] or held_fixed(site["fn"])
         with full_precision(args[0]):
-            model_trace.compute_log_prob(scored)
-            guide_trace.compute_log_prob(scored)
+            for trace in (model_trace, guide_trace):
+                trace.compute_log_prob(scored if self.scores_latents else _observed)
         return model_trace, guide_trace
 
-    def traces(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Traces of model and guide with every log-density, all particles in one."""
+    def _shown(self, guide_trace: Any, replayed: Callable[[Any], Any]) -> Any:
+        """The trace whose draws model and densities see; `replayed` runs the guide again on the draws of another."""
+        return guide_trace
+
+    def traces(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Traces of model and guide with their log-densities, all particles in one."""
         ((model_trace, guide_trace),) = self._get_traces(model, guide, args, kwargs)
         return model_trace, guide_trace
 
-    @abstractmethod
-    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """The negative bound, summed over the batch, in nats; `args[0]` is the data."""
+    def factors(self, guide_trace: Any) -> Any:
+        """The sum of the guide's factors, a teaching term say, over the batch."""
+        sites = (site["log_prob_sum"] for _, site in scored_sites(guide_trace) if site["is_observed"])
+        return sum(sites) / self.num_particles
 
-    def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Any:
+    @abstractmethod
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """What to minimise, the negative bound, summed over the batch, in nats; `args[0]` is the data."""
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
         """The negative bound, detached."""
         with torch.no_grad():
             return self.differentiable_loss(model, guide, *args, **kwargs)
 
-    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Any:
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
         """`differentiable_loss`, after its backward pass, detached."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         return loss.detach()
-
-
-Result = TypeVar("Result")
 
 
 class ELBO(Objective):
@@ -214,19 +214,26 @@ class ELBO(Objective):
             loses the term :math:`E_q \nabla \log q = 0` and its noise.
 
     Raises:
-        ValueError: `num_particles` below 1, or a guide site without `rsample`.
+        ArgumentError: `num_particles` below 1.
 
     References:
         beta-VAE (Higgins et al., 2017), openreview.net/forum?id=Sy2fzU9gl
         Sticking the Landing (Roeder et al., 2017), arXiv:1703.09194
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((4,), (family.num_params,)))
+    >>> pv.ELBO(num_particles=10)(model, guide)(torch.ones(8, 4)).shape  # a loss to call backward on
+    torch.Size([])
     """
 
+    @validated
     def __init__(
         self, beta: float | Tensor = 1.0, *, num_particles: PositiveInt = 1, path_gradient: bool = True
     ) -> None:
         super().__init__(num_particles, beta, path_gradient)
 
-    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         return self.loss_of(*self.traces(model, guide, *args, **kwargs))
 
     def loss_of(self, model_trace: Any, guide_trace: Any) -> Tensor:
@@ -239,62 +246,11 @@ class ELBO(Objective):
         return -elbo / self.num_particles
 
 
-class Terms(NamedTuple):
-    """The two sides of the ELBO, per datapoint, in nats."""
-
-    recon: Tensor  # (B,) E_q log p(x | z)
-    kl: Tensor  # (B,) E_q [log q(z | x) - log p(z)]
-
-    def elbo(self, beta: float | Tensor = 1.0) -> Tensor:
-        """recon - β kl, shape (B,)."""
-        return self.recon - beta * self.kl
-
-
-def elbo_terms(model: Callable, family: Family, x: Tensor, params: Tensor, num_particles: int = 1) -> Terms:
-    """Monte Carlo estimate of the ELBO's terms at λ = `params`, per datapoint; takes no gradient.
-
-    Args:
-        model: Pyro model of plate `"data"`; called with `x`.
-        family: Turns λ into q.
-        x: Data (B, *x_shape).
-        params: λ (B, P).
-        num_particles: Draws of z a datapoint.
-    """
-    recon, kl = x.new_zeros(x.shape[0]), x.new_zeros(x.shape[0])
-    elbo = ELBO(num_particles=num_particles, path_gradient=False)
-    with torch.no_grad(), pyro.validation_enabled(False):
-        model_trace, guide_trace = elbo.traces(model, lambda x: family.sample(params), x)
-        with full_precision(x):
-            for name, site in scored_sites(model_trace):
-                if site["is_observed"]:
-                    recon = recon + site["log_prob"].reshape(-1, x.shape[0]).mean(0)
-                else:
-                    kl = kl + kl_of_site(guide_trace.nodes[name], site).reshape(-1, x.shape[0]).mean(0)
-    return Terms(recon, kl)
-
-
-def common_noise(function: Callable[[Tensor], Result], *params: Tensor) -> list[Result]:
-    """`function` of several λ, each from the same random draws, so that differences are precise."""
-    device = params[0].device
-    state = noise_state(device)
-    results = []
-    for row in params:
-        set_noise_state(state, device)
-        results.append(function(row))
-    return results
-
-
-def common_noise_terms(
-    model: Callable, family: Family, x: Tensor, *params: Tensor, num_particles: int = 1
-) -> list[Terms]:
-    """`elbo_terms` at several λ under common noise."""
-    return common_noise(lambda row: elbo_terms(model, family, x, row, num_particles), *params)
-
-
 class AnalyticELBO(Objective):
     r"""The ELBO with KL(q ‖ p) in closed form where torch knows one; elsewhere from the draw, by path gradients.
 
-    With `free_bits` λ > 0, a latent dimension pays for its information above λ nats only, batch mean:
+    A family that has a KL to the prior needs no density for it. With `free_bits` λ > 0, a latent dimension pays for its
+    information above λ nats only, batch mean:
 
     .. math:: \sum_i E_q \log p(x_i \mid z) - \beta B \sum_d \max\big(\lambda, \tfrac1B \sum_i KL_{id}\big)
 
@@ -306,23 +262,29 @@ class AnalyticELBO(Objective):
         free_bits: λ, nats a dimension that cost nothing.
 
     Raises:
-        ValueError: A number out of range, or a guide site without `rsample`.
+        ArgumentError: A number out of range.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), section 2.3, estimator B, arXiv:1312.6114
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), appendix C.8,
         arXiv:1606.04934
+
+    >>> import pyrovae as pv
+    >>> objective = pv.AnalyticELBO(free_bits=0.1)
+    >>> objective.scaled(0.5).beta  # a copy, for a warm-up
+    0.5
     """
 
+    scores_latents = False
+
+    @validated
     def __init__(
         self, beta: float | Tensor = 1.0, *, num_particles: PositiveInt = 1, free_bits: NonNegativeFloat = 0.0
     ) -> None:
         super().__init__(num_particles, beta, path_gradient=False)  # q stays attached for the closed form
-        if not free_bits >= 0:
-            raise ValueError(f"free_bits must be >= 0, got {free_bits}; 0 for none")
         self.free_bits = free_bits
 
-    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         model_trace, guide_trace = self.traces(model, guide, *args, **kwargs)
         batch = args[0].shape[0]
         loss: Any = 0.0
@@ -336,21 +298,145 @@ class AnalyticELBO(Objective):
                 if self.free_bits > 0:
                     mean = mean.clamp_min(self.free_bits * allowance)
                 loss = loss + self.beta * batch * mean.sum()
-        for _, site in scored_sites(guide_trace):
-            if site["is_observed"]:  # a factor, of the encoder's loss say
-                loss = loss + site["log_prob_sum"] / self.num_particles
-        return loss
+        return loss + self.factors(guide_trace)
 
     def _kl(self, guide_site: Any, model_site: Any) -> tuple[Tensor, int]:
         """KL of a site (..., B), or (..., B, D) where it is such a sum; and of how many dimensions each entry is."""
-        q, p = guide_site["fn"], model_site["fn"]
+        q, p, z = guide_site["fn"], model_site["fn"], guide_site["value"]
         dim = q.event_shape.numel()
-        shape = guide_site["log_prob"].shape  # (..., B)
+        shape = z.shape[: z.dim() - len(q.event_shape)]  # (..., B)
         try:
             if self.free_bits > 0 and isinstance(q, Independent) and isinstance(p, Independent):
                 entries = kl_divergence(q.base_dist, p.base_dist)
                 return entries.expand(*shape, *q.event_shape), 1
             return kl_divergence(q, p).expand(shape), dim
         except NotImplementedError:
-            z = guide_site["value"]
-            return held_fixed(q).log_prob(z) - p.log_prob(z), dim
+            return (guide_site["scored_by"] or held_fixed(q)).log_prob(z) - p.log_prob(z), dim
+
+
+class Terms(NamedTuple):
+    """The two sides of the ELBO, per datapoint, in nats.
+
+    >>> Terms(recon=torch.tensor([-90.0]), kl=torch.tensor([20.0])).elbo(beta=0.5)
+    tensor([-100.])
+    """
+
+    recon: Tensor  # (B,) E_q log p(x | z)
+    kl: Tensor  # (B,) E_q [log q(z | x) - log p(z)]
+
+    def elbo(self, beta: float | Tensor = 1.0) -> Tensor:
+        """recon - β kl, shape (B,)."""
+        return self.recon - beta * self.kl
+
+
+def sampler(family: Family, params: Tensor | None) -> Any:
+    """The guide that draws from q at fixed λ (B, P), as a program of x; None for None."""
+    return None if params is None else lambda x: family.sample(params)
+
+
+def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
+    """KL of one latent site (..., B): in closed form where torch knows one, else from the draw."""
+    q, p = guide_site["fn"], model_site["fn"]
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return q.log_prob(guide_site["value"]) - p.log_prob(guide_site["value"])
+
+
+@validated
+def elbo_terms(
+    model: Program,
+    family: Family,
+    x: Tensor,
+    params: Tensor,
+    num_particles: PositiveInt = 1,
+    prior: Tensor | None = None,
+) -> Terms:
+    """Monte Carlo estimate of the ELBO's terms at λ = `params`, per datapoint; takes no gradient.
+
+    Args:
+        model: Pyro model of plate `"data"`; called with `x`.
+        family: Turns λ into q.
+        x: Data (B, *x_shape).
+        params: λ (B, P).
+        num_particles: Draws of z a datapoint.
+        prior: λ (B, P) whose q takes the place of the model's p(z).
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
+    >>> terms = elbo_terms(model, family, torch.ones(8, 4), torch.zeros(8, 4), num_particles=100)
+    >>> terms.recon.shape, bool(terms.kl.abs().max() < 1e-4)  # λ = 0 is the prior
+    (torch.Size([8]), True)
+    """
+    recon, kl = x.new_zeros(x.shape[0]), x.new_zeros(x.shape[0])
+    objective = AnalyticELBO(num_particles=num_particles).scaled(prior=sampler(family, prior))
+    with torch.no_grad(), pyro.validation_enabled(False):
+        model_trace, guide_trace = objective.traces(model, sampler(family, params), x)
+        with full_precision(x):
+            for name, site in scored_sites(model_trace):
+                if site["is_observed"]:
+                    recon = recon + site["log_prob"].reshape(-1, x.shape[0]).mean(0)
+                else:
+                    kl = kl + kl_of_site(guide_trace.nodes[name], site).reshape(-1, x.shape[0]).mean(0)
+    return Terms(recon, kl)
+
+
+def common_noise(function: Callable[[Tensor], Result], *params: Tensor) -> list[Result]:
+    """`function` of several λ, each from the same random draws, so that differences are precise.
+
+    >>> first, second = common_noise(lambda row: row + torch.randn(2), torch.zeros(2), torch.ones(2))
+    >>> second - first
+    tensor([1., 1.])
+    """
+    device = params[0].device
+    state = noise_state(device)
+    results = []
+    for row in params:
+        set_noise_state(state, device)
+        results.append(function(row))
+    return results
+
+
+def common_noise_terms(
+    model: Program, family: Family, x: Tensor, *params: Tensor, num_particles: int = 1, prior: Tensor | None = None
+) -> list[Terms]:
+    """`elbo_terms` at several λ under common noise.
+
+    >>> import pyrovae as pv
+    >>> model, family, x = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2), torch.ones(8, 4)
+    >>> before, after = common_noise_terms(model, family, x, torch.zeros(8, 4), torch.zeros(8, 4))
+    >>> torch.equal(before.elbo(), after.elbo())
+    True
+    """
+    return common_noise(lambda row: elbo_terms(model, family, x, row, num_particles, prior), *params)
+
+
+def _observed(name: str, site: Any) -> bool:
+    return scored(name, site) and site["is_observed"]
+
+
+def _check_sites(model_trace: Any, guide_trace: Any) -> None:
+    """Raises `ValueError` unless model and guide have the same latent sites, in the same plates."""
+    model, guide = _plates_of_latents(model_trace), _plates_of_latents(guide_trace)
+    if model == guide:
+        return
+    if model.keys() != guide.keys():
+        sides = (f"{{{', '.join(sorted(side))}}}" for side in (model, guide))
+        raise ValueError(
+            "the model has latent sites {} and the guide's family {}; name them alike, or let Joint.of(model, x) "
+            "make the family".format(*sides)
+        )
+    name = next(name for name in model if model[name] != guide[name])
+    inside = (", ".join(sorted(side[name])) or "none" for side in (model, guide))
+    raise ValueError(
+        'latent site {!r} lies in plates {} of the model and {} of the guide; put with pyro.plate("data", x.shape[0]) '
+        "around what belongs to a datapoint, and nothing else around that".format(name, *inside)
+    )
+
+
+def _plates_of_latents(trace: Any) -> dict[str, set[str]]:
+    return {
+        name: {frame.name for frame in site["cond_indep_stack"]}
+        for name, site in latent_sites_of(trace)
+        if not site["infer"].get("is_auxiliary")
+    }

@@ -1,37 +1,95 @@
 """Refinement by Gauss-Newton steps to the posterior's mode."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyro
 import torch
-from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from ..capture import Capture
 from ..distributions import full_precision
 from ..families import Family, FullNormal
 from ..models import VAE
-from .elbo import Terms, frozen
-from .refiner import Inferred, Programs, Refiner, captured_score, check_rows, keep_better, scalar
-from .steps import Slots
+from ..validation import PositiveFloat, PositiveInt, validated
+from .refiner import Refiner
+from .steps import Settings, Step
 
 MIN_BETA = 1e-3  # at β = 0 the posterior has no scale
 SLACK = 16  # roundings of log p(x, z) that are no loss: near the mode a good step gains less than they lose
 
 
-class Laplace(NamedTuple):
-    """What a VAE's joint density is like around z."""
+class GaussNewtonRefiner(Refiner):
+    r"""The Laplace approximation: K Gauss-Newton steps from the mean of q to the mode, and q is the normal there.
 
-    log_joint: Tensor  # (B,) of x and z, by β
-    params: Tensor  # (B, P) λ of the normal with mean z and the curvature there
-    newton: Tensor  # (B, D) from z to that normal's idea of the mode
-    valid: Tensor  # (B,) whether all this is finite
+    .. math:: q(z \mid x) = \mathcal{N}(z^*, \Lambda^{-1}), \qquad
+        \Lambda = \tfrac1\beta J(z^*)^\top R \, J(z^*) + P
+
+    J is the decoder's Jacobian, R the likelihood's Fisher information of its output, P the prior's precision. For a
+    linear decoder and a normal likelihood one step finds the exact posterior. A step that lowers a datapoint's joint
+    density is not taken, and half of it is tried next. No draw is taken but for the safeguard's scores.
+
+    A call runs the decoder forwards along all D latent dimensions, K + 1 times: it is for D up to a hundred or so.
+
+    Args:
+        num_steps: K.
+        lr: The largest share η of a step; below 1 the steps are damped.
+        safeguard, score_particles: As in `SVIRefiner`.
+
+    Raises:
+        ArgumentError: A number out of range.
+        ValueError: From `check`: a family other than `FullNormal`, a model that is no `VAE`, or a prior that is no
+            diagonal normal.
+
+    Reference:
+        Variational Laplace Autoencoders (Park et al., 2019), ICML, arXiv:2211.17267
+
+    >>> import pyrovae as pv
+    >>> model, family, x = pv.models.mlp((4,), z_dim=2), pv.FullNormal(2), torch.ones(8, 4)
+    >>> inferred = pv.GaussNewtonRefiner()(model, family, x, torch.zeros(8, family.num_params))
+    >>> family(inferred.params).covariance_matrix.shape
+    torch.Size([8, 2, 2])
+    """
+
+    @validated
+    def __init__(
+        self,
+        *,
+        num_steps: PositiveInt = 4,
+        lr: PositiveFloat = 1.0,
+        safeguard: bool = True,
+        score_particles: PositiveInt = 4,
+    ) -> None:
+        self.num_steps = num_steps
+        self.lr = lr
+        self.safeguard = safeguard
+        self.score_particles = score_particles
+
+    def check(self, model: nn.Module, family: Family) -> None:
+        if not isinstance(family, FullNormal):
+            found = type(family).__name__
+            raise ValueError(f"gauss_newton finds a full covariance, got {found}; use FullNormal, or SVIRefiner")
+        if not isinstance(model, VAE):
+            raise ValueError(f"gauss_newton needs the decoder of a VAE, got {type(model).__name__}; use SVIRefiner")
+        prior = model.prior()
+        if not (isinstance(prior, Independent) and isinstance(prior.base_dist, Normal)):
+            raise ValueError(f"gauss_newton needs a normal prior, got {type(model.prior).__name__}; use StandardNormal")
+
+    def make_step(self, model: nn.Module, family: Family) -> "GaussNewtonStep":
+        return GaussNewtonStep(cast(VAE, model), cast(FullNormal, family))
 
 
-class GaussNewtonStep:
-    r"""A step of z towards the mode of the joint density, and q around where it leads, as a function of tensors.
+class GaussNewtonState(NamedTuple):
+    """Of `GaussNewtonStep`."""
+
+    params: Tensor  # (B, P) λ
+    log_joint: Tensor  # (B,) of x and the mean of q, by β
+    newton: Tensor  # (B, D) the step to take from there
+    share: Tensor  # (B,) η of it
+
+
+class GaussNewtonStep(Step[GaussNewtonState]):
+    r"""A step of z towards the mode of the joint density, and q around where it leads.
 
     .. math:: z' = z + \eta \Lambda^{-1} \nabla_z \big(\tfrac1\beta \log p(x \mid z) + \log p(z)\big), \qquad
         \Lambda = \tfrac1\beta J^\top R J + P
@@ -44,39 +102,37 @@ class GaussNewtonStep:
         family: Turns λ into q.
     """
 
+    num_looks = 1  # finds the density and the direction at the mean of q
+
     def __init__(self, model: VAE, family: FullNormal) -> None:
         self.model = model
         self.family = family
 
-    def init(self, params: Tensor) -> Slots:
-        """The state of a loop that starts at λ (B, P): λ, log p(x, z), the step to take from z, and the share η of it.
-
-        The first step is none: it finds the density and the direction at the mean of q.
-        """
+    def init(self, params: Tensor) -> GaussNewtonState:
         rows = params[:, 0]
-        return params, torch.full_like(rows, -torch.inf), torch.zeros_like(self.loc(params)), torch.ones_like(rows)
+        newton = torch.zeros_like(params[:, : self.family.z_dim])
+        return GaussNewtonState(params, torch.full_like(rows, -torch.inf), newton, torch.ones_like(rows))
 
-    def loc(self, params: Tensor) -> Tensor:
-        """The mean (B, D) of q."""
-        return params[:, : self.family.z_dim]
-
-    def __call__(self, x: Tensor, beta: Tensor, lr: Tensor, *state: Tensor) -> Slots:
-        """The next state; β and the largest η are tensors of shape ()."""
-        params, log_joint, newton, share = state
-        new = self.laplace(x, self.loc(params) + lr * share[:, None] * newton, beta)
-        floor = log_joint - SLACK * torch.finfo(x.dtype).eps * log_joint.abs()
-        rises = new.valid & (new.log_joint >= floor)  # (B,) false for NaN
-        return (
-            torch.where(rises[:, None], new.params, params),
-            torch.where(rises, new.log_joint, log_joint),
-            torch.where(rises[:, None], new.newton, newton),
-            torch.where(rises, (2 * share).clamp(max=1), share / 2),
+    def __call__(
+        self, x: Tensor, settings: Settings, state: GaussNewtonState, prior: Tensor | None = None
+    ) -> GaussNewtonState:
+        if prior is not None:
+            raise ValueError("gauss_newton takes the model's prior, not one that is carried; use SVIRefiner")
+        z = state.params[:, : self.family.z_dim] + settings.lr * state.share[:, None] * state.newton
+        new, valid = self.laplace(x, z, settings.beta)
+        floor = state.log_joint - SLACK * torch.finfo(x.dtype).eps * state.log_joint.abs()
+        rises = valid & (new.log_joint >= floor)  # (B,) false for NaN
+        return GaussNewtonState(
+            torch.where(rises[:, None], new.params, state.params),
+            torch.where(rises, new.log_joint, state.log_joint),
+            torch.where(rises[:, None], new.newton, state.newton),
+            torch.where(rises, (2 * state.share).clamp(max=1), state.share / 2),
         )
 
-    def laplace(self, x: Tensor, z: Tensor, beta: Tensor) -> Laplace:
-        """The Laplace approximation at z (B, D), whose Hessian is Gauss and Newton's."""
+    def laplace(self, x: Tensor, z: Tensor, beta: Tensor) -> tuple[GaussNewtonState, Tensor]:
+        """The Laplace approximation at z (B, D), with Gauss and Newton's Hessian, and whether it is finite (B,)."""
         h, jacobian = _jacobian(lambda z: self.model.decoder(z).to(z.dtype), z)
-        with full_precision(z), pyro.validation_enabled(False):
+        with torch.enable_grad(), full_precision(z), pyro.validation_enabled(False):
             h = h.detach().requires_grad_()
             likelihood: Any = self.model.likelihood
             log_lik = likelihood(h).log_prob(x)  # (B,)
@@ -92,7 +148,7 @@ class GaussNewtonStep:
             params = self.family.params_of(z, L)
             log_joint = log_lik.detach() / beta + prior.log_prob(z)
         valid = ~failed & params.isfinite().all(-1) & newton.isfinite().all(-1) & log_joint.isfinite()
-        return Laplace(log_joint, params, newton, valid)
+        return GaussNewtonState(params, log_joint, newton, torch.ones_like(log_joint)), valid
 
 
 def _jacobian(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,99 +171,3 @@ def _scale_tril(precision: Tensor) -> tuple[Tensor, Tensor]:
     upper = flipped.flip(-2, -1)  # precision = upper upperᵀ, so that L = upper⁻ᵀ is lower triangular
     eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device).expand_as(precision)
     return torch.linalg.solve_triangular(upper.mT, eye, upper=False), info != 0
-
-
-class GaussNewtonRefiner(Refiner):
-    r"""The Laplace approximation: K Gauss-Newton steps from the mean of q to the mode, and q is the normal there.
-
-    .. math:: q(z \mid x) = \mathcal{N}(z^*, \Lambda^{-1}), \qquad
-        \Lambda = \tfrac1\beta J(z^*)^\top R \, J(z^*) + P
-
-    J is the decoder's Jacobian, R the likelihood's Fisher information of its output, P the prior's precision. For a
-    linear decoder and a normal likelihood one step finds the exact posterior. A step that lowers a datapoint's joint
-    density is not taken, and half of it is tried next. No draw is taken but for the safeguard's scores.
-
-    A call runs the decoder forwards along all D latent dimensions, K + 1 times: it is for D up to a hundred or so.
-
-    Args:
-        num_steps: K.
-        lr: The largest share η of a step; below 1 the steps are damped.
-        safeguard: Score λ₀ and λ_K under common noise, and keep λ₀ where λ_K is worse or not finite.
-        score_particles: Draws of z a datapoint for those scores.
-
-    Raises:
-        ValueError: A number out of range; from `check`, a family other than `FullNormal`, a model that is no `VAE`, or
-            a prior that is no diagonal normal.
-
-    Reference:
-        Variational Laplace Autoencoders (Park et al., 2019), ICML, arXiv:2211.17267
-    """
-
-    def __init__(
-        self,
-        *,
-        num_steps: PositiveInt = 4,
-        lr: PositiveFloat = 1.0,
-        safeguard: bool = True,
-        score_particles: PositiveInt = 4,
-    ) -> None:
-        if num_steps < 1:
-            raise ValueError(f"num_steps must be >= 1, got {num_steps}; use AmortizedGuide for no refinement")
-        if not lr > 0:
-            raise ValueError(f"lr must be > 0, got {lr}; 1 takes whole steps")
-        if score_particles < 1:
-            raise ValueError(f"score_particles must be >= 1, got {score_particles}")
-        self.num_steps = num_steps
-        self.lr = lr
-        self.safeguard = safeguard
-        self.score_particles = score_particles
-        self._programs: Programs[tuple[GaussNewtonStep, Capture, Capture]] = Programs()
-
-    def check(self, model: nn.Module, family: Family) -> None:
-        if not isinstance(family, FullNormal):
-            found = type(family).__name__
-            raise ValueError(f"gauss_newton finds a full covariance, got {found}; use FullNormal, or SVIRefiner")
-        if not isinstance(model, VAE):
-            raise ValueError(f"gauss_newton needs the decoder of a VAE, got {type(model).__name__}; use SVIRefiner")
-        prior = model.prior()
-        if not (isinstance(prior, Independent) and isinstance(prior.base_dist, Normal)):
-            raise ValueError(f"gauss_newton needs a normal prior, got {type(model.prior).__name__}; use StandardNormal")
-
-    def __call__(
-        self,
-        model: nn.Module,
-        family: Family,
-        x: Tensor,
-        params: Tensor,
-        beta: float | Tensor = 1.0,
-        record: bool = False,
-    ) -> Inferred:
-        check_rows(family, x, params)
-        # Lightning validates under inference mode, where autograd is off.
-        with torch.inference_mode(False), torch.enable_grad(), frozen(model), frozen(family):
-            x = x.clone() if x.is_inference() else x
-            start = params.detach().clone()
-            make = (model, family), self.score_particles
-            step, capture, score = self._programs.get(lambda: self._make_programs(model, family), *make)
-            state, path = step.init(start), [start]
-            scalars = scalar(beta, start), scalar(self.lr, start)
-            advance = capture.bind(x, *scalars, *state, calls=self.num_steps + 1)
-            for k in range(self.num_steps + 1):  # the first takes no step
-                state = advance(x, *scalars, *state)
-                if record and k > 0:
-                    path.append(state[0])
-            kept = Inferred(params, state[0])
-            if self.safeguard:
-                scored = score.bind(x, start, calls=2)
-                kept = keep_better(lambda row: Terms(*scored(x, row)), params, start, state[0], beta)
-        return kept._replace(path=torch.stack(path) if record else None)
-
-    def _make_programs(self, model: nn.Module, family: Family) -> tuple[GaussNewtonStep, Capture, Capture]:
-        self.check(model, family)  # a loop may be called without a guide
-        assert isinstance(model, VAE) and isinstance(family, FullNormal)  # noqa: PT018 - which mypy cannot know
-        step = GaussNewtonStep(model, family)
-        return (
-            step,
-            Capture(step, model, family, name="the Gauss-Newton step"),
-            captured_score(model, family, self.score_particles),
-        )

@@ -1,7 +1,7 @@
 """Hamiltonian Monte Carlo on a model's latent sites, many chains at once."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -11,7 +11,7 @@ from torch.distributions import biject_to
 from ..distributions import full_precision
 from ..families import Family
 from ..models.latent_sites import latent_sites
-from .elbo import ELBO, scored
+from .elbo import ELBO, sampler, scored
 
 
 class Chains(NamedTuple):
@@ -46,6 +46,11 @@ def hmc_transition(density: Density, chains: Chains, step_size: Tensor, num_leap
 
     Reference:
         MCMC using Hamiltonian dynamics (Neal, 2011), arXiv:1206.1901
+
+    >>> normal = lambda u: Chains(u, -u.square().sum(-1) / 2, -u)
+    >>> moved, acceptance = hmc_transition(normal, normal(torch.zeros(5, 2)), torch.full((5,), 0.1), num_leapfrog=3)
+    >>> bool((acceptance > 0.99).all())
+    True
     """
     spread = JITTER * (2 * torch.rand_like(step_size) - 1)
     step = (step_size * (1 + spread))[:, None]
@@ -120,12 +125,12 @@ class Unconstrained:
         Raises:
             ValueError: Sites of model and family that differ.
         """
-        guide_trace = ELBO(path_gradient=False).traces(self.model, lambda x: family.sample(params), x)[1]
+        guide_trace = ELBO(path_gradient=False).traces(self.model, sampler(family, params), x)[1]
         return self.coordinates({name: guide_trace.nodes[name]["value"] for name in self.sites})
 
     def draw_prior(self, x: Tensor) -> Tensor:
         """u (B, D) of draws from the prior."""
-        trace = poutine.trace(self.model).get_trace(x)
+        trace: Any = poutine.trace(self.model).get_trace(x)
         return self.coordinates({name: trace.nodes[name]["value"] for name in self.sites})
 
 

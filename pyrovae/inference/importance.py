@@ -6,18 +6,19 @@ from typing import Any
 
 import pyro
 import torch
-from pydantic import PositiveInt
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..capture import Capture, isolated
+from ..capture import Capture, isolated, noise_state, programs_of, set_noise_state
+from ..distributions.composed import Conditional
 from ..families import Family
-from .elbo import ELBO, Objective, evaluating, noise_state, scored_sites, set_noise_state
+from ..validation import PositiveInt, validated
+from .elbo import ELBO, Objective, Program, evaluating, latent_sites_of, sampler, scored_sites
 
-# Entries of all results of a pass, views among them: several times what is held at once. A thread of a CPU is fastest
-# where overhead is hidden and caches still serve.
+# Entries of all results of a pass, views among them: several times what is held at once. A CPU is fastest where
+# overhead is hidden and caches still serve. No function of the number of threads, or so would be the draws from a seed.
 CPU_FLOATS = 2**23
 CUDA_FLOATS = 2**29
 
@@ -44,6 +45,9 @@ def points_at_once(program: Callable[[int], Any], device: torch.device) -> int:
     Args:
         program: Scores so many points; run with 2 and with 4.
         device: Where it runs.
+
+    >>> points_at_once(lambda size: torch.zeros(size, 1000) + 1, torch.device("cpu"))  # two results a point
+    4194
     """
     state, entries = noise_state(device), []
     for size in (2, 4):
@@ -51,12 +55,18 @@ def points_at_once(program: Callable[[int], Any], device: torch.device) -> int:
             program(size)
         entries.append(count.entries)
     set_noise_state(state, device)
-    budget = CUDA_FLOATS if device.type == "cuda" else CPU_FLOATS * torch.get_num_threads()
+    budget = CUDA_FLOATS if device.type == "cuda" else CPU_FLOATS
     return max(1, 2 * budget // max(1, entries[1] - entries[0]))
 
 
+@validated
 def log_weights(
-    model: nn.Module, family: Family, x: Tensor, params: Tensor, num_samples: int, chunk_size: int | None = None
+    model: nn.Module,
+    family: Family,
+    x: Tensor,
+    params: Tensor,
+    num_samples: PositiveInt,
+    chunk_size: PositiveInt | None = None,
 ) -> Tensor:
     r"""Log importance weights of draws from q, (K, B), in nats; takes no gradient.
 
@@ -74,17 +84,22 @@ def log_weights(
             fit the caches, or on a GPU the memory.
 
     Raises:
-        ValueError: A number below 1.
+        ArgumentError: A number below 1.
+        ValueError: A family without density.
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
+    >>> log_weights(model, family, torch.ones(8, 4), torch.zeros(8, 4), num_samples=50).shape
+    torch.Size([50, 8])
     """
-    for name, value in (("num_samples", num_samples), ("chunk_size", chunk_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
+    if family.density == "none":
+        raise ValueError(f"importance weights need the density of q, which {type(family).__name__} lacks")
     if chunk_size is None:
         rows, draws = _shape_of_pass(model, family, x, params, num_samples)
     else:
         rows, draws = len(x), min(chunk_size, num_samples)
     num_passes = math.ceil(num_samples / draws)
-    capture = Capture(_weigh(model, family, draws), model, family, name="the importance weights")
+    capture = programs_of(model).get(lambda: _captured(model, family, draws), (family,), "weights", draws)
     # Filled in place: small results kept between large ones that go would break up the heap.
     found = params.new_empty(num_passes * draws, len(x))
     start = 0
@@ -123,10 +138,14 @@ def _weigh(model: nn.Module, family: Family, draws: int) -> Callable[[Tensor, Te
 
     def weigh(x: Tensor, params: Tensor) -> tuple[Tensor]:
         with torch.no_grad(), pyro.validation_enabled(False):
-            traces = ELBO(num_particles=draws, path_gradient=False).traces(model, lambda x: family.sample(params), x)
+            traces = ELBO(num_particles=draws, path_gradient=False).traces(model, sampler(family, params), x)
             return (log_weights_of(*traces, draws, x.shape[0]),)
 
     return weigh
+
+
+def _captured(model: nn.Module, family: Family, draws: int) -> Capture:
+    return Capture(_weigh(model, family, draws), model, family, name="the importance weights")
 
 
 def log_weights_of(model_trace: Any, guide_trace: Any, num_particles: int, batch: int) -> Tensor:
@@ -134,9 +153,8 @@ def log_weights_of(model_trace: Any, guide_trace: Any, num_particles: int, batch
     total: Any = 0.0
     for _, site in scored_sites(model_trace):
         total = total + site["log_prob"]
-    for _, site in scored_sites(guide_trace):
-        if not site["is_observed"]:
-            total = total - site["log_prob"]
+    for _, site in latent_sites_of(guide_trace):
+        total = total - site["log_prob"]
     return total.reshape(num_particles, batch)
 
 
@@ -155,6 +173,10 @@ def iwae_bounds(log_weights: Tensor, ks: Sequence[int]) -> Tensor:
 
     Reference:
         Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
+
+    >>> iwae_bounds(torch.tensor([[0.0], [2.0]]), [1, 2])  # the mean, and the log of the mean weight
+    tensor([[1.0000],
+            [1.4338]])
     """
     num, batch = log_weights.shape
     bounds = []
@@ -173,6 +195,9 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
 
     Reference:
         Sequential imputations and Bayesian missing data problems (Kong, Liu & Wong, 1994), JASA 89(425)
+
+    >>> effective_sample_size(torch.zeros(10, 1))  # equal weights
+    tensor([10.0000])
     """
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
 
@@ -190,6 +215,9 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     Reference:
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024), arXiv:1507.02646
+
+    >>> pareto_k(torch.zeros(100, 1))
+    tensor([0.])
     """
     num = log_weights.shape[0]
     if num < MIN_DRAWS_FOR_TAIL:
@@ -223,38 +251,58 @@ class IWAE(Objective):
     Args:
         beta: Weight of the latent sites' log-densities.
         num_particles: S.
-        doubly_reparameterized: DReG; needs a guide with one latent site.
+        doubly_reparameterized: DReG.
 
     Raises:
-        ValueError: `num_particles` below 1, a guide site without `rsample`, or DReG with several latent sites.
+        ArgumentError: `num_particles` below 1.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
         Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker et al., 2019), arXiv:1810.04152
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((4,), (family.num_params,)))
+    >>> pv.IWAE(num_particles=5)(model, guide)(torch.ones(8, 4)).backward()
     """
 
+    @validated
     def __init__(
         self, beta: float | Tensor = 1.0, *, num_particles: PositiveInt = 5, doubly_reparameterized: bool = True
     ) -> None:
         super().__init__(num_particles, beta, path_gradient=doubly_reparameterized)
         self.doubly_reparameterized = doubly_reparameterized
 
-    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+    @property
+    def twice_differentiable(self) -> bool:  # type: ignore[override]
+        return not self.doubly_reparameterized  # its weights are held fixed
+
+    def _shown(self, guide_trace: Any, replayed: Callable[[Any], Any]) -> Any:
+        chained = any(isinstance(site["fn"], Conditional) for _, site in latent_sites_of(guide_trace))
+        if not (chained and self.doubly_reparameterized):
+            return guide_trace
+        # The gradient of a draw that others are made of has a part that comes by those, and is weighted there. Aliases
+        # of the draws, which densities see and the draws made of them do not, tell the two apart.
+        aliased = guide_trace.copy()
+        for name, site in latent_sites_of(guide_trace):
+            aliased.nodes[name] = {**site, "value": site["value"].view_as(site["value"])}
+        again = replayed(aliased)
+        for name, site in latent_sites_of(aliased):
+            site["fn"] = again.nodes[name]["fn"]
+        return aliased
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         model_trace, guide_trace = self.traces(model, guide, *args, **kwargs)
         log_weight = log_weights_of(model_trace, guide_trace, self.num_particles, args[0].shape[0])
         loss = -(log_weight.logsumexp(0) - math.log(self.num_particles)).sum()
         if self.doubly_reparameterized:
-            latent = [site for _, site in scored_sites(guide_trace) if not site["is_observed"]]
-            if len(latent) > 1:
-                names = ", ".join(site["name"] for site in latent)
-                raise ValueError(f"doubly_reparameterized is for one latent site, got {names}; set it to False")
-            z, share = latent[0]["value"], log_weight.softmax(0).detach()  # (S, B)
-            if z.requires_grad:  # one factor of the share is in the loss, the other comes here
-                z.register_hook(lambda grad: grad * share.reshape(grad.shape[:-1]).unsqueeze(-1))
-        for _, site in scored_sites(guide_trace):
-            if site["is_observed"]:  # a factor, of the encoder's loss say
-                loss = loss + site["log_prob_sum"] / self.num_particles
-        return loss
+            share = log_weight.softmax(0).detach()  # (S, B)
+            for _, site in latent_sites_of(guide_trace):
+                z, event_dim = site["value"], len(site["fn"].event_shape)
+                factor = share.reshape(*z.shape[: z.dim() - event_dim], *[1] * event_dim)
+                if z.requires_grad:  # one factor of the share is in the loss, the other comes here
+                    z.register_hook(lambda grad, factor=factor: grad * factor)
+        return loss + self.factors(guide_trace)
 
 
 def iwae(
@@ -273,9 +321,15 @@ def iwae(
         chunk_size: As in `log_weights`.
 
     Raises:
-        ValueError: A number below 1.
+        ArgumentError: A number below 1.
+        ValueError: A family without density.
 
     Reference:
         Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
+    >>> iwae(model, family, torch.ones(8, 4), torch.zeros(8, 4), num_samples=10).shape
+    torch.Size([8])
     """
     return iwae_bounds(log_weights(model, family, x, params, num_samples, chunk_size), [num_samples])[0]

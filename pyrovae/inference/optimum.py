@@ -1,25 +1,24 @@
 """The best member of a family for each datapoint, and ELBOs from many draws."""
 
-from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..capture import Capture
 from ..families import Family
-from .elbo import Terms, common_noise, frozen
-from .refiner import Programs, SVIRefiner, captured_score, check_rows, scalar
+from ..validation import PositiveFloat, PositiveInt, validated
+from .elbo import ELBO, AnalyticELBO, Terms, common_noise, frozen
+from .refiner import SVIRefiner, check_rows, scalar, score_of
+from .steps import AdamState, Settings
 
 DRAWS = 25  # in a pass; alike for all, so that one graph serves
 # Floats of data in a pass: more leave a CPU's cache, and fewer keep a GPU waiting.
 FLOATS_CPU, FLOATS_GPU = 1_000_000, 64_000_000
 
-_programs: Programs[Capture] = Programs()
 
-
+@validated
 def precise_terms(
-    model: nn.Module, family: Family, x: Tensor, *params: Tensor, num_particles: int = 100
+    model: nn.Module, family: Family, x: Tensor, *params: Tensor, num_particles: PositiveInt = 100
 ) -> list[Terms]:
     """`common_noise_terms` for many draws and datapoints, in passes of bounded memory.
 
@@ -33,10 +32,14 @@ def precise_terms(
         num_particles: Draws of z a datapoint.
 
     Raises:
-        ValueError: `num_particles` below 1.
+        ArgumentError: `num_particles` below 1.
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
+    >>> (terms,) = precise_terms(model, family, torch.ones(8, 4), torch.zeros(8, 4), num_particles=60)
+    >>> terms.elbo().shape
+    torch.Size([8])
     """
-    if num_particles < 1:
-        raise ValueError(f"num_particles must be >= 1, got {num_particles}")
     draws = min(num_particles, DRAWS)
     passes = [min(draws, num_particles - first) for first in range(0, num_particles, draws)]
     budget = FLOATS_GPU if x.is_cuda else FLOATS_CPU
@@ -56,9 +59,8 @@ def _split(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:
 
 def _score(model: nn.Module, family: Family, x: Tensor, params: list[Tensor], draws: int) -> list[Terms]:
     """One pass."""
-    score = _programs.get(lambda: captured_score(model, family, draws), (model, family), draws)
-    scored = score.bind(x, params[0], calls=len(params))
-    return common_noise(lambda row: Terms(*scored(x, row)), *params)
+    scored = score_of(model, family, draws).bind(x, params[0], None, calls=len(params))
+    return common_noise(lambda row: scored(x, row, None), *params)
 
 
 def _weighted_mean(terms: tuple[Terms, ...], counts: list[int]) -> Terms:
@@ -83,7 +85,10 @@ class Search:
         self.num_steps = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.converged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.taken = 0
-        self.step, self.capture, _ = _refiner(num_particles).programs(model, family)
+        scores = family.density != "none"
+        objective: Any = (ELBO if scores else AnalyticELBO)(num_particles=num_particles)
+        run = SVIRefiner(objective=objective).programs(model, family)
+        self.step, self.capture = run.step, run.advance
         largest, self.smallest = STEP_SIZES
         # Of those that still move:
         self.rows = torch.arange(len(x), device=x.device)
@@ -94,12 +99,12 @@ class Search:
     def steps(self, count: int) -> Tensor:
         """Takes so many steps; returns the mean of λ over the second half of them."""
         x, one = self.x[self.rows], scalar(1.0, self.best)
-        total, first = torch.zeros_like(self.state[1]), count // 2
-        advance = self.capture.bind(x, one, self.lr, one, *self.state, calls=count)
+        total, first, settings = torch.zeros_like(self.state.params), count // 2, Settings(one, self.lr, one)
+        advance = self.capture.bind(x, settings, self.state, None, calls=count)
         for k in range(count):
-            self.state = advance(x, one, self.lr, one, *self.state)
+            self.state = advance(x, settings, self.state, None)
             if k >= first:
-                total = total + self.state[1]
+                total = total + self.state.params
         self.taken += count
         self.num_steps[self.rows] += count
         return total / (count - first)
@@ -125,16 +130,11 @@ class Search:
 
     def _keep(self, moving: Tensor, best: Tensor) -> None:
         """The next window starts at the best λ with the moments of the last, unless those are not finite."""
-        k, _, *slots = self.state
-        slots = [slot.nan_to_num(0.0, 0.0, 0.0)[moving] for slot in slots]
+        mean, square = (part.nan_to_num(0.0, 0.0, 0.0)[moving] for part in self.state.optimizer)
         self.rows, self.lr, self.windows = self.rows[moving], self.lr[moving], self.windows[moving]
-        self.state = k, best[moving], *slots
-
-
-@cache
-def _refiner(num_particles: int) -> SVIRefiner:
-    """Keeps the compiled steps of the last few models, for one is asked for several splits."""
-    return SVIRefiner(num_particles=num_particles, safeguard=False)
+        self.state = self.state._replace(
+            params=best[moving], gradient=self.state.gradient[moving], optimizer=AdamState(mean, square)
+        )
 
 
 class Optimum(NamedTuple):
@@ -146,16 +146,17 @@ class Optimum(NamedTuple):
     converged: Tensor  # (B,) bool
 
 
+@validated
 def optimum(
     model: nn.Module,
     family: Family,
     x: Tensor,
     *starts: Tensor,
-    tolerance: float = 0.02,
-    max_steps: int = 5000,
-    window: int = 100,
-    num_particles: int = 1,
-    score_particles: int = 25,
+    tolerance: PositiveFloat = 0.02,
+    max_steps: PositiveInt = 5000,
+    window: PositiveInt = 100,
+    num_particles: PositiveInt = 1,
+    score_particles: PositiveInt = 25,
 ) -> Optimum:
     r"""The best q* of the family for each datapoint, by SVI to convergence.
 
@@ -183,12 +184,21 @@ def optimum(
         score_particles: Draws of z a datapoint and score.
 
     Raises:
-        ValueError: A number out of range, no start, or one of another shape.
+        ArgumentError: A number out of range.
+        ValueError: No start, or one of another shape.
 
     Reference:
         Inference Suboptimality in Variational Autoencoders (Cremer et al., 2018), arXiv:1801.03558
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
+    >>> optimum(model, family, torch.ones(8, 4), torch.zeros(8, 4), max_steps=20, window=10).params.shape
+    torch.Size([8, 4])
     """
-    _check(family, x, starts, tolerance, max_steps=max_steps, window=window)
+    if not starts:
+        raise ValueError("optimum needs a start, λ (B, P), got none; give what the guide infers")
+    for start in starts:
+        check_rows(family, x, params=start)
     # Evaluation under Lightning has autograd off, and steps would move λ by zero.
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), frozen(family):
         x = x.clone() if x.is_inference() else x
@@ -208,15 +218,3 @@ def _best_of(model: nn.Module, family: Family, x: Tensor, starts: tuple[Tensor, 
     terms = precise_terms(model, family, x, *candidates, num_particles=num_particles)
     elbo = torch.stack([one.elbo() for one in terms]).nan_to_num(-torch.inf, neginf=-torch.inf)
     return candidates[elbo.argmax(0), torch.arange(len(x), device=x.device)]
-
-
-def _check(family: Family, x: Tensor, starts: tuple[Tensor, ...], tolerance: float, **counts: int) -> None:
-    if not starts:
-        raise ValueError("optimum needs a start, λ (B, P), got none; give what the guide infers")
-    for start in starts:
-        check_rows(family, x, start)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be > 0, got {tolerance}; 0.02 nats say")
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")

@@ -1,52 +1,31 @@
-"""The loop that improves λ."""
+"""The loop that improves λ: written once, whatever is climbed, by what steps, and whatever comes back through it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from collections.abc import Hashable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from ..capture import Capture, engine
-from ..families import Family, has_natural_gradient
-from .elbo import Terms, common_noise, elbo_terms, frozen
-from .steps import SGD, Adam, Pace, SVIStep
+from ..capture import Capture, programs_of
+from ..families.base import Family
+from ..validation import NonNegativeFloat, Number, PositiveFloat, PositiveInt, validated
+from .elbo import ELBO, Objective, Terms, common_noise, elbo_terms, frozen
+from .steps import SGD, Adam, AdaptiveStep, Settings, Step, SVIStep, weights
+from .unrolled import Gradient, depth_of, unrolled
 
-MAX_PROGRAMS = 8
-
-Made = TypeVar("Made")
-
-
-class Programs(Generic[Made]):
-    """The last few things that `make` made, by the objects and settings they were made of.
-
-    Copies and pickles start empty, and capture anew.
-    """
-
-    def __init__(self) -> None:
-        self._made: dict[tuple, tuple[tuple, Made]] = {}
-
-    def get(self, make: Callable[[], Made], objects: tuple[Any, ...], *settings: Any) -> Made:
-        """What was made of these `objects`, by identity, and `settings`, by value; made now if it was not."""
-        key = *map(id, objects), *settings
-        if key not in self._made:
-            if len(self._made) == MAX_PROGRAMS:
-                del self._made[next(iter(self._made))]  # the oldest
-            self._made[key] = objects, make()  # with the objects, whose ids would else be given to others
-        return self._made[key][1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_made": {}}
-
-
-def scalar(value: float | Tensor, like: Tensor) -> Tensor:
-    """A number as a program takes it, a tensor of shape (); made on the device, for a copy from the host would wait."""
-    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
+# Attributes that no graph of a step holds fast.
+_OF_LOOP = {"num_steps", "lr", "gradient", "checkpoint", "safeguard", "score_particles", "_arguments"}
+CHECK_EVERY = 4  # steps between looks at which datapoints have stopped
 
 
 class Inferred(NamedTuple):
-    """The outcome of inference for a batch."""
+    """The outcome of inference for a batch.
+
+    >>> rows = torch.zeros(8, 4)
+    >>> Inferred(init=rows, params=rows).attached  # nothing was refined
+    True
+    """
 
     init: Tensor  # (B, P) λ₀, attached to what proposed it
     params: Tensor  # (B, P) λ_K
@@ -54,8 +33,8 @@ class Inferred(NamedTuple):
     terms: Terms | None = None
     reverted: Tensor | None = None  # (B,) datapoints that kept λ₀ because refinement made them worse
     path: Tensor | None = None  # (K + 1, B, P) λ₀ ... λ_K before any was reverted, on request
-    slope: Tensor | None = None  # (B, P) an unbiased estimate of the gradient of -L_β at λ₀, where a refiner took one
-    surrogate: Tensor | None = None  # (B,) of no meaning but its gradient, which teaches what the ELBO at λ_K cannot
+    slope: Tensor | None = None  # (B, P) an unbiased estimate of the gradient of -L_β at λ₀, where a loop took one
+    teaching: tuple[Tensor, ...] = ()  # losses (B,) in nats, of which only the gradients count; each teaches
 
     @property
     def attached(self) -> bool:
@@ -63,13 +42,64 @@ class Inferred(NamedTuple):
         return self.params is self.init or self.params.requires_grad
 
 
+class Programs(NamedTuple):
+    """What a loop runs for a model and family."""
+
+    step: Any
+    advance: Capture  # of the step
+    pulled: Capture | None  # of its vector-Jacobian product, where it has one
+
+
 class Refiner(ABC):
-    """A loop that improves λ: state in, result out, nothing kept between calls."""
+    """A loop that improves λ: state in, result out, and nothing kept between calls but graphs, which the model keeps.
+
+    A final class writes `make_step`. Rows, freezing, inference mode, gradients, recording, engine and safeguard are the
+    loop's, and the same for all.
+
+    Attributes:
+        num_steps: K.
+        objective: What is climbed, where that is a choice.
+        lr: η.
+        gradient: What comes back through the loop; see `SVIRefiner`.
+        checkpoint: Whether the backward pass runs the steps again.
+        stop_below: Nats that a step must be worth, or its datapoint stops.
+        safeguard: Whether λ₀ is kept where λ_K is worse or not finite.
+        score_particles: Draws of z a datapoint for those scores.
+    """
+
+    num_steps: int
+    objective: Objective | None = None
+    lr: float = 1.0
+    gradient: str = "stopped"
+    checkpoint: bool = False
+    stop_below: float | None = None
+    safeguard: bool = False
+    score_particles: int = 4
 
     def check(self, model: nn.Module, family: Family) -> None:  # noqa: B027 - most refine anything
         """Raises `ValueError` where this loop cannot refine λ of `family` under `model`, with the reason."""
 
     @abstractmethod
+    def make_step(self, model: nn.Module, family: Family) -> Step:
+        """The step that λ of `family` takes under `model`."""
+
+    def programs(self, model: nn.Module, family: Family) -> Programs:
+        """What the loop runs; kept by the model for as long as it lives."""
+
+        def make() -> Programs:
+            step = self.make_step(model, family)
+            modules = [model, family, *([] if step.learned is None else [step.learned])]
+            pulled = getattr(step, "pulled", None)
+            return Programs(
+                step,
+                Capture(step, *modules, name="the inner step"),
+                pulled and Capture(pulled, *modules, name="the gradient through the inner step"),
+            )
+
+        self.check(model, family)  # a loop may be called without a guide
+        settings = tuple(_hashable(item) for item in vars(self).items() if item[0] not in _OF_LOOP)
+        return programs_of(model).get(make, (family,), type(self), *settings)
+
     def __call__(
         self,
         model: nn.Module,
@@ -78,55 +108,86 @@ class Refiner(ABC):
         params: Tensor,
         beta: float | Tensor = 1.0,
         record: bool = False,
+        prior: Tensor | None = None,
     ) -> Inferred:
-        """Improves λ₀ = `params` (B, P) for data `x` (B, *x_shape) under the ELBO with weight β.
+        """Improves λ₀ = `params` (B, P) for data `x` (B, *x_shape).
 
         Args:
             model: Pyro model, held fixed.
             family: Turns λ into q.
             x: Data.
             params: λ₀.
-            beta: Weight of the KL term.
+            beta: Factor on the objective's weight of the KL term.
             record: Keep the path.
+            prior: λ (B, P) whose q takes the place of the model's p(z): the posterior of the step before, say.
+
+        Raises:
+            ValueError: λ without a row for each datapoint, or what `check` finds.
         """
+        check_rows(family, x, params=params, prior=prior)
+        run, learns = self.programs(model, family), torch.is_grad_enabled()
+        through = learns and self.gradient != "stopped" and (params.requires_grad or bool(weights(model, family)))
+        learned = learns and run.step.learned is not None
+        # Lightning validates under inference mode, where autograd is off and SVI would move λ by zero.
+        with torch.inference_mode(False), torch.set_grad_enabled(through or learned):
+            x = x.clone() if x.is_inference() else x
+            prior = prior.clone() if prior is not None and prior.is_inference() else prior
+            start = params if through or learned else params.detach().clone()
+            settings = Settings(*(scalar(value, start.detach()) for value in (beta, self.lr, self.num_steps)))
+            given = x, settings, start, prior
+            states = self._unrolled(run, given) if through else self._run(model, family, run, given, eager=learned)
+            refined, slope, path, teaching = start, None, [start.detach()], list[Tensor]()
+            for row, gradient in states:
+                if learned and gradient is not None:
+                    teaching.append((gradient.detach() * refined).sum(-1))
+                slope = gradient if slope is None else slope
+                refined = row
+                if record:
+                    path.append(row.detach())
+            found = Inferred(params, refined, slope=slope, teaching=tuple(teaching))
+            if self.safeguard:
+                with frozen(model), frozen(family):
+                    score = score_of(model, family, self.score_particles).bind(x, start.detach(), prior, calls=2)
+                    weight = beta if self.objective is None else beta * self.objective.beta
+                    found = _better(lambda row: score(x, row, prior), start, found, weight)
+        return found._replace(path=torch.stack(path) if record else None)
 
+    def _unrolled(self, run: Programs, given: tuple) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """As `_run`, with gradients that come back; none is handed on, for the ELBO at λ_K teaches."""
+        x, settings, start, prior = given
+        if run.pulled is None:
+            raise ValueError(f"gradient {self.gradient} goes through steps of SVIRefiner, got {type(self).__name__}")
+        states = unrolled(
+            run.step, (run.advance, run.pulled), x, settings, start, prior,
+            num_steps=self.num_steps, depth=depth_of(self.gradient), checkpoint=self.checkpoint,
+        )  # fmt: skip
+        return ((state.params, None) for state in states)
 
-def check_rows(family: Family, x: Tensor, params: Tensor) -> None:
-    """Raises `ValueError` unless λ has a row for each datapoint."""
-    expected = len(x), family.num_params
-    if params.shape != expected:
-        raise ValueError(f"params must be {expected}, a row of λ for each of x, got {tuple(params.shape)}")
-
-
-def keep_better(
-    score: Callable[[Tensor], Terms], init: Tensor, start: Tensor, refined: Tensor, beta: float | Tensor
-) -> Inferred:
-    """λ_K where it is at least as good as the start, and the start where it is worse or not finite.
-
-    Args:
-        score: The ELBO's terms at a λ (B, P); called at both under common noise.
-        init: λ₀ as it is to be returned, attached to what proposed it.
-        start: Where the loop began (B, P).
-        refined: Where it ended (B, P).
-        beta: Weight of the KL term.
-    """
-    terms_init, terms = (Terms(*pair) for pair in common_noise(score, start.detach(), refined.detach()))
-    # Written so that NaN, which compares false with everything, counts as worse.
-    better = (terms.elbo(beta) >= terms_init.elbo(beta)) & refined.isfinite().all(-1)
-    terms = Terms(*(torch.where(better, new, old) for new, old in zip(terms, terms_init, strict=True)))
-    return Inferred(init, torch.where(better[:, None], refined, start), terms_init, terms, ~better)
-
-
-def captured_score(model: nn.Module, family: Family, num_particles: int) -> Capture:
-    """(x, λ) to the ELBO's terms, as a `Capture`."""
-
-    def score(x: Tensor, params: Tensor) -> Terms:
-        return elbo_terms(model, family, x, params, num_particles)
-
-    return Capture(score, model, family, name="the score of refinement")
-
-
-CHECK_EVERY = 4  # steps between looks at which datapoints have stopped
+    def _run(
+        self, model: nn.Module, family: Family, run: Programs, given: tuple, *, eager: bool
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """λ_k (B, P) for k = 1, ..., K, and the gradient that led there, if a gradient did."""
+        x, settings, start, prior = given
+        state, num_left = run.step.init(start), run.step.num_looks + self.num_steps
+        params, rows = start, None  # of `start` that are still at work; None for all
+        with frozen(model), frozen(family):
+            advance = run.step if eager else run.advance.bind(x, settings, state, prior, calls=num_left)
+            for _ in range(run.step.num_looks):
+                state = advance(x, settings, state, prior)
+            for k in range(1, self.num_steps + 1):
+                state = advance(x, settings, state, prior)
+                params = state.params if rows is None else params.index_copy(0, rows, state.params)
+                yield params, getattr(state, "gradient", None)
+                if self.stop_below is None or k % CHECK_EVERY:
+                    continue
+                active = state.adaptive.active[:, 0].nonzero()[:, 0]  # waits for a GPU; only where datapoints may stop
+                if len(active) == 0:
+                    yield from [(params, None)] * (self.num_steps - k)
+                    return
+                if len(active) < len(state.params):
+                    rows = active if rows is None else rows[active]
+                    x, state, prior = _rows_of((x, state, prior), active)
+                    advance = run.advance.bind(x, settings, state, prior, calls=self.num_steps - k)
 
 
 class SVIRefiner(Refiner):
@@ -138,6 +199,12 @@ class SVIRefiner(Refiner):
     so a datapoint ends at the same λ alone and in any batch, given the same noise. Gradients are taken with respect to
     λ alone: the model's parameters neither move nor collect gradient.
 
+    With a `gradient` other than `stopped` the ELBO at λ_K teaches what proposed λ₀, and the model through the loop too:
+
+    .. math:: \frac{d L(\lambda_K, \theta)}{d \theta} = \frac{\partial L}{\partial \theta} + \frac{\partial
+        L}{\partial \lambda_K} \frac{d \lambda_K}{d \theta}, \qquad \frac{d L}{d \lambda_0} = \frac{\partial
+        L}{\partial \lambda_K} \prod_k \frac{\partial \lambda_{k+1}}{\partial \lambda_k}
+
     Args:
         num_steps: K.
         lr: Step size η.
@@ -145,28 +212,42 @@ class SVIRefiner(Refiner):
             a share of the way, 0.3 say whatever the posterior's scale, and wants a `clip`, 2 say, for the way is found
             where q is, and may lead astray where q is far too wide.
         momentum: For `sgd` and `natural`.
-        num_particles: Draws of z a datapoint and step.
-        path_gradient: Leave out the gradient's score term, whose mean is zero: less noise, and none at the exact
-            posterior.
+        objective: What is climbed, L: `ELBO(num_particles=4)` for four draws of z a datapoint and step.
         clip: Largest norm of one datapoint's gradient; none by default. Euclidean, in nats per unit of λ; of `natural`
             in its own metric, so that a step without momentum moves q by a KL of about (η clip)² / 2 nats at most.
         lr_decay: `linear` lowers η to zero over the K steps; then `lr` can be larger.
-        adapt: Largest change of a datapoint's log step size in a step; see `Pace`.
-        stop_below: A datapoint stops once a step is worth fewer nats; see `Pace`. By default all take all K steps.
+        adapt: Largest change of a datapoint's log step size in a step; see `AdaptiveStep`.
+        stop_below: A datapoint stops once a step is worth fewer nats; see `AdaptiveStep`. By default all take K steps.
+        gradient: What comes back through the loop, where there is one to take: nothing (`stopped`), so that the guide's
+            `encoder_loss` teaches; gradients through all K steps (`unrolled`), through the last n, the others counting
+            as the identity (`truncated(n)`), or through none, λ_K = λ₀ + const (`first_order`).
+        checkpoint: Keep the states of λ only and run each step again in the backward pass: memory grows with K by a few
+            rows, not by the networks' activations. Always so where the engine compiles.
         safeguard: Score λ₀ and λ_K under common noise, and keep λ₀ where λ_K is worse or not finite.
         score_particles: Draws of z a datapoint for those scores. With few, noise sends many a good λ_K back.
 
     Raises:
-        ValueError: A number out of range, an unknown optimizer, or `natural` for a family without natural gradients.
+        ArgumentError: A number out of range, or an unknown name.
+        ValueError: From `check`: `natural` for a family without natural gradients; gradients through path gradients
+            with a family that has densities of its own draws alone, or through an objective that has no second
+            derivative; `stop_below` with them.
 
     References:
         Stochastic Variational Inference (Hoffman et al., 2013), arXiv:1206.7051
-        Semi-Amortized Variational Autoencoders (Kim et al., 2018), arXiv:1802.02550
-        Sticking the Landing (Roeder et al., 2017), arXiv:1703.09194
+        Semi-Amortized Variational Autoencoders (Kim et al., 2018), algorithm 2, arXiv:1802.02550
         Natural Gradient Works Efficiently in Learning (Amari, 1998), Neural Computation 10(2)
         The Bayesian Learning Rule (Khan & Rue, 2023), arXiv:2107.04562
+        Truncated Back-propagation for Bilevel Optimization (Shaban et al., 2019), arXiv:1810.10667
+        On First-Order Meta-Learning Algorithms (Nichol et al., 2018), arXiv:1803.02999
+
+    >>> import pyrovae as pv
+    >>> model, family, x = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2), torch.ones(8, 4)
+    >>> inferred = pv.SVIRefiner(num_steps=20)(model, family, x, torch.zeros(8, family.num_params))
+    >>> bool((inferred.terms.elbo() >= inferred.terms_init.elbo()).all())
+    True
     """
 
+    @validated
     def __init__(
         self,
         *,
@@ -174,147 +255,115 @@ class SVIRefiner(Refiner):
         lr: PositiveFloat = 0.03,
         optimizer: Literal["adam", "sgd", "natural"] = "adam",
         momentum: NonNegativeFloat = 0.5,
-        num_particles: PositiveInt = 1,
-        path_gradient: bool = True,
+        objective: Objective = ELBO(),  # noqa: B008 - never written to
         clip: PositiveFloat | None = None,
         lr_decay: Literal["none", "linear"] = "none",
         adapt: NonNegativeFloat = 0.0,
-        stop_below: float | None = None,
+        stop_below: Number | None = None,
+        gradient: Gradient = "stopped",
+        checkpoint: bool = False,
         safeguard: bool = True,
         score_particles: PositiveInt = 4,
     ) -> None:
-        if num_steps < 1:
-            raise ValueError(f"num_steps must be >= 1, got {num_steps}; use AmortizedGuide for no refinement")
-        for name, value in (("num_particles", num_particles), ("score_particles", score_particles)):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
-        if not lr > 0:
-            raise ValueError(f"lr must be > 0, got {lr}")
-        if optimizer not in ("adam", "sgd", "natural"):
-            raise ValueError(f"optimizer must be adam, sgd or natural, got {optimizer!r}")
-        if clip is not None and not clip > 0:
-            raise ValueError(f"clip must be > 0, got {clip}; leave it out for no clipping")
-        if lr_decay not in ("none", "linear"):
-            raise ValueError(f"lr_decay must be none or linear, got {lr_decay!r}")
-        if not adapt >= 0:
-            raise ValueError(f"adapt must be >= 0, got {adapt}; 0 leaves step sizes alone")
         self.num_steps = num_steps
         self.lr = lr
         self.optimizer = optimizer
         self.momentum = momentum
-        self.num_particles = num_particles
-        self.path_gradient = path_gradient
+        self.objective = objective
         self.clip = clip
         self.lr_decay = lr_decay
         self.adapt = adapt
         self.stop_below = stop_below
+        self.gradient = gradient
+        self.checkpoint = checkpoint
         self.safeguard = safeguard
         self.score_particles = score_particles
-        self._programs: Programs[tuple[SVIStep, Capture, Capture]] = Programs()
 
     def check(self, model: nn.Module, family: Family) -> None:
-        if self.optimizer == "natural" and not has_natural_gradient(type(family)):
-            known = ", ".join(sorted(cls.__name__ for cls in Family.__subclasses__() if has_natural_gradient(cls)))
+        name = type(family).__name__
+        if self.optimizer == "natural" and not family.has_natural_gradient:
+            raise ValueError(f"optimizer natural needs a family with a natural_gradient, got {name}; use adam")
+        if family.density == "none" and self.objective.scores_latents:
+            kind = type(self.objective).__name__
+            raise ValueError(f"objective {kind} scores draws, and {name} has no density; use AnalyticELBO")
+        if self.gradient == "stopped":
+            return
+        if self.stop_below is not None:
+            raise ValueError(f"stop_below is for gradient stopped, got {self.gradient}; leave one of them out")
+        if depth_of(self.gradient) == 0:
+            return
+        if self.objective.path_gradient and family.density != "any":
             raise ValueError(
-                f"optimizer natural needs a family with a natural_gradient, got {type(family).__name__}; "
-                f"use one of {known}, or adam"
+                f"gradient {self.gradient} needs, with path gradients, the density of draws from another λ, which "
+                f"{name} lacks; set objective ELBO(path_gradient=False)"
+            )
+        if not self.objective.twice_differentiable:
+            raise ValueError(
+                f"gradient {self.gradient} takes derivatives of the objective's gradient, which "
+                f"{type(self.objective).__name__} lacks so; set doubly_reparameterized=False"
             )
 
-    def __call__(
-        self,
-        model: nn.Module,
-        family: Family,
-        x: Tensor,
-        params: Tensor,
-        beta: float | Tensor = 1.0,
-        record: bool = False,
-    ) -> Inferred:
-        check_rows(family, x, params)
-        # Lightning validates under inference mode, where autograd is off and SVI moves λ by zero.
-        with torch.inference_mode(False), torch.enable_grad(), frozen(model), frozen(family):
-            x = x.clone() if x.is_inference() else x
-            start = params.detach().clone()
-            step, capture, score = self.programs(model, family)
-            scalars = [scalar(value, start) for value in (beta, self.lr, self.num_steps)]
-            refined, slope, path = self._loop(step, capture, x, start, scalars, record)
-            if not self.safeguard:
-                return Inferred(params, refined, path=path, slope=slope)
-            scored = score.bind(x, start, calls=2)
-            kept = keep_better(lambda row: Terms(*scored(x, row)), params, start, refined, beta)
-        return kept._replace(path=path, slope=slope)
-
-    def _loop(
-        self, step: SVIStep, capture: Capture, x: Tensor, start: Tensor, scalars: list[Tensor], record: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        state = step.init(start)
-        advance = capture.bind(x, *scalars, *state, calls=self.num_steps)
-        rows: Tensor | None = None  # of `start` that are still at work; None for all
-        params, slope, path = start, start, [start]
-        for k in range(self.num_steps):
-            state = advance(x, *scalars, *state)
-            slope = state[2] if k == 0 else slope
-            params = state[1] if rows is None else params.index_copy(0, rows, state[1])
-            if record:
-                path.append(params)
-            if self.stop_below is not None and (k + 1) % CHECK_EVERY == 0:
-                active = step.pace.active(state).nonzero()[:, 0]  # waits for a GPU; only where datapoints may stop
-                if len(active) == 0:
-                    path += [params] * (self.num_steps - 1 - k) if record else []
-                    break
-                if len(active) < len(state[1]):
-                    rows = active if rows is None else rows[active]
-                    x, state = x[active], tuple(part if part.dim() == 0 else part[active] for part in state)
-        return params.detach(), slope, torch.stack(path) if record else None
-
-    def programs(self, model: nn.Module, family: Family) -> tuple[SVIStep, Capture, Capture]:
-        """The step and the scores for a model and family, with their captures."""
-        settings = (value for name, value in vars(self).items() if name not in ("lr", "num_steps", "_programs"))
-        return self._programs.get(lambda: self._make_programs(model, family), (model, family), *settings)
-
-    def _make_programs(self, model: nn.Module, family: Family) -> tuple[SVIStep, Capture, Capture]:
-        self.check(model, family)  # a loop may be called without a guide
-        step = SVIStep(
+    def make_step(self, model: nn.Module, family: Family) -> SVIStep:
+        adaptive = self.adapt > 0 or self.stop_below is not None
+        return SVIStep(
             model,
             family,
+            objective=self.objective,
             optimizer=Adam() if self.optimizer == "adam" else SGD(self.momentum),
             natural=self.optimizer == "natural",
-            pace=Pace(self.adapt, self.stop_below),
-            num_particles=self.num_particles,
-            path_gradient=self.path_gradient,
+            adaptive=AdaptiveStep(self.adapt, self.stop_below) if adaptive else None,
             clip=self.clip,
             decay=self.lr_decay == "linear",
         )
-        return (
-            step,
-            Capture(step, model, family, name="the inner step"),
-            captured_score(model, family, self.score_particles),
-        )
 
 
-class CompiledRefiner(Refiner):
-    """`refiner` under `engine("compiled")`: the same λ from the same noise, sooner.
+def scalar(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a program takes it, a tensor of shape (); made on the device, for a copy from the host would wait."""
+    return value.detach().to(like) if isinstance(value, Tensor) else like.new_full((), value)
 
-    The first call captures the refiner's own step and scores as graphs and compiles them (`Capture`); what cannot be
-    captured runs eagerly, after one warning.
 
-    Args:
-        refiner: `SVIRefiner`, or any whose loop runs a `Capture`.
-    """
+def score_of(model: nn.Module, family: Family, num_particles: int) -> Capture:
+    """(x, λ, prior) to the ELBO's terms, as a `Capture`; kept by the model."""
 
-    def __init__(self, refiner: Refiner) -> None:
-        self.refiner = refiner
+    def score(x: Tensor, params: Tensor, prior: Tensor | None) -> Terms:
+        return elbo_terms(model, family, x, params, num_particles, prior)
 
-    def check(self, model: nn.Module, family: Family) -> None:
-        self.refiner.check(model, family)
+    def make() -> Capture:
+        return Capture(score, model, family, name="the score of refinement")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        family: Family,
-        x: Tensor,
-        params: Tensor,
-        beta: float | Tensor = 1.0,
-        record: bool = False,
-    ) -> Inferred:
-        with engine("compiled"):
-            return self.refiner(model, family, x, params, beta, record)
+    return programs_of(model).get(make, (family,), "score", num_particles)
+
+
+def _better(score: Any, start: Tensor, found: Inferred, beta: float | Tensor) -> Inferred:
+    """λ_K where it is at least as good as the start, and the start where it is worse or not finite."""
+    terms_init, terms = common_noise(score, start.detach(), found.params.detach())
+    # Written so that NaN, which compares false with everything, counts as worse.
+    better = (terms.elbo(beta) >= terms_init.elbo(beta)) & found.params.detach().isfinite().all(-1)
+    terms = Terms(*(torch.where(better, new, old) for new, old in zip(terms, terms_init, strict=True)))
+    params = torch.where(better[:, None], found.params, start)
+    return found._replace(params=params, terms_init=terms_init, terms=terms, reverted=~better)
+
+
+def _rows_of(value: Any, rows: Tensor) -> Any:
+    """Those rows of every tensor in nested tuples; a counter stays."""
+    if isinstance(value, tuple):
+        parts = [_rows_of(part, rows) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value if value is None or value.dim() == 0 else value[rows]
+
+
+def _hashable(value: Any) -> Hashable:
+    """What is equal as long as `value` is; of an objective, its kind and settings."""
+    if isinstance(value, tuple):
+        return tuple(_hashable(part) for part in value)
+    if isinstance(value, Objective):
+        return type(value), *(_hashable(item) for item in vars(value).items() if item[0] != "_arguments")
+    return value if isinstance(value, Hashable) else id(value)
+
+
+def check_rows(family: Family, x: Tensor, **named: Tensor | None) -> None:
+    """Raises `ValueError` unless each λ has a row for each datapoint."""
+    expected = x.shape[0], family.num_params
+    for name, rows in named.items():
+        if rows is not None and rows.shape != expected:
+            raise ValueError(f"{name} must be {expected}, a row of λ for each of x, got {tuple(rows.shape)}")

@@ -1,8 +1,8 @@
-"""The inner step: its gradient by `pyro.infer.SVI`, optimizers of λ row by row, step sizes that adapt."""
+"""The inner step: a gradient by `pyro.infer.SVI`, and how λ moves by it, row by row."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pyro
 import torch
@@ -12,67 +12,130 @@ from pyro.nn import PyroModule, PyroParam
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from ..distributions import full_precision
-from ..families import Family
-from .elbo import ELBO
+from ..distributions.numerics import full_precision
+from ..families.base import Family
+from ..validation import NonNegativeFloat, validated
+from .elbo import Objective, Program, evaluating, sampler
 
-Slots = tuple[Tensor, ...]
+State = TypeVar("State", bound=tuple)
 
 
-class RowOptimizer(ABC):
-    """Turns the gradient of each row of λ into a direction; what it remembers is a tuple of tensors of λ's shape.
+class Settings(NamedTuple):
+    """Numbers of a loop as tensors of shape (), so that one graph serves all."""
 
-    A function of tensors without hidden state, so that a step with it can be captured, replayed or unrolled.
+    beta: Tensor  # β
+    lr: Tensor  # η, or (B, 1)
+    num_steps: Tensor  # K
+
+
+class Step(ABC, Generic[State]):
+    """One step of a loop as a function of tensors: what it reads and writes are its arguments and results.
+
+    So it runs eagerly, is captured as a graph, replayed or unrolled. A state is a `NamedTuple` of tensors, a row of
+    each for a datapoint but for counters, with λ as `params` (B, P); `gradient` (B, P), if it has that, is the one of
+    the objective before the step.
+
+    Attributes:
+        num_looks: Calls before the first step, which only look.
+        learned: A network that learns from λ_1 ... λ_K, if there is one.
     """
 
-    num_slots: int
+    num_looks: int = 0
+    learned: nn.Module | None = None
 
     @abstractmethod
-    def __call__(self, grad: Tensor, k: Tensor, slots: Slots) -> tuple[Tensor, Slots]:
-        """The direction (B, P) to subtract, a step size of one, at step k = 0, 1, ..., and the new slots."""
+    def init(self, params: Tensor) -> State:
+        """The state of a loop that starts at λ (B, P)."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, settings: Settings, state: State, prior: Tensor | None = None) -> State:
+        """The next state; `prior` is λ (B, P) of the q that takes the place of the model's p(z), if one does."""
 
 
-class SGD(RowOptimizer):
-    """Gradient descent with momentum, as `torch.optim.SGD`."""
+class SGDState(NamedTuple):
+    """Of `SGD`."""
 
-    num_slots = 1
+    velocity: Tensor  # (B, P)
 
-    def __init__(self, momentum: float) -> None:
+
+class AdamState(NamedTuple):
+    """Of `Adam`: running means."""
+
+    mean: Tensor  # (B, P) of the gradient
+    square: Tensor  # (B, P) of its square
+
+
+class RowOptimizer(ABC, Generic[State]):
+    """Turns the gradient of each row of λ into a direction, as a function of tensors without hidden state."""
+
+    @abstractmethod
+    def init(self, params: Tensor) -> State:
+        """The state before the first step from λ (B, P)."""
+
+    @abstractmethod
+    def __call__(self, grad: Tensor, step: Tensor, state: State) -> tuple[Tensor, State]:
+        """The direction (B, P) to subtract, at a step size of one, in step 0, 1, ..., and the new state."""
+
+
+class SGD(RowOptimizer[SGDState]):
+    """Gradient descent with momentum, as `torch.optim.SGD`.
+
+    >>> optimizer, params = SGD(momentum=0.5), torch.zeros(3, 2)
+    >>> direction, state = optimizer(torch.ones(3, 2), torch.tensor(0.0), optimizer.init(params))
+    >>> direction, state = optimizer(torch.ones(3, 2), torch.tensor(1.0), state)
+    >>> direction[0]
+    tensor([1.5000, 1.5000])
+    """
+
+    @validated
+    def __init__(self, momentum: NonNegativeFloat) -> None:
         self.momentum = momentum
 
-    def __call__(self, grad: Tensor, k: Tensor, slots: Slots) -> tuple[Tensor, Slots]:
-        velocity = self.momentum * slots[0] + grad
-        return velocity, (velocity,)
+    def init(self, params: Tensor) -> SGDState:
+        return SGDState(torch.zeros_like(params))
+
+    def __call__(self, grad: Tensor, step: Tensor, state: SGDState) -> tuple[Tensor, SGDState]:
+        velocity = self.momentum * state.velocity + grad
+        return velocity, SGDState(velocity)
 
 
-class Adam(RowOptimizer):
+class Adam(RowOptimizer[AdamState]):
     """As `torch.optim.Adam`.
 
     Reference:
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015), arXiv:1412.6980
+
+    >>> optimizer, params = Adam(), torch.zeros(3, 2)
+    >>> direction, state = optimizer(torch.full((3, 2), 0.1), torch.tensor(0.0), optimizer.init(params))
+    >>> direction[0]  # the first step is the step size, whatever the gradient's
+    tensor([1., 1.])
     """
 
-    num_slots = 2
+    BETAS, EPS = (0.9, 0.999), 1e-8
 
-    def __init__(self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
-        self.betas = betas
-        self.eps = eps
+    def init(self, params: Tensor) -> AdamState:
+        return AdamState(torch.zeros_like(params), torch.zeros_like(params))
 
-    def __call__(self, grad: Tensor, k: Tensor, slots: Slots) -> tuple[Tensor, Slots]:
-        b1, b2 = self.betas
-        mean = torch.lerp(slots[0], grad, 1 - b1)
-        square = b2 * slots[1] + (1 - b2) * grad * grad
-        correct1, correct2 = 1 - b1 ** (k + 1), 1 - b2 ** (k + 1)
+    def __call__(self, grad: Tensor, step: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
+        b1, b2 = self.BETAS
+        mean = torch.lerp(state.mean, grad, 1 - b1)
+        square = b2 * state.square + (1 - b2) * grad * grad
+        correct1, correct2 = 1 - b1 ** (step + 1), 1 - b2 ** (step + 1)
         # Clamped, for the derivative of a square root is infinite at zero, which an unrolled loop would meet.
         root = (square / correct2).clamp_min(torch.finfo(square.dtype).tiny).sqrt()
-        return (mean / correct1) / (root + self.eps), (mean, square)
+        return (mean / correct1) / (root + self.EPS), AdamState(mean, square)
 
 
-DECAY = 0.95  # of the running mean of a datapoint's gain
-MIN_STEPS = 10  # before a datapoint may stop
+class AdaptiveState(NamedTuple):
+    """Of `AdaptiveStep`."""
+
+    last: Tensor  # (B, P) the last step
+    log_rate: Tensor  # (B, 1) log factor on the step size
+    gain: Tensor  # (B, 1) running mean of a step's worth, in nats
+    active: Tensor  # (B, 1) one where a datapoint still steps, else zero
 
 
-class Pace:
+class AdaptiveStep:
     r"""A step size for each datapoint that adapts, and a halt for those that no longer gain.
 
     A step's gradient comes from fresh noise, so its product with the *last* step estimates, without bias and at no
@@ -84,50 +147,59 @@ class Pace:
         adapt: Largest change of a log step size in a step; 0 holds it.
         stop_below: Nats a step; none lets every datapoint take every step.
 
-    References:
+    Reference:
         Online Learning Rate Adaptation with Hypergradient Descent (Baydin et al., 2018), arXiv:1703.04782
+
+    >>> adaptive, params = AdaptiveStep(adapt=0.1, stop_below=None), torch.ones(3, 2)
+    >>> state = adaptive.init(params)
+    >>> for k in range(2):  # two steps the same way: the second is longer
+    ...     step, state = adaptive(-0.1 * params, params, torch.tensor(float(k)), state)
+    >>> step[0]
+    tensor([-0.1105, -0.1105])
     """
+
+    DECAY = 0.95  # of the running mean
+    MIN_STEPS = 10  # before a datapoint may stop
 
     def __init__(self, adapt: float, stop_below: float | None) -> None:
         self.adapt = adapt
         self.stop_below = stop_below
 
-    @property
-    def fixed(self) -> bool:
-        """Whether there is nothing to adapt and no one to stop."""
-        return self.adapt == 0 and self.stop_below is None
+    def init(self, params: Tensor) -> AdaptiveState:
+        """The state before the first step from λ (B, P)."""
+        zero = torch.zeros_like(params[:, :1])
+        return AdaptiveState(torch.zeros_like(params), zero, zero.clone(), torch.ones_like(zero))
 
-    def init(self, params: Tensor) -> Slots:
-        """The last move (B, P), log step size (B, 1), gain (B, 1) and whether at work (B, 1), for λ (B, P)."""
-        if self.fixed:
-            return ()
-        zero = params.new_zeros(len(params), 1)
-        return torch.zeros_like(params), zero, zero.clone(), torch.ones_like(zero)
-
-    def __call__(self, move: Tensor, grad: Tensor, k: Tensor, slots: Slots) -> tuple[Tensor, Slots]:
-        """The move (B, P) to take in place of `move`."""
-        if self.fixed:
-            return move, slots
-        last, log_rate, gain, active = slots
+    def __call__(self, move: Tensor, grad: Tensor, step: Tensor, state: AdaptiveState) -> tuple[Tensor, AdaptiveState]:
+        """The move (B, P) to make in place of `move`, in step 0, 1, ..., and the new state."""
+        last, log_rate, gain, active = state
         worth = -(grad * last).sum(-1, keepdim=True)  # (B, 1)
         if self.adapt:
             cosine = worth / (grad.norm(dim=-1, keepdim=True) * last.norm(dim=-1, keepdim=True)).clamp_min(1e-12)
             log_rate = log_rate + self.adapt * cosine
             move = log_rate.exp() * move
         if self.stop_below is not None:
-            gain = torch.where(k > 0, DECAY * gain + (1 - DECAY) * worth, gain)
-            mean = gain / (1 - DECAY ** k.clamp_min(1))
-            active = active * ((mean > self.stop_below) | (k < MIN_STEPS))
+            gain = torch.where(step > 0, self.DECAY * gain + (1 - self.DECAY) * worth, gain)
+            mean = gain / (1 - self.DECAY ** step.clamp_min(1))
+            active = active * ((mean > self.stop_below) | (step < self.MIN_STEPS))
             move = active * move
-        return move, (move, log_rate, gain, active)
+        return move, AdaptiveState(move, log_rate, gain, active)
 
-    def active(self, slots: Slots) -> Tensor:
-        """Which datapoints are still at work, (B,), by the last of `slots`."""
-        return slots[-1][:, 0] > 0
+
+class SVIState(NamedTuple):
+    """Of `SVIStep`."""
+
+    step: Tensor  # () how many were taken
+    params: Tensor  # (B, P) λ
+    gradient: Tensor  # (B, P) that of -L_β before the last step
+    optimizer: tuple[Tensor, ...]  # SGDState or AdamState
+    adaptive: AdaptiveState | None
 
 
 class _LocalGuide(PyroModule):
     """A throw-away guide whose one parameter is λ."""
+
+    params: Any  # a `PyroParam`, which reads as a tensor
 
     def __init__(self, family: Family, params: Tensor) -> None:
         super().__init__()
@@ -141,31 +213,27 @@ class _LocalGuide(PyroModule):
 class _Take(PyroOptim):
     """Lets `SVI.step` move λ by a function of the gradient."""
 
-    def __init__(self, move: Callable[[Tensor, Tensor], None]) -> None:
+    def __init__(self, move: Any) -> None:
         self.move = move
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         (leaf,) = params
         with torch.no_grad():
-            self.move(leaf.detach(), leaf.grad)
+            self.move(leaf.grad)
 
 
-class SVIStep:
-    r"""One step of `pyro.infer.SVI` on λ, as a function of tensors.
+class SVIStep(Step[SVIState]):
+    r"""One step of `pyro.infer.SVI` on λ.
 
     .. math:: \lambda_{k+1} = \lambda_k + \eta_k \, d(\nabla_\lambda \sum_i L_\beta(x_i, \lambda_{k,i}))
-
-    What it reads and writes are its arguments and results, so it runs eagerly, is captured as a graph (`Capture`), and
-    its parts `gradient` and `move` can be unrolled.
 
     Args:
         model: Pyro model, held fixed.
         family: Turns λ into q.
+        objective: L.
         optimizer: d, with momentum or moments.
         natural: Give `optimizer` the family's natural gradient.
-        pace: Step sizes by datapoint.
-        num_particles: Draws of z a datapoint.
-        path_gradient: As in `ELBO`.
+        adaptive: Step sizes by datapoint; none for one that all share.
         clip: Largest norm of a row's gradient, in the metric of the step.
         decay: Lower η linearly to zero over the loop.
     """
@@ -175,63 +243,107 @@ class SVIStep:
         model: nn.Module,
         family: Family,
         *,
+        objective: Objective,
         optimizer: RowOptimizer,
         natural: bool,
-        pace: Pace,
-        num_particles: int,
-        path_gradient: bool,
+        adaptive: AdaptiveStep | None,
         clip: float | None,
         decay: bool,
     ) -> None:
         self.model = model
         self.family = family
+        self.objective = objective
         self.optimizer = optimizer
         self.natural = natural
-        self.pace = pace
-        self.num_particles = num_particles
-        self.path_gradient = path_gradient
+        self.adaptive = adaptive
         self.clip = clip
         self.decay = decay
 
-    def init(self, params: Tensor) -> Slots:
-        """The state of a loop that starts at λ (B, P): k, λ, the gradient before the last step, and slots."""
-        slots = [torch.zeros_like(params) for _ in range(self.optimizer.num_slots)]
-        return params.new_zeros(()), params, torch.zeros_like(params), *slots, *self.pace.init(params)
+    def init(self, params: Tensor) -> SVIState:
+        adaptive = None if self.adaptive is None else self.adaptive.init(params)
+        return SVIState(params.new_zeros(()), params, torch.zeros_like(params), self.optimizer.init(params), adaptive)
 
-    def __call__(self, x: Tensor, beta: Tensor, lr: Tensor, num_steps: Tensor, *state: Tensor) -> Slots:
-        """The next state; β, η and K are tensors of shape () so that one graph serves all."""
-        k, params, _, *slots = state
-        after: list[Slots] = []
+    def __call__(self, x: Tensor, settings: Settings, state: SVIState, prior: Tensor | None = None) -> SVIState:
+        after: list[SVIState] = []
 
-        def loss_and_grads(model: Callable, guide: Callable, x: Tensor) -> float:
-            (leaf.grad,) = torch.autograd.grad(elbo.differentiable_loss(model, guide, x), leaf)
+        def loss_and_grads(model: Program, guide: Program, x: Tensor) -> float:
+            (leaf.grad,) = torch.autograd.grad(objective.differentiable_loss(model, guide, x), leaf)
             return 0.0  # a number, because SVI.step would call .item() on a tensor
 
-        def move(params: Tensor, grad: Tensor) -> None:
-            after.append(self.move(params, grad, lr, num_steps, k, tuple(slots)))
-
-        elbo = ELBO(beta, num_particles=self.num_particles, path_gradient=self.path_gradient)
-        guide = _LocalGuide(self.family, params)
+        objective = self.objective.scaled(settings.beta, prior=sampler(self.family, prior))
+        guide = _LocalGuide(self.family, state.params)
         leaf = guide.params_unconstrained
+        optimizer = _Take(lambda grad: after.append(self.move(grad, settings, state)))
         # Blocked, so that SVI sees λ and nothing else to step.
         model = poutine.block(self.model, hide_types=["param"])
-        with pyro.validation_enabled(False):
-            SVI(model, guide, _Take(move), loss=elbo.loss, loss_and_grads=loss_and_grads).step(x)
+        with torch.enable_grad(), pyro.validation_enabled(False):
+            SVI(model, guide, optimizer, loss=objective.loss, loss_and_grads=loss_and_grads).step(x)
         return after[0]
 
-    def move(self, params: Tensor, grad: Tensor, lr: Tensor, num_steps: Tensor, k: Tensor, slots: Slots) -> Slots:
-        """The state after a step from λ with the objective's gradient there."""
-        with full_precision(params):
-            slope = self.family.natural_gradient(params, grad) if self.natural else grad
-        share = 1.0 if self.clip is None else _share_of_rows(grad, slope, self.clip)
-        num = self.optimizer.num_slots
-        direction, kept = self.optimizer(share * slope, k, slots[:num])
-        rate = lr * (1 - k / num_steps) if self.decay else lr
-        step, pace = self.pace(-rate * direction, share * grad, k, slots[num:])
-        return k + 1, params + step, grad, *kept, *pace
+    def attached(self, x: Tensor, settings: Settings, state: SVIState, prior: Tensor | None = None) -> SVIState:
+        r"""The same step, attached to `state`, `prior` and weights, for gradients from outside.
+
+        .. math:: \lambda_{k+1} = \lambda_k - \eta_k \, d(g(\lambda_k, \theta)), \qquad
+            g = -\nabla_\lambda \sum_i L_\beta
+
+        has derivatives with respect to λ_k and θ, which take second derivatives of L. (SVI itself has none: it takes
+        its gradient with respect to a leaf.) Same noise, same values.
+        """
+        family, params = self.family, state.params
+        # The gradient is taken with respect to a view, of which z is made. A path gradient holds fixed the q that z is
+        # scored under; here λ stands for it, which is no function of the view, yet has its part in the next derivative.
+        path = (params if params.requires_grad else params.detach().requires_grad_()).view_as(params)
+        fixed = family.density == "any" and (self.objective.path_gradient or not self.objective.scores_latents)
+        scorer = sampler(family, params if fixed else None)
+        objective = self.objective.scaled(settings.beta, prior=sampler(family, prior), scorer=scorer)
+        with evaluating(self.model), evaluating(family), pyro.validation_enabled(False):
+            loss = objective.differentiable_loss(self.model, sampler(family, path), x)
+        return self.move(torch.autograd.grad(loss, path, create_graph=True)[0], settings, state)
+
+    def move(self, grad: Tensor, settings: Settings, state: SVIState) -> SVIState:
+        """The state after a step from `state` with the objective's gradient there."""
+        with full_precision(grad):
+            slope = self.family.natural_gradient(state.params, grad) if self.natural else grad
+        share: Any = 1.0
+        if self.clip is not None:  # (B, 1), so that a row's norm in the metric that made `slope` is at most `clip`
+            norm = (grad * slope).sum(-1, keepdim=True).clamp_min(0).sqrt()
+            share = self.clip / norm.clamp_min(self.clip)
+        direction, optimizer = self.optimizer(share * slope, state.step, state.optimizer)
+        rate = settings.lr * (1 - state.step / settings.num_steps) if self.decay else settings.lr
+        move, adaptive = -rate * direction, state.adaptive
+        if self.adaptive is not None and adaptive is not None:
+            move, adaptive = self.adaptive(move, share * grad, state.step, adaptive)
+        return SVIState(state.step + 1, state.params + move, grad, optimizer, adaptive)
+
+    def pulled(
+        self, x: Tensor, settings: Settings, state: SVIState, prior: Tensor | None, after: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """The step's vector-Jacobian product, to capture.
+
+        `after` are the gradients of something with respect to `moving` of the state after the step; returned are its
+        gradients with respect to `moving` of the one before, `prior` if there is one, and each of `weights`.
+        """
+        with torch.enable_grad():
+            before = [part.detach().requires_grad_() for part in moving(state)]
+            prior = None if prior is None else prior.detach().requires_grad_()
+            moved = moving(self.attached(x, settings, with_moving(state, before), prior))
+            inputs = [*before, *([] if prior is None else [prior]), *weights(self.model, self.family)]
+            return torch.autograd.grad(moved, inputs, after, materialize_grads=True, allow_unused=True)
 
 
-def _share_of_rows(grad: Tensor, slope: Tensor, clip: float) -> Tensor:
-    """What to multiply each row by, (B, 1), so that its norm, in the metric that made `slope`, is at most `clip`."""
-    norm = (grad * slope).sum(-1, keepdim=True).clamp_min(0).sqrt()
-    return clip / norm.clamp_min(clip)
+def moving(state: SVIState) -> tuple[Tensor, ...]:
+    """What of a state the next one depends on smoothly: λ first."""
+    return state.params, *state.optimizer, *(state.adaptive or ())
+
+
+def with_moving(state: SVIState, parts: Sequence[Tensor]) -> SVIState:
+    """`state` with other values for what `moving` gives."""
+    num = 1 + len(state.optimizer)
+    optimizer: Any = type(state.optimizer)
+    adaptive = None if state.adaptive is None else AdaptiveState(*parts[num:])
+    return state._replace(params=parts[0], optimizer=optimizer(*parts[1:num]), adaptive=adaptive)
+
+
+def weights(*modules: nn.Module) -> list[Tensor]:
+    """The parameters that want gradient, each once."""
+    return list(dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad))

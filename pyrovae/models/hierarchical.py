@@ -1,6 +1,8 @@
 """A generative model of several stochastic layers."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -10,6 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..distributions import positive_scale
+from ..nets import MLP
+from ..validation import Sizes, validated
+from .likelihoods import Bernoulli
+from .priors import StandardNormal
 
 
 class HierarchicalVAE(PyroModule):
@@ -28,23 +34,21 @@ class HierarchicalVAE(PyroModule):
         decoder: Network f from (..., D_1) to (..., *x_shape).
         likelihood: Module that turns f(z_1) into p(x | z_1), event shape `x_shape`.
 
-    Attributes:
-        sites: Names of the latent sites, bottom first.
-
     Raises:
         ValueError: Fewer than two layers, or not a network between each two.
 
     Reference:
         Ladder Variational Autoencoders (Sønderby et al., 2016), arXiv:1602.02282
+
+    >>> decoder, likelihood = MLP((50,), (784,)), Bernoulli(event_dim=1)
+    >>> model = HierarchicalVAE((50, 20), StandardNormal(20), [MLP((20,), (2, 50))], decoder, likelihood)
+    >>> model.sites, model.sample(7).shape
+    (('z1', 'z2'), torch.Size([7, 784]))
     """
 
+    @validated
     def __init__(
-        self,
-        z_dims: Sequence[int],
-        prior: nn.Module,
-        layers: Sequence[nn.Module],
-        decoder: nn.Module,
-        likelihood: nn.Module,
+        self, z_dims: Sizes, prior: nn.Module, layers: Sequence[nn.Module], decoder: nn.Module, likelihood: nn.Module
     ) -> None:
         super().__init__()
         if len(z_dims) < 2:
@@ -87,3 +91,16 @@ class HierarchicalVAE(PyroModule):
         for level in reversed(range(len(self.layers))):
             z = self.conditional(level, z).sample()
         return self.decode(z).mean
+
+
+def hierarchical_mlp(
+    x_shape: Sizes, z_dims: Sizes, *, likelihood: nn.Module | None = None, **net: Any
+) -> HierarchicalVAE:
+    """A `HierarchicalVAE` of layers `z_dims`, bottom first, with standard normal prior; `net` goes to every `MLP`.
+
+    >>> hierarchical_mlp((1, 28, 28), (8, 4), widths=(64,)).sample(7).shape
+    torch.Size([7, 1, 28, 28])
+    """
+    layers = [MLP((above,), (2, below), **net) for below, above in pairwise(z_dims)]
+    prior, decoder = StandardNormal(z_dims[-1]), MLP((z_dims[0],), x_shape, **net)
+    return HierarchicalVAE(z_dims, prior, layers, decoder, likelihood or Bernoulli(len(x_shape)))

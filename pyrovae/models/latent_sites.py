@@ -1,4 +1,4 @@
-"""What latent sites a Pyro model has."""
+"""The latent sites of a Pyro model: names, shapes, supports."""
 
 import copy
 from collections.abc import Callable
@@ -15,23 +15,27 @@ from ..capture import isolated
 
 
 class LatentSite(NamedTuple):
-    """Where a latent variable lives."""
+    """Where a latent variable lives.
+
+    >>> LatentSite(torch.Size([6]), constraints.simplex).num_free
+    5
+    """
 
     event_shape: torch.Size
     support: Any  # a constraint
 
     @property
     def num_free(self) -> int:
-        """The number of unconstrained dimensions: one less than entries for a simplex, say."""
+        """The number of unconstrained dimensions: for a simplex, one less than entries."""
         return biject_to(self.support).inverse_shape(self.event_shape).numel()
 
     @property
-    def is_vector(self) -> bool:
-        """Whether a value is any vector of real numbers."""
+    def is_real(self) -> bool:
+        """Whether each entry may be any real number."""
         support = self.support
         while isinstance(support, type(constraints.independent(constraints.real, 1))):
             support = support.base_constraint
-        return isinstance(support, type(constraints.real)) and len(self.event_shape) == 1
+        return isinstance(support, type(constraints.real))
 
 
 def latent_sites(model: Callable, x: Tensor) -> dict[str, LatentSite]:
@@ -39,6 +43,10 @@ def latent_sites(model: Callable, x: Tensor) -> dict[str, LatentSite]:
 
     Raises:
         ValueError: No plate "data", or a site that no reparameterised per-datapoint q can stand for.
+
+    >>> import pyrovae as pv
+    >>> latent_sites(pv.models.hierarchical_mlp((784,), (8, 4)), torch.zeros(7, 784))["z2"].event_shape
+    torch.Size([4])
     """
     with torch.no_grad(), isolated():
         trace = poutine.trace(model).get_trace(x)
@@ -50,7 +58,10 @@ def latent_sites(model: Callable, x: Tensor) -> dict[str, LatentSite]:
     found = {name: _read(name, site) for name, site in sites.items() if not site["is_observed"]}
     if not found:
         raise ValueError("the model has no latent site; there is nothing to infer")
-    return {name: found[name] for name in getattr(model, "sites", found)}
+    order = tuple(getattr(model, "sites", found))
+    if sorted(order) != sorted(found):
+        raise ValueError(f"the model draws the latent sites {', '.join(found)} and its `sites` are {', '.join(order)}")
+    return {name: found[name] for name in order}
 
 
 def _read(name: str, site: Any) -> LatentSite:
@@ -58,7 +69,7 @@ def _read(name: str, site: Any) -> LatentSite:
     if "data" not in plates:
         raise ValueError(
             f'latent site {name!r} lies outside the plate "data", so all datapoints share it; make it a parameter of '
-            "the model, torch.nn.Parameter say"
+            "the model, as a torch.nn.Parameter"
         )
     if len(plates) > 1:
         raise ValueError(
@@ -67,8 +78,8 @@ def _read(name: str, site: Any) -> LatentSite:
         )
     if fn.support.is_discrete:
         raise ValueError(
-            f"latent site {name!r} is discrete ({type(fn).__name__}); sum it out, by dist.MixtureSameFamily say, or "
-            "relax it, by dist.RelaxedOneHotCategorical say"
+            f"latent site {name!r} is discrete ({type(fn).__name__}); sum it out, as dist.MixtureSameFamily does, or "
+            "relax it, as dist.RelaxedOneHotCategorical does"
         )
     support = _shared(name, fn.support)
     try:

@@ -1,4 +1,4 @@
-"""Likelihoods p(x | h): modules that turn decoder output h (..., *x_shape) into a distribution."""
+"""Likelihoods p(x | h): modules that turn the decoder's output h (..., *x_shape) into a distribution."""
 
 import math
 from abc import ABC, abstractmethod
@@ -6,9 +6,12 @@ from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
-from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.distributions import constraints
+
+from ..validation import NonNegativeInt, PositiveFloat, validated
+
+__all__ = ["Bernoulli", "ContinuousBernoulli", "Likelihood", "Normal", "Poisson"]
 
 
 class Likelihood(nn.Module, ABC):
@@ -20,12 +23,20 @@ class Likelihood(nn.Module, ABC):
     Attributes:
         support: Constraint on a datapoint's entries.
         values: The same in words.
+
+    >>> class Exponential(Likelihood):
+    ...     support = constraints.nonnegative
+    ...     def elementwise(self, h):
+    ...         return dist.Exponential(h.exp())
+    >>> Exponential(event_dim=1)(torch.zeros(7, 40)).log_prob(torch.ones(7, 40)).shape
+    torch.Size([7])
     """
 
     support: ClassVar[Any]
     values: ClassVar[str] = ""
 
-    def __init__(self, event_dim: int = 3) -> None:
+    @validated
+    def __init__(self, event_dim: NonNegativeInt = 3) -> None:
         super().__init__()
         self.event_dim = event_dim
 
@@ -62,7 +73,11 @@ class Likelihood(nn.Module, ABC):
 
 
 class Bernoulli(Likelihood):
-    r"""x ∈ {0, 1}, P(x = 1 | h) = sigmoid(h)."""
+    r"""x ∈ {0, 1}, P(x = 1 | h) = sigmoid(h).
+
+    >>> Bernoulli(event_dim=1)(torch.zeros(3)).mean
+    tensor([0.5000, 0.5000, 0.5000])
+    """
 
     support = constraints.boolean
     values = "0 and 1"
@@ -76,6 +91,9 @@ class ContinuousBernoulli(Likelihood):
 
     Reference:
         The continuous Bernoulli (Loaiza-Ganem & Cunningham, 2019), arXiv:1907.06845
+
+    >>> ContinuousBernoulli(event_dim=1)(torch.zeros(3)).log_prob(torch.rand(3)).abs() < 1e-6
+    tensor(True)
     """
 
     support = constraints.unit_interval
@@ -98,18 +116,17 @@ class Normal(Likelihood):
         scale: σ, or its first value; same units as x.
         learn_scale: Learn σ, one number for all entries, by maximum likelihood.
 
-    Raises:
-        ValueError: `scale` not positive.
+    >>> Normal(event_dim=1, scale=0.5)(torch.zeros(3)).variance
+    tensor([0.2500, 0.2500, 0.2500])
     """
 
     support = constraints.real
     values = "finite numbers"
     log_scale: Tensor
 
-    def __init__(self, event_dim: int = 3, *, scale: PositiveFloat = 1.0, learn_scale: bool = False) -> None:
+    @validated
+    def __init__(self, event_dim: NonNegativeInt = 3, *, scale: PositiveFloat = 1.0, learn_scale: bool = False) -> None:
         super().__init__(event_dim)
-        if not scale > 0:
-            raise ValueError(f"scale must be > 0, got {scale}")
         log_scale = torch.tensor(math.log(scale))
         if learn_scale:
             self.log_scale = nn.Parameter(log_scale)
@@ -127,7 +144,11 @@ MAX_LOG_RATE = 15.0
 
 
 class Poisson(Likelihood):
-    r"""x ∈ {0, 1, 2, ...}, rate exp(h) counts an entry; h is capped at 15 (3 million counts)."""
+    r"""x ∈ {0, 1, 2, ...}, rate exp(h) counts an entry; h is capped at 15 (3 million counts).
+
+    >>> Poisson(event_dim=1)(torch.tensor([0.0, 1.0])).mean
+    tensor([1.0000, 2.7183])
+    """
 
     support = constraints.nonnegative_integer
     values = "0, 1, 2, ..."

@@ -1,29 +1,30 @@
-"""Priors p(z): modules whose call returns a distribution of event shape (D,)."""
+"""Priors p(z): modules whose call without arguments returns a distribution of D = `z_dim` latent dimensions."""
 
 import math
-from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
-from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from ..distributions import FlowDistribution, moment_noise
 from ..distributions.autoregressive import Affine
-from ..nets.made import made_chain
+from ..nets.made import FlowNetworks
+from ..validation import PositiveFloat, PositiveInt, Sizes, validated
+
+__all__ = ["Flow", "Laplace", "MixtureNormal", "StandardNormal", "VampPrior"]
 
 
 class StandardNormal(nn.Module):
-    r"""p(z) = N(0, I).
+    """p(z) = N(0, I).
 
-    Args:
-        z_dim: Number of latent dimensions, D.
+    >>> StandardNormal(8)().sample((7,)).shape
+    torch.Size([7, 8])
     """
 
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, z_dim: int) -> None:
+    @validated
+    def __init__(self, z_dim: PositiveInt) -> None:
         super().__init__()
         self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
         self.register_buffer("scale", torch.ones(z_dim), persistent=False)
@@ -32,23 +33,44 @@ class StandardNormal(nn.Module):
         return dist.Normal(self.loc, self.scale).to_event(1)
 
 
+class Laplace(nn.Module):
+    r"""Independent Laplace distributions of standard deviation s = `scale`: most values near zero, a few large.
+
+    .. math:: p(z) = \prod_d \frac{1}{\sqrt2 s} \exp\Big(-\frac{\sqrt2 \, |z_d|}{s}\Big)
+
+    Reference:
+        Emergence of simple-cell receptive field properties by learning a sparse code for natural images (Olshausen &
+        Field, 1996), doi:10.1038/381607a0
+
+    >>> Laplace(2, scale=3.0)().variance
+    tensor([9.0000, 9.0000])
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    @validated
+    def __init__(self, z_dim: PositiveInt, *, scale: PositiveFloat = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
+        self.register_buffer("scale", torch.full((z_dim,), scale / math.sqrt(2)), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        return dist.Laplace(self.loc, self.scale).to_event(1)
+
+
 class MixtureNormal(nn.Module):
-    r"""A mixture of C diagonal normals with learned weights, means and scales.
+    r"""A mixture of C = `num_components` diagonal normals with learned weights, means and scales.
 
     .. math:: p(z) = \sum_c \pi_c \, \mathcal{N}(z \mid m_c, \mathrm{diag}(s_c^2))
 
-    Args:
-        z_dim: Number of latent dimensions, D.
-        num_components: C.
-
-    Raises:
-        ValueError: `num_components` below 1.
+    >>> MixtureNormal(8, num_components=4)().sample((7,)).shape
+    torch.Size([7, 8])
     """
 
-    def __init__(self, z_dim: int, *, num_components: PositiveInt = 10) -> None:
+    @validated
+    def __init__(self, z_dim: PositiveInt, *, num_components: PositiveInt = 10) -> None:
         super().__init__()
-        if num_components < 1:
-            raise ValueError(f"num_components must be >= 1, got {num_components}")
         self.logits = nn.Parameter(torch.zeros(num_components))
         # Apart from each other, or every component would receive the same gradient for ever.
         self.loc = nn.Parameter(torch.randn(num_components, z_dim))
@@ -72,19 +94,20 @@ class VampPrior(nn.Module):
         encoder: The guide's encoder, from (..., *x_shape) to (..., P).
         num_components: C.
 
-    Raises:
-        ValueError: `num_components` below 1.
-
     Reference:
         VAE with a VampPrior (Tomczak & Welling, 2018), arXiv:1705.07120
+
+    >>> import pyrovae as pv
+    >>> family, encoder = pv.DiagonalNormal(8), pv.nets.MLP((784,), (16,), widths=(64,))
+    >>> VampPrior((784,), family, encoder, num_components=20)().sample((7,)).shape
+    torch.Size([7, 8])
     """
 
+    @validated
     def __init__(
-        self, x_shape: Sequence[int], family: nn.Module, encoder: nn.Module, *, num_components: PositiveInt = 500
+        self, x_shape: Sizes, family: nn.Module, encoder: nn.Module, *, num_components: PositiveInt = 500
     ) -> None:
         super().__init__()
-        if num_components < 1:
-            raise ValueError(f"num_components must be >= 1, got {num_components}")
         self.family = family
         self.encoder = encoder
         # Apart from each other and mostly dark, as images of things on a dark ground are.
@@ -106,62 +129,23 @@ class Flow(nn.Module):
     .. math:: p(z) = \mathcal{N}(\varepsilon(z) \mid 0, I) \, |\det \partial \varepsilon / \partial z|
 
     Densities, which training needs, take one pass; draws take D. It begins near the standard normal. The networks are
-    those of the family of this name, at one learned context in place of one for each datapoint.
-
-    Args:
-        z_dim: Number of latent dimensions, D.
-        num_transforms: Transforms in the chain; the order of entries reverses after each.
-        widths: Hidden units of each transform's network.
-
-    Raises:
-        ValueError: A number below 1.
+    those of the family of this name, as are the arguments, at one learned context for all datapoints.
 
     References:
         Variational Lossy Autoencoder (Chen et al., 2017), arXiv:1611.02731
         Masked Autoregressive Flow for Density Estimation (Papamakarios et al., 2017), arXiv:1705.07057
+
+    >>> Flow(8)().log_prob(torch.zeros(7, 8)).shape
+    torch.Size([7])
     """
 
-    noise: Tensor
-
-    def __init__(self, z_dim: int, *, num_transforms: PositiveInt = 2, widths: Sequence[PositiveInt] = (128,)) -> None:
+    @validated
+    def __init__(self, z_dim: PositiveInt, *, num_transforms: PositiveInt = 2, widths: Sizes = (128,)) -> None:
         super().__init__()
-        self.networks = made_chain(z_dim, CONTEXT_DIM, Affine(), num_transforms, widths)
+        self.networks = FlowNetworks(z_dim, CONTEXT_DIM, Affine(), num_transforms, widths, one_pass="density")
         self.loc = nn.Parameter(torch.zeros(z_dim))
         self.log_scale = nn.Parameter(torch.zeros(z_dim))
         self.context = nn.Parameter(0.1 * torch.randn(CONTEXT_DIM))  # at zero the networks would have no gradient
-        self.register_buffer("noise", moment_noise(z_dim), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
-        transforms = [network(self.context) for network in self.networks]
-        return FlowDistribution(self.loc, self.log_scale.exp(), transforms, self.noise, one_pass="density")
-
-
-class Laplace(nn.Module):
-    r"""Independent Laplace distributions: most latent values near zero, a few large.
-
-    .. math:: p(z) = \prod_d \frac{1}{\sqrt2 s} \exp\Big(-\frac{\sqrt2 \, |z_d|}{s}\Big)
-
-    Args:
-        z_dim: Number of latent dimensions, D.
-        scale: Standard deviation s.
-
-    Raises:
-        ValueError: `scale` not positive.
-
-    Reference:
-        Emergence of simple-cell receptive field properties by learning a sparse code for natural images (Olshausen &
-        Field, 1996), doi:10.1038/381607a0
-    """
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, z_dim: int, *, scale: PositiveFloat = 1.0) -> None:
-        super().__init__()
-        if not scale > 0:
-            raise ValueError(f"scale must be > 0, got {scale}")
-        self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
-        self.register_buffer("scale", torch.full((z_dim,), scale / math.sqrt(2)), persistent=False)
-
-    def forward(self) -> dist.TorchDistribution:
-        return dist.Laplace(self.loc, self.scale).to_event(1)
+        return self.networks(self.loc, self.log_scale.exp(), self.context)

@@ -1,19 +1,17 @@
 """Strided convolutional encoder and its mirror image."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from ..validation import Sizes, validated
 from .mlp import MLP, Activation, activation_layer
 
 
 def _halvings(size: int, times: int) -> list[int]:
     """`[size, ceil(size / 2), ...]`: what stride-2 convolutions make of `size`."""
-    sizes = [size]
-    for _ in range(times):
-        sizes.append((sizes[-1] + 1) // 2)
-    return sizes
+    return [size, *_halvings((size + 1) // 2, times - 1)] if times else [size]
 
 
 def _check_image(name: str, shape: Sequence[int]) -> None:
@@ -30,26 +28,31 @@ class ConvEncoder(nn.Module):
         channels: Channels after each stride-2 convolution.
         widths: Hidden units of the dense layers that follow.
         activation: Nonlinearity between the layers.
+
+    >>> import torch
+    >>> ConvEncoder((3, 17, 30), (50,), channels=(8, 16), widths=(32,))(torch.zeros(7, 3, 17, 30)).shape
+    torch.Size([7, 50])
     """
 
+    @validated
     def __init__(
         self,
-        in_shape: Sequence[int],
-        out_shape: Sequence[int],
+        in_shape: Sizes,
+        out_shape: Sizes,
         *,
-        channels: Sequence[PositiveInt] = (32, 64),
-        widths: Sequence[PositiveInt] = (256,),
+        channels: Sizes = (32, 64),
+        widths: Sizes = (256,),
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
         _check_image("in_shape", in_shape)
         num_channels, height, width = in_shape
+        path = (num_channels, *channels)
         layers: list[nn.Module] = []
-        for before, after in zip((num_channels, *channels), channels):  # noqa: B905 - one shorter
+        for before, after in pairwise(path):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), activation_layer(activation)]
         self.convolutions = nn.Sequential(*layers)
-        last = (num_channels, *channels)[-1]
-        feature_shape = (last, _halvings(height, len(channels))[-1], _halvings(width, len(channels))[-1])
+        feature_shape = (path[-1], *(_halvings(size, len(channels))[-1] for size in (height, width)))
         self.head = MLP(feature_shape, out_shape, widths=widths, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,35 +66,34 @@ class ConvDecoder(nn.Module):
     Args:
         in_shape: Event shape of the input.
         out_shape: (C, H, W), any size.
-        channels: Channels of the mirrored encoder, so the last is the widest and comes first here.
-        widths: Hidden units of the mirrored encoder's dense layers.
-        activation: Nonlinearity between the layers.
+        channels: Those of the `ConvEncoder` that it mirrors, so the last comes first here; `widths` likewise.
+
+    >>> import torch
+    >>> ConvDecoder((50,), (3, 17, 30), channels=(8, 16), widths=(32,))(torch.zeros(7, 50)).shape
+    torch.Size([7, 3, 17, 30])
     """
 
+    @validated
     def __init__(
         self,
-        in_shape: Sequence[int],
-        out_shape: Sequence[int],
+        in_shape: Sizes,
+        out_shape: Sizes,
         *,
-        channels: Sequence[PositiveInt] = (32, 64),
-        widths: Sequence[PositiveInt] = (256,),
+        channels: Sizes = (32, 64),
+        widths: Sizes = (256,),
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
         _check_image("out_shape", out_shape)
-        num_channels, height, width = out_shape
-        path = (num_channels, *channels)[::-1]  # widest first
-        heights = _halvings(height, len(channels))[::-1]
-        breadths = _halvings(width, len(channels))[::-1]
+        path = (out_shape[0], *channels)[::-1]  # widest first
+        heights, breadths = (_halvings(size, len(channels))[::-1] for size in out_shape[1:])  # smallest first
         self.head = MLP(in_shape, (path[0], heights[0], breadths[0]), widths=widths[::-1], activation=activation)
         layers: list[nn.Module] = []
-        for i in range(len(channels)):
+        for i, pair in enumerate(pairwise(path)):
             # A stride-2 transposed convolution makes 2n - 1 pixels; padding adds the one an even size needs.
-            padding = (heights[i + 1] - 2 * heights[i] + 1, breadths[i + 1] - 2 * breadths[i] + 1)
-            layers += [
-                activation_layer(activation),
-                nn.ConvTranspose2d(path[i], path[i + 1], 3, stride=2, padding=1, output_padding=padding),
-            ]
+            padding = tuple(sizes[i + 1] - 2 * sizes[i] + 1 for sizes in (heights, breadths))
+            up = nn.ConvTranspose2d(*pair, 3, stride=2, padding=1, output_padding=padding)
+            layers += [activation_layer(activation), up]
         self.convolutions = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:

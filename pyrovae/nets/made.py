@@ -1,14 +1,15 @@
-"""Networks of which output i sees the inputs before i."""
+"""Networks of which output i sees the inputs before i, and the chain of them that a flow is."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ..distributions.autoregressive import Autoregressive, Monotone
+from ..distributions.flow import FlowDistribution, OnePass
+from ..validation import PositiveInt, Sizes, validated
 
 
 class MADE(nn.Module):
@@ -28,9 +29,15 @@ class MADE(nn.Module):
     References:
         MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015), arXiv:1502.03509
         Inference Networks for Sequential Monte Carlo in Graphical Models (Paige & Wood, 2016), arXiv:1602.06701
+
+    >>> from pyrovae.distributions.autoregressive import Affine
+    >>> transform = MADE(3, 2, Affine(), widths=(16,))(torch.zeros(7, 2))
+    >>> transform(torch.ones(7, 3))[0][0]
+    tensor([1., 1., 1.], grad_fn=<SelectBackward0>)
     """
 
-    def __init__(self, dim: int, context_dim: int, monotone: Monotone, widths: Sequence[PositiveInt]) -> None:
+    @validated
+    def __init__(self, dim: PositiveInt, context_dim: PositiveInt, monotone: Monotone, widths: Sizes) -> None:
         super().__init__()
         self.monotone = monotone
         # A unit of degree m reads the first m inputs; ascending, from 0 to D - 1.
@@ -67,17 +74,43 @@ class _MaskedLinear(nn.Linear):
         return self.weight * self.mask
 
 
-def made_chain(
-    dim: int, context_dim: int, monotone: Monotone, num_transforms: PositiveInt, widths: Sequence[PositiveInt]
-) -> nn.ModuleList:
-    """The networks of a flow.
+NUM_MOMENT_DRAWS = 128  # behind a flow's `mean` and `variance`
 
-    Raises:
-        ValueError: A number below 1.
+
+class FlowNetworks(nn.ModuleList):
+    """The `MADE`s of a flow, which make of (μ, s, c) a `FlowDistribution`.
+
+    Args:
+        dim, context_dim, monotone, widths: As in `MADE`.
+        num_transforms: Transforms in the chain; the order of entries reverses after each.
+        one_pass: The way that takes one pass, `sampling` or `density`; the other takes D.
+
+    >>> from pyrovae.distributions.autoregressive import Affine
+    >>> networks = FlowNetworks(3, 2, Affine(), num_transforms=2, widths=(16,), one_pass="sampling")
+    >>> networks(torch.zeros(7, 3), torch.ones(7, 3), torch.zeros(7, 2)).sample().shape
+    torch.Size([7, 3])
     """
-    for name, value in (("num_transforms", num_transforms), ("context_dim", context_dim)):
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
-    if any(width < 1 for width in widths):
-        raise ValueError(f"widths must be >= 1, got {tuple(widths)}; () for linear conditioners")
-    return nn.ModuleList(MADE(dim, context_dim, monotone, widths) for _ in range(num_transforms))
+
+    noise: Tensor
+
+    @validated
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        monotone: Monotone,
+        num_transforms: PositiveInt,
+        widths: Sizes,
+        one_pass: OnePass,
+    ) -> None:
+        super().__init__(MADE(dim, context_dim, monotone, widths) for _ in range(num_transforms))
+        self.one_pass: OnePass = one_pass
+        # Symmetric, of unit variance, and none of the global generator's.
+        draws = torch.randn(NUM_MOMENT_DRAWS // 2, dim, generator=torch.Generator().manual_seed(0))
+        draws = draws / draws.square().mean(0).sqrt()
+        self.register_buffer("noise", torch.cat([draws, -draws]), persistent=False)
+
+    def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> FlowDistribution:
+        """The flow for μ and s (..., D), c (..., C)."""
+        transforms = [network(context) for network in self]
+        return FlowDistribution(loc, scale, transforms, self.noise, self.one_pass)

@@ -1,36 +1,27 @@
 """Fully connected networks."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ..validation import Sizes, validated
+
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "softplus"]
 
-_CLASSES: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-}
+_LAYERS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Softplus)
 
 
+@validated
 def activation_layer(name: Activation) -> nn.Module:
     """The layer called `name`.
 
-    Raises:
-        ValueError: No such activation.
+    >>> activation_layer("tanh")
+    Tanh()
     """
-    if name not in _CLASSES:
-        raise ValueError(f"activation must be one of {', '.join(_CLASSES)}, got {name!r}")
-    return _CLASSES[name]()
+    return _LAYERS[get_args(Activation).index(name)]()
 
 
 class MLP(nn.Module):
@@ -41,15 +32,15 @@ class MLP(nn.Module):
         out_shape: Event shape of the output.
         widths: Hidden units of each layer; its length is the depth, and `()` is affine.
         activation: Nonlinearity between the layers.
+
+    >>> import torch
+    >>> MLP((1, 28, 28), (50,), widths=(64,))(torch.zeros(7, 1, 28, 28)).shape
+    torch.Size([7, 50])
     """
 
+    @validated
     def __init__(
-        self,
-        in_shape: Sequence[int],
-        out_shape: Sequence[int],
-        *,
-        widths: Sequence[PositiveInt] = (512, 512),
-        activation: Activation = "relu",
+        self, in_shape: Sizes, out_shape: Sizes, *, widths: Sizes = (512, 512), activation: Activation = "relu"
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
@@ -60,38 +51,21 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.layers(x.flatten(-len(self.in_shape)))
-        return h.unflatten(-1, self.out_shape)
+        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
 
 
-class CountsEncoder(nn.Module):
-    r"""An MLP of log(1 + x), for counts (..., *in_shape): of inputs of hundreds the first loss would be infinite.
-
-    Args:
-        in_shape: Event shape of the input; flattened.
-        out_shape: Event shape of the output.
-        widths: Hidden units of each layer.
-        activation: Nonlinearity between the layers.
-
-    Attributes:
-        support: Of the inputs; data outside it are refused where YAML names this encoder.
+class CountsEncoder(MLP):
+    r"""An `MLP` of log(1 + x), for counts (..., *in_shape): of inputs of hundreds the first loss would be infinite.
 
     Reference:
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018), doi:10.1038/s41592-018-0229-2
+
+    >>> import torch
+    >>> CountsEncoder((40,), (10,), widths=(64,))(torch.full((7, 40), 500.0)).shape
+    torch.Size([7, 10])
     """
 
-    support = constraints.nonnegative
-
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        out_shape: Sequence[int],
-        *,
-        widths: Sequence[PositiveInt] = (512, 512),
-        activation: Activation = "relu",
-    ) -> None:
-        super().__init__()
-        self.mlp = MLP(in_shape, out_shape, widths=widths, activation=activation)
+    support = constraints.nonnegative  # of x: where YAML names this encoder, other data are refused
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(x.log1p())
+        return super().forward(x.log1p())

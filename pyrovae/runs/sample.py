@@ -17,6 +17,7 @@ from ..evaluation.subject import Subject
 from ..evaluation.traversals import interpolate, interpolation_figure, most_active, traversal_figure, traverse
 from ..files import replacing
 from ..inference import simulate
+from ..models import can_decode
 from ..training import figures
 from ..training.noise import seed_noise
 from .load import Trained
@@ -52,7 +53,7 @@ def make_samples(
     seed_noise(device, seed, "pictures", 1, 0)
     subject = _subject(trained, data, split, max(num, NUM_INFERRED), device)
     seed_noise(device, seed, "pictures", 2, 0)
-    if not hasattr(trained.model, "decode"):
+    if not can_decode(trained.model):
         return {**samples, "inputs": subject.x[:num]}
     return {**samples, **reconstructions(subject, num), **walks(subject)}
 
@@ -86,7 +87,7 @@ def _subject(trained: Trained, data: Dataset, split: Split, num: int, device: to
 def prior_samples(model: Any, like: Tensor) -> dict[str, Tensor]:
     """`draws` and `z`, and of a model with `decode` `samples`: as many, and of the shape, as `like`."""
     z, draws = simulate(model, like, len(like))
-    return {**({"samples": model.decode(z).mean} if hasattr(model, "decode") else {}), "draws": draws, "z": z}
+    return {**({"samples": model.decode(z).mean} if can_decode(model) else {}), "draws": draws, "z": z}
 
 
 def walks(subject: Subject) -> dict[str, Tensor]:
