@@ -10,8 +10,7 @@ from oracle import FixedNoise, LinearGaussian, quadrature
 from pyro.infer import SVI
 
 import pyrovae as pv
-from pyrovae.inference import Objective, elbo_terms, frozen, iwae, optimum, precise_terms
-from pyrovae.inference import SGD, Adam, AdaptiveStep
+from pyrovae.inference import SGD, Adam, AdaptiveStep, Objective, elbo_terms, frozen, iwae, optimum, precise_terms
 
 
 def test_improves_and_says_by_how_much(model, x):

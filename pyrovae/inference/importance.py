@@ -197,7 +197,7 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
         Sequential imputations and Bayesian missing data problems (Kong, Liu & Wong, 1994), JASA 89(425)
 
     >>> effective_sample_size(torch.zeros(10, 1))  # equal weights
-    tensor([10.0000])
+    tensor([10.])
     """
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
 
