@@ -263,7 +263,7 @@ def test_dreg_for_several_sites(chained):
     loss = pv.IWAE(num_particles=num).differentiable_loss(model, lambda _: family.sample(params), x)
     found = torch.autograd.grad(loss, [params, *model.parameters()])
     torch.manual_seed(1)
-    log_weight = pv.inference.importance.log_weights_of(
+    log_weight = pv.inference.objectives.log_weights_of(
         *pv.ELBO(num_particles=num).traces(model, lambda _: family.sample(params), x), num, 6
     )
     share = log_weight.softmax(0).detach()
