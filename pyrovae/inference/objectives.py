@@ -104,7 +104,7 @@ class IWAE(Objective):
         Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
         Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker et al., 2019), arXiv:1810.04152
 
-    >>> import pyrovae as pv
+    >>> import torch, pyrovae as pv
     >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
     >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((4,), (family.num_params,)))
     >>> pv.IWAE(num_particles=5)(model, guide)(torch.ones(8, 4)).backward()
