@@ -1,10 +1,10 @@
 import pytest
 import torch
 from conftest import COMPONENTS, FAMILIES, GUIDES, X_SHAPE, Z_DIM, make_guide
-from contracts import check_guide
 
 import pyrovae as pv
 from pyrovae.guides import encoder_loss
+from pyrovae.testing import check_guide
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,13 +4,13 @@ import pyro
 import pytest
 import torch
 from conftest import FAMILIES
-from oracle import FixedNoise, LinearGaussian, quadrature
 from test_oracle import exact_elbo
 from torch.distributions import kl_divergence
 
 import pyrovae as pv
 from pyrovae.families import has_natural_gradient
 from pyrovae.schema import COMPONENTS
+from pyrovae.testing import FixedNoise, LinearGaussian, quadrature
 
 NATURAL = [name for name in FAMILIES if has_natural_gradient(COMPONENTS["family"][name])]
 

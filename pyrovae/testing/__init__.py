@@ -1,0 +1,19 @@
+"""Does what I wrote do what it must? For the tests of your own guides, families, refiners, likelihoods and models."""
+
+from .contracts import check_family, check_guide, check_likelihood, check_model, check_refiner, interpreted
+from .oracle import FixedNoise, Gaps, LinearGaussian, check_finds_posterior, evidence_of_ppca, quadrature
+
+__all__ = [
+    "FixedNoise",
+    "Gaps",
+    "LinearGaussian",
+    "check_family",
+    "check_finds_posterior",
+    "check_guide",
+    "check_likelihood",
+    "check_model",
+    "check_refiner",
+    "evidence_of_ppca",
+    "interpreted",
+    "quadrature",
+]
