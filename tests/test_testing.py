@@ -415,7 +415,7 @@ class Linear(nn.Module):
     def __init__(self, fault=""):
         super().__init__()
         self.net, self.fault = nn.Linear(Z, D), fault
-        self.sites = ("z", "w") if fault == "sites" else ("z",)
+        self.sites = {"sites": ("z", "w"), "discrete but relaxed": ("z", "k")}.get(fault, ("z",))
 
     def forward(self, x):
         if self.fault == "no plate":
@@ -424,7 +424,7 @@ class Linear(nn.Module):
             return self.draw(x)
 
     def draw(self, x):
-        if self.fault == "discrete":
+        if self.fault.startswith("discrete"):
             pyro.sample("k", dist.Bernoulli(0.5))
         prior = dist.Normal(torch.zeros(Z), 1.0).to_event(0 if self.fault == "no event" else 1)
         if self.fault == "no plate":
@@ -437,7 +437,7 @@ class Linear(nn.Module):
         pyro.sample("x", dist.Normal(h, 1.0).to_event(1), obs=x if self.fault != "unseen" else None)
 
     def decode(self, z):
-        return dist.Normal(self.net(z), 2.0 if self.fault == "decode" else 1.0).to_event(1)
+        return dist.Normal(self.net(z[..., :Z]), 2.0 if self.fault == "decode" else 1.0).to_event(1)
 
     def sample(self, num_samples):
         return torch.zeros(num_samples + (self.fault == "sample"), D)
@@ -464,6 +464,7 @@ def test_a_broken_model(fault, message, x):
 def test_right_models(model, x):
     for right in (model, Linear(), layered()):
         check_model(right, x)
+    check_model(Linear("discrete but relaxed"), x, relaxed=("k",))
 
 
 def test_models_and_guides_of_several_sites(x):

@@ -3,7 +3,7 @@
 import copy
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -163,10 +163,15 @@ def _check_engines(name: str, infer: Callable[[], Tensor]) -> None:
     close(captured, seeded(infer), f"{name}: λ eager and captured; a Capture sees no Python state but its modules'")
 
 
-def check_model(model: nn.Module, x: Tensor) -> None:
+def check_model(model: nn.Module, x: Tensor, *, relaxed: Collection[str] = ()) -> None:
     """Asserts that a model is one: plate "data", one observed site, reparameterisable latent ones, independent rows.
 
     And `sites`, `decode` and `sample`, where it has them.
+
+    Args:
+        model: Trained or not.
+        x: A few datapoints (B, *x_shape), two at least.
+        relaxed: Discrete latent sites, of which a family of `density` "none" draws something relaxed.
 
     Raises:
         AssertionError: What is broken, and where to look.
@@ -188,8 +193,8 @@ def check_model(model: nn.Module, x: Tensor) -> None:
             require(plates(node) == {"data"}, f"{name}: site {site!r} lies in plates {plates(node)}; {right}")
             got = tuple(node["log_prob"].shape)
             require(got == (B,), f"{name}: log p of site {site!r} has shape {got}, not {(B,)}; {right}")
-            remedy = "sum a discrete one out, or relax it"
-            require(site in seen or node["fn"].has_rsample, f"{name}: latent site {site!r} has no rsample; {remedy}")
+            smooth = site in (*seen, *relaxed) or node["fn"].has_rsample
+            require(smooth, f"{name}: latent site {site!r} has no rsample; sum a discrete one out, or relax it")
         require({*getattr(model, "sites", latent)} == {*latent}, f"{name}.sites are not its latent sites {[*latent]}")
         values = {site: node["value"] for site, node in latent.items()}
 
