@@ -8,7 +8,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import COMPONENTS, FAMILIES, Z_DIM
-from oracle import LinearGaussian
 from pyro.nn import PyroModule
 from relaxed_poisson import PoissonFamily, PoissonPrior
 from torch.distributions import MultivariateNormal, kl_divergence
@@ -18,6 +17,7 @@ from pyrovae.capture import Capture, CaptureWarning
 from pyrovae.distributions import ReparameterizedMixture, held_fixed
 from pyrovae.inference import elbo_terms, iwae
 from pyrovae.inference.elbo import kl_of_site
+from pyrovae.testing import LinearGaussian
 
 F64 = torch.float64
 

@@ -8,8 +8,6 @@ import pytest
 import torch
 import yaml
 from conftest import GUIDES, X_SHAPE, make_guide, tiny_images
-from contracts import check_guide
-from oracle import FixedNoise, LinearGaussian, quadrature
 from pyro.nn import PyroModule
 from relaxed_poisson import PoissonFamily
 from torch import nn
@@ -21,6 +19,7 @@ from pyrovae.capture import CaptureWarning
 from pyrovae.config import ConfigError, check
 from pyrovae.guides import encoder_loss
 from pyrovae.inference import AnalyticELBO, elbo_terms, iwae
+from pyrovae.testing import FixedNoise, LinearGaussian, check_guide, quadrature
 from pyrovae.training.figures import kl_per_dim
 
 FLOOR = 1e-5  # added to each scale
