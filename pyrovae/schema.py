@@ -62,7 +62,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "refiner": {n: cls for n, cls in members(inference, "Refiner", base=inference.Refiner).items() if n != "compiled"},
     "objective": members(inference, "", base=inference.Objective),
     "aggressive": {"aggressive": training.AggressiveTraining},
-    "warmup": members(training, "Warmup", base=training.Warmup),
+    "warmup": members(training, "Warmup", base=training.Schedule),
 }
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import FAMILIES, Z_DIM
+from conftest import FAMILIES, X_SHAPE, Z_DIM
 from test_training import BATCHES, QUIET, fresh
 
 import pyrovae as pv
@@ -109,6 +109,27 @@ def test_one_side_moves_at_a_time_until_the_phase_ends(name, monkeypatch):
     assert lit.moved[12:] == 6 * [["model", "guide"]]
 
 
+def test_what_both_sides_share_learns_with_the_guide():
+    """A VampPrior's encoder is the guide's: the model may stand still on the guide's turns, the encoder may not."""
+    family = pv.DiagonalNormal(Z_DIM)
+    encoder = pv.nets.MLP(X_SHAPE, (family.num_params,), widths=(8,))
+    prior = pv.models.priors.VampPrior(X_SHAPE, family, encoder, num_components=4)
+    model = pv.VAE(prior, pv.nets.MLP((Z_DIM,), X_SHAPE, widths=(8,)), pv.models.likelihoods.Bernoulli())
+    lit = LitVAE(model, pv.AmortizedGuide(family, encoder), aggressive=AggressiveTraining(window=99, max_steps=3))
+    own = {"encoder": encoder.parameters(), "decoder": model.decoder.parameters(), "prior": [prior.pseudo_inputs]}
+    own, moved = {name: list(params) for name, params in own.items()}, []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, *_):
+            self.before = {name: [p.detach().clone() for p in params] for name, params in own.items()}
+
+        def on_train_batch_end(self, *_):
+            moved.append({n for n, params in own.items() if not all(map(torch.equal, params, self.before[n]))})
+
+    pl.Trainer(max_epochs=1, callbacks=[Watch()], **QUIET).fit(lit, BATCHES)
+    assert moved == [{"encoder"}, {"encoder"}, {"encoder"}, {"decoder", "prior"}, {"encoder"}, {"encoder"}]
+
+
 def test_what_is_logged(images, tmp_path):
     metrics = pv.fit(
         *fresh("amortized"), images, epochs=1, batch_size=20, log_every=1, aggressive=AggressiveTraining(), run_dir=tmp_path,
@@ -129,14 +150,16 @@ class Fixed(pv.Guide):
 
 
 def test_errors_name_value_and_remedy(model):
-    with pytest.raises(ValueError, match="window must be >= 1, got 0; leave aggressive out"):
+    with pytest.raises(ValueError, match="window must be >= 1, got 0"):
         AggressiveTraining(window=0)
-    with pytest.raises(
-        ValueError, match="aggressive must be an AggressiveTraining, AggressiveTraining\\(\\) say, got True"
-    ):
+    with pytest.raises(ValueError, match="aggressive must be a AggressiveTraining, got True"):
         LitVAE(*fresh("amortized"), aggressive=True)
     with pytest.raises(ValueError, match="aggressive needs a guide with parameters of its own, got Fixed"):
         LitVAE(model, Fixed(pv.DiagonalNormal(Z_DIM)), aggressive=AggressiveTraining())
+    guide = fresh("amortized")[1]
+    guide.family.density = "none"
+    with pytest.raises(ValueError, match="aggressive needs a family with a density for any z, got DiagonalNormal"):
+        LitVAE(model, guide, aggressive=AggressiveTraining())
 
 
 @pytest.mark.parametrize(("value", "window"), [("false", None), ("true", 10), ("{window: 5}", 5)])

@@ -3,11 +3,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import GUIDES, X_SHAPE, Z_DIM, make_guide, tiny_images
 from pyro.infer import SVI, Trace_ELBO
+from torch.distributions import constraints, register_kl
 from torch.utils.data import DataLoader
 
 import pyrovae as pv
@@ -20,7 +24,8 @@ from pyrovae.training import (
     TerminatedError,
     is_of,
 )
-from pyrovae.training.callbacks import PatientEarlyStopping, loggers
+from pyrovae.training.callbacks import PatientEarlyStopping, run_loggers
+from pyrovae.training.figures import kl_per_dim
 from pyrovae.training.noise import seed_noise
 
 QUIET = {
@@ -159,7 +164,7 @@ def test_large_counts_want_an_encoder_of_their_logarithm():
         else:
             assert math.isfinite(pv.fit(model, guide, data, epochs=4, progress=False)["val/elbo"])
             x = counts[:5]
-            torch.testing.assert_close(guide.encoder(x), guide.encoder.mlp((1 + x).log()))
+            torch.testing.assert_close(guide.encoder(x), pv.nets.MLP.forward(guide.encoder, (1 + x).log()))
 
 
 def test_nan_is_never_checkpointed(tmp_path):
@@ -179,7 +184,12 @@ def test_settings_that_cannot_be_followed(images):
             {"early_stopping": {"monitor": "val/elbow"}},
             "early_stopping.monitor must be one of val/elbo, .* got 'val/elbow'",
         ),
-        ({"beta_warmup": "linear"}, "beta_warmup must be a Warmup, LinearWarmup\\(epochs=5\\) say, got 'linear'"),
+        ({"beta_warmup": "linear"}, "beta_warmup must be a Schedule, got 'linear'"),
+        ({"epochs": True}, "epochs must be a number, got True"),
+        ({"lr": math.inf}, "lr must be finite, got inf"),
+        ({"lr": -1, "engine": "fast"}, "lr must be > 0.*, got -1\nengine must be eager, compiled or auto|.*"),
+        ({"callbacks": [1]}, r"callbacks\[0\] must be a Callback, got 1"),
+        ({"schedules": {"family.loc": LinearWarmup()}}, "schedules: 'family.loc' can follow no schedule; name a 0-dim"),
     ):
         with pytest.raises(ValueError, match=message):
             pv.fit(*fresh(), images, progress=False, **options)
@@ -195,7 +205,9 @@ def test_warmups():
     linear, cyclical = LinearWarmup(epochs=4), CyclicalWarmup(epochs=4, cycles=2, ratio=0.5)
     assert [linear(t) for t in (0, 1, 3, 4, 9)] == [0, 0.25, 0.75, 1, 1]
     assert [cyclical(t) for t in (0, 1, 2, 3.9, 4, 5, 6, 8, 9)] == [0, 0.5, 1, 1, 0, 0.5, 1, 1, 1]
-    assert (linear.end, cyclical.end) == (4, 6)
+    assert (linear.until, cyclical.until) == (4, 6)
+    falling = LinearWarmup(start=1, end=0.2, epochs=2)
+    assert [falling(t) for t in (0, 1, 2, 3)] == pytest.approx([1, 0.6, 0.2, 0.2])
 
 
 def test_beta_follows_the_warmup_step_by_step(monkeypatch):
@@ -404,7 +416,7 @@ def test_what_the_checkpointed_step_logged_survives_a_kill_right_after(
 def test_metrics_survive_a_second_kill_right_after_resume(images, tmp_path):
     run(tmp_path, "amortized", images)
     _, before = state_of(tmp_path)
-    loggers(tmp_path, {}, resume_step=8)  # and the plug is pulled again, before a step is taken
+    run_loggers(tmp_path, {}, resume_step=8)  # and the plug is pulled again, before a step is taken
     _, after = state_of(tmp_path)
     assert after == [row for row in before if int(row["step"]) < 8]
     assert after
@@ -468,3 +480,304 @@ def test_a_sketch_tells_data_apart_but_not_decoders(images):
     assert not is_of(here, replace(images, test=images.val.flip(0)).sketch())
     assert is_of(None, here)
     assert is_of(here, ())
+
+
+# What a caller hands in.
+
+
+def weights_after(make=fresh, **options) -> list[torch.Tensor]:
+    model, guide = make()
+    pv.fit(model, guide, tiny_images(), **{"epochs": 2, "batch_size": 10, "progress": False, **options})
+    return [*(p.detach() for p in model.parameters()), *(p.detach() for p in guide.parameters())]
+
+
+def same(*runs: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_the_objective_keeps_its_beta(engine, interpreted):
+    objective = pv.ELBO(4.0)
+    betas = weights_after(objective=objective, engine=engine), weights_after(beta=4.0, engine=engine)
+    assert same(*betas)
+    assert not same(betas[0], weights_after(engine=engine))
+    halved = {"beta": 0.5, "beta_warmup": LinearWarmup(start=0.5, end=0.5), "engine": engine}
+    assert same(weights_after(objective=objective, **halved), weights_after())
+    assert objective.beta == 4.0
+
+
+class Tempered(pv.DiagonalNormal):
+    """Scales that a temperature multiplies."""
+
+    def __init__(self, z_dim):
+        super().__init__(z_dim)
+        self.register_buffer("temperature", torch.tensor(2.0))
+
+    def forward(self, params):
+        q = super().forward(params)
+        return pv.DiagonalNormal.forward(self, torch.cat([q.mean, (q.stddev * self.temperature).log()], -1))
+
+
+def tempered():
+    torch.manual_seed(0)
+    model, family = pv.models.mlp(X_SHAPE, Z_DIM, widths=(8,)), Tempered(Z_DIM)
+    return model, pv.AmortizedGuide(family, pv.nets.MLP(X_SHAPE, (family.num_params,), widths=(8,)))
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_numbers_follow_schedules(engine, interpreted, tmp_path):
+    model, guide = tempered()
+    falling = LinearWarmup(start=1, end=0.1, epochs=1)
+    schedules = {"family.temperature": falling, "objective.beta": LinearWarmup(epochs=2)}
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            seen.append((guide.family.temperature.item(), module.elbo.elbo.beta.item()))
+
+    objective = pv.ELBO(3.0)
+    pv.fit(
+        model, guide, tiny_images(), epochs=3, batch_size=10, schedules=schedules, objective=objective, engine=engine,
+        log_every=1, run_dir=tmp_path, callbacks=[Watch()], progress=False,
+    )  # fmt: skip
+    np.testing.assert_allclose(seen, [(2 * falling(k / 4), 3 * min(1, k / 8)) for k in range(12)], atol=1e-6)
+    assert objective.beta == 3.0
+    rows = [row for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["train/beta"]]
+    logged = [(float(row["train/family.temperature"]), float(row["train/beta"])) for row in rows]
+    np.testing.assert_allclose(logged, seen, atol=1e-6)
+
+
+def test_compiled_graphs_see_what_a_schedule_moves(interpreted):
+    options = {"make": tempered, "schedules": {"family.temperature": LinearWarmup(epochs=2)}}
+    eager, compiled, still = (
+        weights_after(engine="eager", **options),
+        weights_after(engine="compiled", **options),
+        weights_after(make=tempered),
+    )
+    for a, b in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+    assert not same(eager, still)
+
+
+def test_callbacks_and_loggers_of_the_caller(images, tmp_path):
+    bar, logger = pl.callbacks.TQDMProgressBar(), pl.loggers.CSVLogger(tmp_path / "mine")
+    kept = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="mine")
+    pv.fit(*fresh("amortized"), images, epochs=1, batch_size=10, log_every=1, callbacks=[bar, kept], loggers=[logger])
+    assert (tmp_path / "mine.ckpt").is_file()
+    assert "train/elbo" in (Path(logger.log_dir) / "metrics.csv").read_text()
+    run_dir = tmp_path / "run"
+    pv.fit(*fresh("amortized"), images, epochs=1, run_dir=run_dir, loggers=[logger], progress=False)
+    assert (run_dir / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda q: (Z_DIM, (4, 4), (q.num_params,)), r"encoder takes x of shape \(4, 4\), and that .* is \(1, 6, 5\)"),
+        (lambda q: (Z_DIM, X_SHAPE, (5,)), r"AmortizedGuide gives λ of shape \(2, 5\) for x of shape .*, not \(2, 6\)"),
+        (
+            lambda q: (4, X_SHAPE, (q.num_params,)),
+            r"model VAE does not take x of shape \(1, 6, 5\), that of the data: ",
+        ),
+    ],
+)
+def test_other_shapes_are_one_line(build, message, images):
+    family = pv.DiagonalNormal(Z_DIM)
+    z_dim, *shapes = build(family)
+    guide = pv.AmortizedGuide(family, pv.nets.MLP(*shapes, widths=(8,)))
+    with pytest.raises(ValueError, match=message) as error:
+        pv.fit(pv.models.mlp(X_SHAPE, z_dim, widths=(8,)), guide, images, progress=False)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_of_other_data_is_one_line(images):
+    with pytest.raises(ValueError, match=r"the model VAE gives x of shape \(1, 4, 4\), and that of the data is \(1, 6"):
+        pv.fit(pv.models.mlp((1, 4, 4), Z_DIM), fresh("amortized")[1], images, progress=False)
+
+
+def test_data_that_are_none_are_one_line():
+    with pytest.raises(ValueError, match="data must be a Data, got ndarray"):
+        pv.fit(*fresh(), PIXELS.numpy(), progress=False)
+
+
+# Looking changes nothing.
+
+
+class Normed(torch.nn.Module):
+    """Batch statistics, and dropout."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.norm = net, torch.nn.BatchNorm1d(8)
+        self.last = torch.nn.Linear(8, net.out_shape[-1] if len(net.out_shape) == 1 else 30)
+        self.shape = net.out_shape
+
+    def forward(self, h):
+        first = self.net.layers[0](h.flatten(-len(self.net.in_shape)))
+        first = self.norm(first.reshape(-1, 8)).view(first.shape)
+        return self.last(torch.nn.functional.dropout(first, 0.3, self.training)).unflatten(-1, self.shape)
+
+
+def normed(name="amortized"):
+    model, guide = fresh(name)
+    model.decoder, guide.encoder = Normed(model.decoder), Normed(guide.encoder)
+    return model, guide
+
+
+@pytest.mark.parametrize("name", ["amortized", "semi_amortized"])
+def test_logging_does_not_change_training(name):
+    states = []
+    for log_every in (1, 1000):
+        model, guide = normed(name)
+        pv.fit(model, guide, tiny_images(), epochs=2, batch_size=10, log_every=log_every, progress=False)
+        states.append([*model.state_dict().values(), *guide.state_dict().values()])
+    assert same(*states)
+
+
+@pytest.mark.parametrize("name", ["amortized", "semi_amortized"])
+def test_compiled_training_moves_batch_statistics_once(name, interpreted):
+    states = []
+    for engine in ("eager", "compiled"):
+        model, guide = normed(name)
+        pv.fit(model, guide, tiny_images(), epochs=2, batch_size=10, engine=engine, progress=False)
+        assert guide.encoder.norm.num_batches_tracked == 8
+        states.append({**model.state_dict(), **guide.state_dict()})
+    for key, value in states[0].items():
+        torch.testing.assert_close(value, states[1][key], atol=1e-3, rtol=1e-2)
+
+
+def test_a_parameter_without_gradient_keeps_still_under_adamw(interpreted):
+    """It gets None, not zeros, which AdamW would decay; and where the other engine leaves it."""
+    unused = []
+    for engine in ("eager", "compiled"):
+        model, guide = fresh()
+        model.unused = torch.nn.Parameter(torch.ones(3))
+        guide.unused = torch.nn.Parameter(torch.ones(()))
+        options = {"optimizer": "adamw", "weight_decay": 0.5, "engine": engine, "progress": False}
+        pv.fit(model, guide, tiny_images(), epochs=1, batch_size=10, **options)
+        unused += [*model.unused.tolist(), guide.unused.item()]
+    assert unused == [1.0] * 8
+
+
+def test_noise_of_every_device_is_seeded(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.mps, "manual_seed", seeds.append)
+    for step in (1, 2, 1):
+        seed_noise(torch.device("mps"), 0, "train", step, 0)
+    assert seeds[0] == seeds[2] != seeds[1]
+
+
+@pytest.mark.parametrize(("every", "stop"), [(2, 3), (2, 4), (2, 6), (3, 6)])
+def test_rows_survive_a_kill_where_not_every_step_is_logged(every, stop, images, tmp_path, monkeypatch):
+    from pyrovae.training.checkpoint import AtomicCheckpointIO
+
+    options = {"epochs": 4, "batch_size": 10, "log_every": every, "checkpoint_every": 3, "progress": False}
+    pv.fit(*fresh("amortized"), images, run_dir=tmp_path / "whole", **options)
+    original = AtomicCheckpointIO.save_checkpoint
+
+    def pulled(self, checkpoint, path, storage_options=None):
+        original(self, checkpoint, path, storage_options)
+        if checkpoint["global_step"] == stop and Path(path).name == "last.ckpt":
+            raise PulledPlugError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AtomicCheckpointIO, "save_checkpoint", pulled)
+        with pytest.raises(PulledPlugError):
+            pv.fit(*fresh("amortized"), images, run_dir=tmp_path / "cut", **options)
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    pv.fit(*fresh("amortized"), images, run_dir=tmp_path / "cut", resume=last, **options)
+    assert_same(state_of(tmp_path / "cut")[1], state_of(tmp_path / "whole")[1])
+
+
+# Models and families of other kinds.
+
+TIMES, WIDTH, LATENT = 4, 5, 2  # T, N, D
+
+
+class Sequence(pv.nets.MLP):
+    """A model of x (T, N) with z of event shape (T, D), and nothing else: neither decode nor sample."""
+
+    def __init__(self):
+        super().__init__((LATENT,), (WIDTH,), widths=(6,))
+
+    def forward(self, x):
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([TIMES, LATENT]).to_event(2))
+            pyro.sample("x", dist.Normal(super().forward(z), 1.0).to_event(2), obs=x)
+
+
+class OverTime(pv.Family):
+    """A normal for each entry of z (T, D)."""
+
+    make = staticmethod(dist.Normal)
+
+    def __init__(self):
+        super().__init__(TIMES * LATENT)
+        self.num_params = 2 * self.z_dim
+
+    def forward(self, params):
+        loc, log_scale = params.unflatten(-1, (2, TIMES, LATENT)).unbind(-3)
+        return self.make(loc, log_scale.exp()).to_event(2)
+
+
+class Undensed(dist.TorchDistribution):
+    """A normal that can be drawn and has a KL, and nothing else."""
+
+    has_rsample, arg_constraints, support = True, {}, constraints.real
+
+    def __init__(self, loc, scale, validate_args=None):
+        self.loc, self.scale = loc, scale
+        super().__init__(loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        return Undensed(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+
+    def rsample(self, sample_shape=()):
+        return self.loc + self.scale * torch.randn(self._extended_shape(torch.Size(sample_shape)))
+
+
+@register_kl(Undensed, torch.distributions.Normal)
+def _kl_undensed(q, p):
+    return torch.distributions.kl_divergence(torch.distributions.Normal(q.loc, q.scale), p)
+
+
+class WithoutDensity(OverTime):
+    make, density = staticmethod(Undensed), "none"
+
+
+def sequences(family):
+    torch.manual_seed(0)
+    x = torch.randn(3, 20, TIMES, WIDTH)
+    guide = pv.AmortizedGuide(family, pv.nets.MLP((TIMES, WIDTH), (family.num_params,), widths=(8,)))
+    return Sequence(), guide, pv.data.Dataset("walks", "random", *x)
+
+
+def test_a_model_that_cannot_be_drawn_trains_and_says_so_once(tmp_path):
+    model, guide, data = sequences(OverTime())
+    with pytest.warns(UserWarning, match="Sequence has no decode, so .* reconstructions; and no sample, so") as caught:
+        metrics = pv.fit(model, guide, data, epochs=2, lr=1e-2, run_dir=tmp_path, progress=False)
+    assert len([w for w in caught if "Sequence" in str(w.message)]) == 1
+    assert [p.name for p in (tmp_path / "figures").iterdir()] == ["kl_per_dim.png"]
+    assert metrics["val/active_units"] <= TIMES * LATENT
+    x = data.val[:5]
+    kl = kl_per_dim(model, guide.family, x, guide.infer(x).params)
+    q = guide.family(guide.infer(x).params)
+    exact = torch.distributions.kl_divergence(q.base_dist, torch.distributions.Normal(0.0, 1.0))
+    torch.testing.assert_close(kl, exact.flatten(1).mean(0).detach())
+
+
+def test_kl_per_dim_takes_no_density():
+    model, guide, data = sequences(WithoutDensity())
+    x = data.val[:5]
+    params = guide.infer(x).params.detach()
+    torch.testing.assert_close(kl_per_dim(model, guide.family, x, params), kl_per_dim(model, OverTime(), x, params))
+
+
+def test_a_family_without_density_trains(tmp_path):
+    model, guide, data = sequences(WithoutDensity())
+    with pytest.warns(UserWarning, match="Sequence has no decode"):
+        metrics = pv.fit(
+            model, guide, data, epochs=2, lr=1e-2, objective=pv.AnalyticELBO(), run_dir=tmp_path, progress=False
+        )
+    assert "val/active_units" not in metrics
+    assert math.isfinite(metrics["val/elbo"])

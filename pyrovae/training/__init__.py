@@ -2,9 +2,10 @@
 
 from .aggressive import AggressiveTraining
 from .checkpoint import CheckpointError, is_of, read_checkpoint
-from .fit import SettingsError, TerminatedError, check_support, fit
+from .checks import check_support
+from .fit import SettingsError, TerminatedError, fit
 from .module import LitVAE, NumericsError
-from .schedules import CyclicalWarmup, LinearWarmup, Warmup
+from .schedules import CyclicalWarmup, LinearWarmup, Schedule
 
 __all__ = [
     "AggressiveTraining",
@@ -13,9 +14,9 @@ __all__ = [
     "LinearWarmup",
     "LitVAE",
     "NumericsError",
+    "Schedule",
     "SettingsError",
     "TerminatedError",
-    "Warmup",
     "check_support",
     "fit",
     "is_of",

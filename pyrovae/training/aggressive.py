@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
+
+from ..validation import PositiveInt, validated
 
 
 class AggressiveTraining:
@@ -16,6 +17,9 @@ class AggressiveTraining:
     before, or for `max_steps`; then the model takes one step, on the next batch. That ends for good after the first
     epoch, or `patience` epochs in a row, whose mutual information between x and z, on the validation split, is not
     above the best before; from then on both step at once, as always.
+
+    What belongs to both, the encoder of a `VampPrior`, is the guide's: the method is about a guide that catches up with
+    a model that stands still, and it stands as still as it can.
 
     (In the paper each of the model's steps has a loop of the guide's on batches drawn for it, so that an epoch is a
     model step on every batch. Here one stream of batches feeds both, and an epoch costs what it always costs. With
@@ -33,15 +37,16 @@ class AggressiveTraining:
     Reference:
         Lagging Inference Networks and Posterior Collapse in Variational Autoencoders (He et al., 2019),
         arXiv:1901.05534
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
+    >>> module = pv.LitVAE(model, guide, aggressive=AggressiveTraining(max_steps=20))
     """
 
+    @validated
     def __init__(self, *, max_steps: PositiveInt = 100, window: PositiveInt = 10, patience: PositiveInt = 1) -> None:
-        for name, value in (("max_steps", max_steps), ("window", window), ("patience", patience)):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}; leave aggressive out for ordinary training")
-        self.max_steps = max_steps
-        self.window = window
-        self.patience = patience
+        self.max_steps, self.window, self.patience = max_steps, window, patience
 
 
 class Turns:
@@ -67,7 +72,8 @@ class Turns:
     def keep(self, model: nn.Module, guide: nn.Module) -> None:
         """Drops the gradients of the side whose turn it is not: its parameters, and their moments, stay as they are."""
         if self.active:
-            for param in (guide if self.models else model).parameters():
+            guides = set(guide.parameters())
+            for param in guides if self.models else set(model.parameters()) - guides:
                 param.grad = None
 
     def after_step(self, loss: Tensor, mean_of_ranks: Callable[[Tensor], Tensor]) -> None:
@@ -96,9 +102,7 @@ class Turns:
 
     def state_dict(self) -> dict[str, Any]:
         """All but the settings; nothing where there are none."""
-        if self.settings is None:
-            return {}
-        return {name: value for name, value in vars(self).items() if name != "settings"}
+        return {} if self.settings is None else {k: v for k, v in vars(self).items() if k != "settings"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict`, if there are settings now too."""

@@ -12,17 +12,18 @@ from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from ..inference import common_noise_terms
+from ..models.protocol import can_decode, can_sample
 from . import figures
 from .figures import kl_per_dim
 from .module import LitVAE
 from .noise import seed_noise
 
 
-def loggers(
+def run_loggers(
     run_dir: Path, hparams: Mapping[str, Any], resume_step: int | None, row: Mapping[str, Any] | None = None
 ) -> list[Logger]:
     """Both loggers; after a resume, what was logged from step `resume_step` on is taken back, since it comes again.
@@ -133,6 +134,8 @@ class SaveWhenTerminated(Callback):
 class Pictures(Callback):
     """Draws, at the end of each validation, what people look at: to TensorBoard and as PNG.
 
+    What a model cannot give, by `decode` or `sample`, is left out, and one warning says so.
+
     Args:
         x: Validation datapoints (B, *x_shape); the first few are shown, all make up the curves.
         folder: Where the PNGs go.
@@ -141,6 +144,13 @@ class Pictures(Callback):
     def __init__(self, x: Tensor, folder: Path) -> None:
         self.x = x
         self.folder = folder
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        model: Any = pl_module.model
+        lacking = [] if can_decode(model) else ["decode, so there are no pictures of reconstructions"]
+        lacking += [] if can_sample(model) else ["sample, so there are none of samples"]
+        if lacking:
+            rank_zero_warn(f"{type(model).__name__} has no {'; and no '.join(lacking)}", category=UserWarning)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero or trainer.state.fn != "fit":
@@ -159,20 +169,30 @@ class Pictures(Callback):
         model, family = module.model, module.guide.family
         with module.chosen_engine():
             inferred = module.guide.infer(x, record=True)
-        init, final = family(inferred.init), family(inferred.params)
-        rows = {"input": x, "at λ₀": model.decode(init.mean).mean}
+        ends = {"at λ₀": inferred.init}
         drawn: dict[str, Figure] = {}
         if inferred.path is not None:
-            rows["at λ_K"] = model.decode(final.mean).mean
+            ends["at λ_K"] = inferred.params
             terms = common_noise_terms(model, family, x, *inferred.path)
             curve = [t.elbo().mean().item() for t in terms]
             drawn["trajectory"] = figures.trajectory(curve)
             for logger in trainer.loggers:
                 points = {f"infer/elbo_step_{k}": value for k, value in enumerate(curve)}
                 logger.log_metrics(points, step=trainer.global_step - 1)
-        drawn["reconstructions"] = figures.datapoint_rows(rows)
-        drawn["samples"] = figures.datapoint_grid(model.sample(64), like=x)
+        if can_decode(model):
+            rows = {title: model.decode(_center(family(params))).mean for title, params in ends.items()}
+            drawn["reconstructions"] = figures.datapoint_rows({"input": x, **rows})
+        if can_sample(model):
+            drawn["samples"] = figures.datapoint_grid(model.sample(64), like=x)
         kl = kl_per_dim(model, family, x, inferred.params)
         if kl is not None:
             drawn["kl_per_dim"] = figures.kl_bars(kl)
         return drawn
+
+
+def _center(q: Any) -> Tensor:
+    """The mean of q; a draw, where it does not know that."""
+    try:
+        return q.mean
+    except NotImplementedError:
+        return q.sample()

@@ -19,6 +19,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: No such file, or not a checkpoint.
+
+    >>> read_checkpoint(Path(__file__))
+    Traceback (most recent call last):
+    pyrovae.training.checkpoint.CheckpointError: ... is damaged or not a checkpoint ...; use another
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -36,6 +40,9 @@ def is_of(before: Sequence[float] | None, now: Sequence[float] | None) -> bool:
     """Whether two sketches, a few numbers of a data set each, may be of the same data, decoded elsewhere perhaps.
 
     An empty one, of data that give none, may be of any.
+
+    >>> is_of([0.1, 0.9], [0.1, 0.902]), is_of([0.1, 0.9], [0.3, 0.9])
+    (True, False)
     """
     if not before or not now:
         return True

@@ -3,78 +3,27 @@
 import logging
 import math
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.callbacks import ProgressBar as BaseProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import nn
 
 from ..guides import Guide, RefinedGuide
 from ..models.likelihoods import Likelihood
-from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, Stopwatch, checkpoints, loggers
+from ..validation import NonNegativeInt, PositiveInt, validated
+from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, Stopwatch, checkpoints, run_loggers
 from .checkpoint import AtomicCheckpointIO, read_checkpoint
+from .checks import check_shapes, check_support
 from .module import LitVAE
 from .scores import SplitStatistics
-
-_ENTRIES = 2**20  # of the batch that is looked at
-_FEW = 0.01  # share of values that may be mistakes
-_DARKEST_WHITE = 127  # a largest value above it, and up to 255, is taken for that of pixels
-
-
-def check_support(likelihood: type[Likelihood], data: Any, *, keys: Collection[str] = ()) -> None:
-    """Looks at what the data set's `outside` finds, if it has that, and at one batch.
-
-    Args:
-        likelihood: Of the model.
-        data: As `fit` takes it; its `outside(allowed)` returns None, or what of it is not allowed.
-        keys: Settings that the data set has, of which some may be advised.
-
-    Raises:
-        ValueError: How many values lie outside the support, the first of them, and what to set.
-    """
-    find = getattr(data, "outside", None)
-    found = find(likelihood.supports) if find is not None else None
-    if found is not None:
-        support = "[0, 1], which binarize draws from" if found.drawn_from else likelihood.described()
-        raise ValueError(f"{found}; outside {support}; {_remedy(likelihood, found, keys)}")
-    size = max(1, min(256, _ENTRIES // max(1, math.prod(data.x_shape))))
-    likelihood.check(next(iter(data.batches("train", size))))  # what augmenting made of them
-
-
-def _remedy(likelihood: type[Likelihood], found: Any, keys: Collection[str]) -> str:
-    """What to set."""
-    scalable, binarizable = "scale" in keys, "binarize" in keys
-    if found.num_nan or found.num_infinite:
-        return "clean the data, for no likelihood has a density there"
-    large, between = (bool(likelihood.supports(torch.tensor(value))) for value in (2.0, 0.5))
-    binary, counts = not between and not large, not between and large
-    in_unit_interval, positive = found.low >= 0 and found.high <= 1, found.low >= 0
-    choices = []
-    goes_on = binarizable or not binary or found.drawn_from  # scaled values are not yet binary
-    if scalable and goes_on and positive and not in_unit_interval and (found.drawn_from or not large):
-        scale = 255 if _DARKEST_WHITE < found.high <= 255 else found.high
-        choices.append(
-            f"dataset.scale={scale:.6g}" + (" and dataset.binarize: dynamic" if binary and not found.drawn_from else "")
-        )
-    if found.drawn_from:
-        return f"set {', or '.join([*choices, 'dataset.binarize: none'])}"
-    if binarizable and in_unit_interval and binary:
-        choices.append("dataset.binarize: dynamic")
-    if scalable and positive and counts:
-        choices.append("dataset.scale: none, if they are counts that were scaled")
-    likelihoods = ["normal"]
-    if in_unit_interval:
-        likelihoods.insert(0, "continuous_bernoulli")
-    elif positive and binary and found.num_whole == found.num:
-        likelihoods.insert(0, "poisson")
-    few = "mend these values, or " if found.num <= _FEW * found.num_values else ""
-    return f"{few}set {', or '.join([*choices, 'model.likelihood: ' + ' or '.join(likelihoods)])}"
 
 
 class SettingsError(ValueError):
@@ -82,13 +31,22 @@ class SettingsError(ValueError):
 
 
 class TerminatedError(Exception):
-    """SIGTERM ended training; what it had reached is saved."""
+    """SIGTERM ended training; what it had reached is saved, and `fit(resume=...)` goes on from there."""
 
 
+@runtime_checkable
 class Data(Protocol):
     """What training asks of a data set; `pyrovae.data.Dataset` is one.
 
-    It may also have `outside`, as a `Dataset` has: all values are then checked, and else those of one batch.
+    It may also have `outside` and `sketch`, as a `Dataset` has: all values are then checked, and else those of one
+    batch; and a checkpoint of other data is refused.
+
+    >>> class Noise:
+    ...     x_shape = (30,)
+    ...     def batches(self, split, batch_size, **options):
+    ...         return [torch.rand(batch_size, 30).round() for _ in range(4)]
+    >>> isinstance(Noise(), Data)
+    True
     """
 
     @property
@@ -104,34 +62,37 @@ class Data(Protocol):
         ...
 
 
+@validated
 def fit(
     model: nn.Module,
     guide: Guide,
     data: Data,
     *,
-    epochs: int = 10,
-    batch_size: int = 128,
-    seed: int = 0,
+    epochs: PositiveInt = 10,
+    batch_size: PositiveInt = 128,
+    seed: NonNegativeInt = 0,
     run_dir: Path | str | None = None,
     resume: Path | str | None = None,
     use_amp: bool = False,
     early_stopping: bool | Mapping[str, Any] = False,
-    checkpoint_every: int | None = None,
+    checkpoint_every: PositiveInt | None = None,
     accelerator: str = "auto",
     devices: int | str = 1,
     strategy: str = "auto",
     progress: bool = True,
     hparams: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
     **options: Any,
 ) -> dict[str, float]:
     """Trains `model` and `guide` in place; returns final metrics.
 
     Args:
-        model: Pyro model of plate `"data"`.
+        model: Pyro model of plate `"data"`. Pictures take `decode` and `sample` of it, where it has them.
         guide: Guide for it.
-        data: Images.
+        data: Datapoints in three splits.
         epochs: Passes over the training split.
-        batch_size: Images a batch and device.
+        batch_size: Datapoints a batch and device.
         seed: Of the batches and the noise.
         run_dir: Folder for metrics, TensorBoard, pictures and checkpoints; nothing is written by default.
         resume: Checkpoint to go on from.
@@ -141,16 +102,26 @@ def fit(
         accelerator, devices, strategy: As in Lightning's Trainer; a GPU is found by itself.
         progress: Show a bar.
         hparams: What TensorBoard shows as this run's settings.
-        options: To `LitVAE`: `lr`, `beta`, `beta_warmup`, `gradient_clip`, `lr_schedule` and more.
+        callbacks, loggers: Lightning's, beside those of the run.
+        options: To `LitVAE`: `lr`, `beta`, `beta_warmup`, `schedules`, `objective`, `gradient_clip` and more.
 
     Returns:
         `val/...` and `test/...` of the best epoch by `val/elbo` if there is a `run_dir`, else of the last; `seconds`.
 
     Raises:
-        ValueError: Data that the likelihood has no density for, or settings that cannot be followed.
+        ValueError: Data that the likelihood has no density for or that have another shape than model and guide take, or
+            settings that cannot be followed.
         NumericsError: Three non-finite steps in a row.
         CheckpointError: `resume` cannot be read.
         TerminatedError: SIGTERM arrived; the step was finished and `last.ckpt` saved.
+
+    >>> import pyrovae as pv
+    >>> data = pv.data.Dataset("toy", "random bits", *torch.rand(3, 20, 1, 6, 5).round())
+    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
+    >>> metrics = fit(model, guide, data, epochs=1, progress=False)
+    >>> metrics["val/elbo"] < 0
+    True
     """
     start = perf_counter()
     _quiet()
@@ -159,30 +130,29 @@ def fit(
         check_support(type(likelihood), data, keys={"binarize"})
     sketch = data.sketch() if hasattr(data, "sketch") else ()
     module = LitVAE(model, guide, x_shape=data.x_shape, sketch=sketch, seed=seed, **options)
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    check_shapes(model, guide, next(iter(data.batches("val", 2, seed=seed))).to(device))
     run_dir = None if run_dir is None else Path(run_dir)
-    callbacks: list[Callback] = [ProgressBar(refresh_rate=10)] if progress else []
+    used: list[Callback] = [ProgressBar(refresh_rate=10)] if progress and not _any(callbacks, BaseProgressBar) else []
     if early_stopping:
-        callbacks.append(_early_stopping(early_stopping, module))
-    run_loggers: list[Logger] = []
+        used.append(_early_stopping(early_stopping, module))
+    kept: list[Logger] = []
     if run_dir is not None:
         x = next(iter(data.batches("val", 64, seed=seed)))
-        callbacks += [
-            Stopwatch(),
-            Pictures(x, run_dir / "figures"),
-            *checkpoints(run_dir / "checkpoints", checkpoint_every),
-        ]
+        saving = checkpoints(run_dir / "checkpoints", checkpoint_every)
+        used += [Stopwatch(), Pictures(x, run_dir / "figures"), *saving]
         before = {} if resume is None else read_checkpoint(Path(resume))
-        run_loggers = loggers(run_dir, hparams or {}, before.get("global_step"), before.get("row"))
+        kept = run_loggers(run_dir, hparams or {}, before.get("global_step"), before.get("row"))
     trainer = _trainer(
         max_epochs=epochs,
         accelerator=accelerator,
         devices=devices,
         strategy=strategy,
         precision=_precision(accelerator) if use_amp else None,
-        logger=run_loggers,
-        callbacks=callbacks,
+        logger=[*kept, *loggers],
+        callbacks=[*used, *callbacks],
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=run_dir is not None,
+        enable_checkpointing=run_dir is not None or _any(callbacks, Checkpoint),
         enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -205,6 +175,10 @@ def fit(
     return {**metrics, "seconds": perf_counter() - start}
 
 
+def _any(callbacks: Sequence[Callback], kind: type) -> bool:
+    return any(isinstance(callback, kind) for callback in callbacks)
+
+
 def _trainer(**options: Any) -> pl.Trainer:
     try:
         return pl.Trainer(**options)
@@ -218,7 +192,7 @@ def _check_refinement(module: LitVAE, epochs: int, world_size: int) -> None:
     for name in ("refine_from", "warm_start"):
         if getattr(module, name) and not isinstance(module.guide, RefinedGuide):
             raise SettingsError(f"train.{name} needs a guide that refines, got {type(module.guide).__name__}")
-    if not 0 <= module.refine_from < epochs:
+    if module.refine_from >= epochs:
         raise SettingsError(f"train.refine_from must be below train.epochs ({epochs}), got {module.refine_from}")
     if module.warm_start and world_size > 1:
         raise SettingsError(f"train.warm_start keeps its rows in one process, got {world_size}; set devices: 1")
@@ -246,8 +220,7 @@ def _precision(accelerator: str) -> Literal["bf16-mixed", "16-mixed"]:
 
 def _early_stopping(choice: bool | Mapping[str, Any], module: LitVAE) -> Callback:
     given = dict(choice) if isinstance(choice, Mapping) else {}
-    warm = math.ceil(module.beta_warmup.end) if module.beta_warmup is not None else 0
-    start_epoch = max(given.pop("start_epoch", None) or 0, warm)
+    start_epoch = max(given.pop("start_epoch", None) or 0, math.ceil(module.schedules_end))
     options = {"monitor": "val/elbo", "mode": "max", "patience": 10, "min_delta": 0.0, **given}
     known = [f"val/{name}" for name in SplitStatistics.NAMES]
     if options["monitor"] not in known:

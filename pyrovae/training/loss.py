@@ -1,114 +1,131 @@
 """The loss of a batch, eager or with its backward pass in one graph."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 
 from ..capture import Capture
-from ..guides import RefinedGuide
-from ..inference import Inferred
+from ..guides import Guide, RefinedGuide
+from ..inference import Inferred, Objective
 
 
 class BatchLoss:
     """The negative β-ELBO of a batch, in nats a datapoint, as something to call `backward` on.
 
-    Compiled, guide, model, ELBO and backward pass are one graph, and the gradients wait for `backward`, which scales
-    them and hands them on: precision plugins, DDP and optimizers see what they always see. Refinement runs before, in
-    its own graphs; λ_K is an input. Where λ_K is attached to λ₀, as an `UnrolledRefiner` leaves it, its gradient is one
-    of those handed on.
+    Compiled, guide, model, objective and backward pass are one graph, and the gradients wait for `backward`, which
+    scales them and hands them on: precision plugins, DDP and optimizers see what they always see. What refines has run
+    before, in graphs of its own; λ_K is an input, and its gradient, where it is attached to λ₀, one of those handed on.
 
     Args:
-        elbo: An `ELBO` applied to model and guide.
+        elbo: An objective applied to model and guide.
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
+    >>> loss, inferred = BatchLoss(pv.ELBO()(model, guide))(torch.ones(8, 1, 6, 5))
+    >>> loss.backward()
+    >>> inferred.params.shape
+    torch.Size([8, 6])
     """
 
     def __init__(self, elbo: ELBOModule) -> None:
         self.elbo = elbo
+        self.guide, self.objective = cast(Guide, elbo.guide), cast(Objective, elbo.elbo)
         self._gradients = Capture(self.gradients, elbo.model, elbo.guide, name="the training loss")
-        self._gradients_at = Capture(self.gradients_at, elbo.model, elbo.guide, name="the training loss")
 
     def __call__(
-        self, x: Tensor, beta: float, refine: bool = True, start: Tensor | None = None
+        self, x: Tensor, beta: float = 1.0, refine: bool = True, start: Tensor | None = None
     ) -> tuple[Tensor, Inferred]:
         """The loss, and what was inferred.
 
         Args:
             x: Data (B, *x_shape).
-            beta: Weight of the KL term.
+            beta: Factor on the objective's own β.
             refine: Whether a guide that refines does; otherwise its proposal is trained as an amortized guide's.
             start: Where refinement starts instead of at the proposal (B, P).
         """
-        guide: Any = self.elbo.guide
-        scale = x.new_full((), beta)
-        refined = isinstance(guide, RefinedGuide) and refine
-        inferred = guide.infer(x, beta, start=start) if refined else None
-        args = [x, scale]
-        if inferred is not None:
-            args += [inferred.params.detach(), *([] if inferred.slope is None else [inferred.slope])]
-        through = inferred is not None and inferred.attached
-        capture = self._gradients_at if through else self._gradients
-        gradients = capture.bind(*args)
-        if gradients is capture.function:
-            inferred = inferred or self._propose(x, beta)
+        inferred = fixed = free = None
+        if refine and isinstance(self.guide, RefinedGuide):
+            inferred = self.guide.infer(x, self.objective.beta * beta, start=start)
+            params = inferred.params.detach()
+            fixed, free = (None, params) if inferred.attached else (params, None)
+        args = x, x.new_full((), beta), fixed, free
+        gradients = self._gradients.bind(*args)
+        if gradients is self._gradients.function:
+            inferred = inferred or self.propose(x, self.objective.beta * beta)
             return self.loss(x, beta, inferred), inferred
-        parameters = [p for p in self.elbo.parameters() if p.requires_grad]
-        if inferred is not None and through:
-            loss, *grads = gradients(*args)
-            return _Known.apply(loss, grads, inferred.params, *parameters), inferred
-        loss, *results = gradients(*args)
-        ends, grads = results[: -len(parameters)], results[-len(parameters) :]
-        return _Known.apply(loss, grads, *parameters), inferred or Inferred(ends[0], ends[-1])
+        loss, found, grads = gradients(*args)
+        inferred = inferred or Inferred(found[0], found[-1])
+        loss = _Known.apply(loss, grads, inferred.params, *self._parameters())
+        for taught in inferred.teaching:
+            loss = loss + (taught - taught.detach()).sum() / x.shape[0]
+        return loss, inferred
 
-    def _propose(self, x: Tensor, beta: float | Tensor) -> Inferred:
-        guide: Any = self.elbo.guide
-        if not isinstance(guide, RefinedGuide):
-            return guide.infer(x, beta)
-        init = guide.initial(x)
+    def propose(self, x: Tensor, beta: float | Tensor = 1.0) -> Inferred:
+        """λ without refinement."""
+        if not isinstance(self.guide, RefinedGuide):
+            return self.guide.infer(x, beta)
+        init = self.guide.initial(x)
         return Inferred(init, init)
 
     def loss(self, x: Tensor, beta: float | Tensor, inferred: Inferred) -> Tensor:
         """The loss, given λ."""
-        elbo: Any = self.elbo.elbo
-        elbo.beta = beta
-        guide = partial(self.elbo.guide, inferred=inferred, beta=beta)
-        return elbo.differentiable_loss(self.elbo.model, guide, x) / x.shape[0]
+        guide = partial(self.guide, inferred=inferred)
+        return self.objective.scaled(beta).differentiable_loss(self.elbo.model, guide, x) / x.shape[0]
 
-    def gradients(self, x: Tensor, beta: Tensor, *refined: Tensor) -> tuple[Tensor, ...]:
-        """The loss, λ₀ and λ_K or the one that is both, and the gradient of each parameter.
+    def gradients(self, x: Tensor, beta: Tensor, fixed: Tensor | None, free: Tensor | None) -> tuple[Any, ...]:
+        """The loss; λ₀ and λ_K, or the one that is both; and the gradients of λ_K and of each parameter, or None.
 
-        `refined`, if given, is λ_K, and the slope.
+        λ_K is `fixed` or `free`, which is to have a gradient, if either is given.
         """
-        guide: Any = self.elbo.guide
-        if refined:
-            inferred = Inferred(guide.initial(x), refined[0], slope=refined[1] if len(refined) > 1 else None)
-            inferred = guide.taught(x, inferred, beta)
-        else:
-            inferred = self._propose(x, beta)
+        if free is not None:
+            fixed = free = free.detach().requires_grad_()
+        inferred = self.propose(x, self.objective.beta * beta) if fixed is None else Inferred(fixed, fixed)
         loss = self.loss(x, beta, inferred)
-        parameters = [p for p in self.elbo.parameters() if p.requires_grad]
-        grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        ends = [inferred.params] if inferred.params is inferred.init else [inferred.init, inferred.params]
-        return loss.detach(), *(end.detach() for end in ends), *grads
+        inputs = [*([] if free is None else [free]), *self._parameters()]
+        grads = torch.autograd.grad(loss, inputs, allow_unused=True)
+        found = (inferred.init, inferred.params)[inferred.params is inferred.init :]
+        return loss.detach(), tuple(end.detach() for end in found), grads if free is not None else (None, *grads)
 
-    def gradients_at(self, x: Tensor, beta: Tensor, refined: Tensor) -> tuple[Tensor, ...]:
-        """The loss, and the gradients of λ_K = `refined`, which alone teaches the proposal, and of each parameter."""
-        params = refined.detach().requires_grad_()
-        loss = self.loss(x, beta, Inferred(params, params))
-        parameters = [p for p in self.elbo.parameters() if p.requires_grad]
-        grads = torch.autograd.grad(loss, [params, *parameters], materialize_grads=True)
-        return loss.detach(), *grads
+    def _parameters(self) -> list[Tensor]:
+        return [p for p in self.elbo.parameters() if p.requires_grad]
+
+
+class LastRows:
+    """A row of λ per training datapoint, from which refinement of it may start; NaN for those not visited yet.
+
+    >>> rows = LastRows()
+    >>> rows.put(torch.tensor([2, 0]), torch.ones(2, 6), num_rows=4)
+    >>> rows.get(torch.tensor([0, 1]))[:, 0]
+    tensor([1., nan])
+    """
+
+    def __init__(self) -> None:
+        self.rows: Tensor | None = None  # (N, P)
+
+    def get(self, numbers: Tensor) -> Tensor | None:
+        """λ (B, P) of the datapoints numbered `numbers`; None before the first visit."""
+        return None if self.rows is None else self.rows[numbers]
+
+    def put(self, numbers: Tensor, params: Tensor, num_rows: int) -> None:
+        """Keeps λ (B, P) of the datapoints numbered `numbers`, of at most `num_rows` in all."""
+        if self.rows is None:
+            self.rows = params.new_full((num_rows, params.shape[1]), torch.nan)
+        self.rows[numbers] = params.detach()
 
 
 class _Known(torch.autograd.Function):
-    """A loss whose gradients are known before its backward pass."""
+    """A loss whose gradients are known before its backward pass; None for what is to have none."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, grads: list[Tensor], *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, grads: tuple[Tensor | None, ...], *inputs: Tensor) -> Tensor:
         ctx.grads = grads
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> Any:  # type: ignore[override]
-        return None, None, *torch._foreach_mul(ctx.grads, scale)
+        scaled = iter(torch._foreach_mul([grad for grad in ctx.grads if grad is not None], scale))
+        return None, None, *(None if grad is None else next(scaled) for grad in ctx.grads)

@@ -1,10 +1,10 @@
 """The LightningModule: one `SVI.step` a batch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pyro
 import pytorch_lightning as pl
@@ -14,36 +14,16 @@ from pyro.infer import SVI
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from ..capture import Engine, engine, isolated
+from ..capture import Engine, isolated
 from ..guides import Guide
 from ..inference import ELBO, Inferred, Objective
+from ..validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, validated
 from .aggressive import AggressiveTraining, Turns
 from .checkpoint import CheckpointError, is_of
-from .loss import BatchLoss
+from .loss import BatchLoss, LastRows
 from .noise import seed_noise
-from .schedules import Warmup
+from .schedules import Schedule, Scheduled
 from .scores import EvaluatedModule
-
-
-class LastRows:
-    """A row of λ per training image; NaN for those not visited yet.
-
-    Attributes:
-        rows: (N, P), or None before the first visit.
-    """
-
-    def __init__(self) -> None:
-        self.rows: Tensor | None = None
-
-    def get(self, numbers: Tensor) -> Tensor | None:
-        """λ (B, P) of the images numbered `numbers`."""
-        return None if self.rows is None else self.rows[numbers]
-
-    def put(self, numbers: Tensor, params: Tensor, num_rows: int) -> None:
-        """Keeps λ (B, P) of the images numbered `numbers`, of at most `num_rows` in all."""
-        if self.rows is None:
-            self.rows = params.new_full((num_rows, params.shape[1]), torch.nan)
-        self.rows[numbers] = params.detach()
 
 
 class LightningOptim(PyroOptim):
@@ -82,11 +62,14 @@ class LitVAE(EvaluatedModule):
         weight_decay: For `adamw`.
         lr_schedule: `constant`, or `cosine` from `lr` to zero over all epochs.
         gradient_clip: Largest Euclidean norm of the whole gradient; none by default.
-        beta: Weight of the KL term.
-        beta_warmup: Factor on `beta` over time.
+        beta: Factor on the objective's own β, the weight of the KL term.
+        beta_warmup: Another, over time.
+        schedules: Other numbers that change over time, by place: `family.temperature`, `objective.beta`. A place starts
+            with `model`, `guide`, `family` or `objective` and ends at a 0-dim buffer or a number of the objective;
+            the schedule is a factor on the value that it has now. Buffers that checkpoints hold load as they were.
         aggressive: Steps of the guide ahead of the model's, until z tells of x; by default both step at once.
         objective: What to maximise: `ELBO`, `AnalyticELBO` or `IWAE`; by default `ELBO()`, one draw and path gradients.
-            `ELBO(path_gradient=False)` is `pyro.infer.Trace_ELBO`, gradient and all.
+            `ELBO(path_gradient=False)` is `pyro.infer.Trace_ELBO`, gradient and all. A copy is taken.
         eval_particles: Draws of z a datapoint for validation and test.
         seed: Of the noise.
         log_every: Steps between logged training metrics.
@@ -97,63 +80,65 @@ class LitVAE(EvaluatedModule):
         sketch: A few numbers of the data; a checkpoint of others is refused.
 
     Raises:
+        ValueError: An argument out of range; `aggressive` with a guide that has no parameters, or a family without a
+            density for any z; `schedules` that name no number.
         NumericsError: From the third non-finite step in a row, or at a checkpoint of non-finite parameters.
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
+    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
+    >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    >>> trainer = pl.Trainer(max_epochs=3, enable_model_summary=False, **quiet)
+    >>> batches = torch.utils.data.DataLoader(torch.ones(2, 5, 1, 6, 5), batch_size=None)
+    >>> trainer.fit(pv.LitVAE(model, guide, lr=1e-2, beta=0.5), batches)
+    >>> trainer.global_step
+    6
     """
 
+    @validated
     def __init__(
         self,
         model: nn.Module,
         guide: Guide,
         *,
-        lr: float = 1e-3,
+        lr: PositiveFloat = 1e-3,
         optimizer: Literal["adam", "adamw"] = "adam",
-        weight_decay: float = 0.01,
+        weight_decay: NonNegativeFloat = 0.01,
         lr_schedule: Literal["constant", "cosine"] = "constant",
-        gradient_clip: float | None = None,
-        beta: float = 1.0,
-        beta_warmup: Warmup | None = None,
+        gradient_clip: PositiveFloat | None = None,
+        beta: NonNegativeFloat = 1.0,
+        beta_warmup: Schedule | None = None,
+        schedules: Mapping[str, Schedule] = {},
         aggressive: AggressiveTraining | None = None,
         objective: Objective | None = None,
-        eval_particles: int = 1,
-        seed: int = 0,
-        log_every: int = 25,
-        refine_from: int = 0,
+        eval_particles: PositiveInt = 1,
+        seed: NonNegativeInt = 0,
+        log_every: PositiveInt = 25,
+        refine_from: NonNegativeInt = 0,
         warm_start: bool = False,
         engine: Engine = "auto",
         x_shape: Sequence[int] = (),
         sketch: Sequence[float] = (),
     ) -> None:
-        super().__init__()
-        if not (beta_warmup is None or isinstance(beta_warmup, Warmup)):
-            raise ValueError(f"beta_warmup must be a Warmup, LinearWarmup(epochs=5) say, got {beta_warmup!r}")
-        if not (objective is None or isinstance(objective, Objective)):
-            raise ValueError(f"objective must be an Objective, IWAE(num_particles=5) say, got {objective!r}")
-        if not (aggressive is None or isinstance(aggressive, AggressiveTraining)):
-            raise ValueError(f"aggressive must be an AggressiveTraining, AggressiveTraining() say, got {aggressive!r}")
         if aggressive is not None and not any(True for _ in guide.parameters()):
             raise ValueError(f"aggressive needs a guide with parameters of its own, got {type(guide).__name__}")
+        if aggressive is not None and guide.family.density != "any":
+            raise ValueError(f"aggressive needs a family with a density for any z, got {type(guide.family).__name__}")
+        own = (objective or ELBO()).scaled()  # a copy
+        common: dict[str, Any] = {"seed": seed, "eval_particles": eval_particles, "engine": engine}
+        super().__init__(own(model, guide), measures_information=aggressive is not None, **common)
+        self._objective = own
         self.automatic_optimization = False
-        # An ELBOModule: registers model and guide, once.
-        self.elbo = (objective or ELBO())(model, guide)
-        self.lr = lr
-        self.optimizer = optimizer
-        self.weight_decay = weight_decay
-        self.lr_schedule = lr_schedule
-        self.gradient_clip = gradient_clip
-        self.target_beta = beta
-        self.beta_warmup = beta_warmup
-        self.eval_particles = eval_particles
-        self.seed = seed
-        self.log_every = log_every
-        self.refine_from = refine_from
-        self.warm_start = warm_start
-        self.engine: Engine = engine
+        self.lr, self.optimizer, self.weight_decay, self.lr_schedule = lr, optimizer, weight_decay, lr_schedule
+        self.gradient_clip, self.log_every = gradient_clip, log_every
+        self.refine_from, self.warm_start = refine_from, warm_start
+        self.target_beta, self.beta_warmup = beta, beta_warmup
+        roots = {"model": model, "guide": guide, "family": guide.family, "objective": own}
+        self._scheduled = [Scheduled(place, schedule, roots) for place, schedule in schedules.items()]
         self.x_shape, self.sketch = x_shape, sketch
         self.num_bad_steps = 0
         self._svi: SVI | None = None
         self._batch_loss = BatchLoss(self.elbo)
-        self._num_batches: int | None = None
-        self.measures_information = aggressive is not None
         self._turns = Turns(aggressive)
         self._rows = LastRows()
         self._start: Tensor | None = None  # of the current step
@@ -161,23 +146,13 @@ class LitVAE(EvaluatedModule):
         self._loss, self._grad_norm = torch.tensor(0.0), torch.tensor(0.0)
 
     @property
-    def model(self) -> Any:
-        """The generative model."""
-        return self.elbo.model
-
-    @property
-    def guide(self) -> Guide:
-        """The guide."""
-        return cast(Guide, self.elbo.guide)
-
-    @property
     def svi(self) -> SVI:
         """The outer SVI; built late, so that copies of this module get their own."""
         if self._svi is None:
             # Blocked: the optimizer knows the parameters, and Pyro is not to collect them again each step.
             model, guide = (poutine.block(part, hide_types=["param"]) for part in (self.model, self.guide))
-            optim, elbo = LightningOptim(self), cast(Objective, self.elbo.elbo)
-            self._svi = SVI(model, guide, optim, loss=elbo.loss, loss_and_grads=self._loss_and_grads)
+            loss = self._objective.loss
+            self._svi = SVI(model, guide, LightningOptim(self), loss=loss, loss_and_grads=self._loss_and_grads)
         return self._svi
 
     @property
@@ -188,8 +163,15 @@ class LitVAE(EvaluatedModule):
 
     @property
     def beta(self) -> float:
-        """β now."""
+        """The factor on the objective's β now."""
         return self.target_beta * (1.0 if self.beta_warmup is None else self.beta_warmup(self.epoch_time))
+
+    @property
+    def schedules_end(self) -> float:
+        """Epoch from which on no schedule moves anything."""
+        schedules = [scheduled.schedule for scheduled in self._scheduled]
+        schedules += [] if self.beta_warmup is None else [self.beta_warmup]
+        return max((schedule.until for schedule in schedules), default=0.0)
 
     @property
     def refines(self) -> bool:
@@ -206,18 +188,15 @@ class LitVAE(EvaluatedModule):
     def on_train_start(self) -> None:
         # Of the whole training, also after a resume: whether to compile may not depend on where one is.
         self._num_batches = (self.trainer.max_epochs or 1) * int(self.trainer.num_training_batches)
+        for scheduled in self._scheduled:
+            scheduled.to(self.device)
         self.on_train_epoch_start()  # which a resume within an epoch leaves out
-
-    def chosen_engine(self) -> Any:
-        """The engine to run under, as a context."""
-        # A float16 scaler acts between forward and backward, which a graph has behind it.
-        choice: Engine = "eager" if self.trainer.precision == "16-mixed" else self.engine
-        return engine(choice, self._num_batches)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = batch[0] if isinstance(batch, tuple | list) else batch
         seed_noise(self.device, self.seed, "train", self.global_step, self.global_rank)
         self._schedule_lr()
+        self._moved = {scheduled.place: scheduled.follow(self.epoch_time) for scheduled in self._scheduled}
         warm = self.warm_start and self.refines
         self._start = self._rows.get(batch.rows) if warm else None
         with pyro.validation_enabled(False), self.chosen_engine():
@@ -286,21 +265,26 @@ class LitVAE(EvaluatedModule):
         if terms is None or terms_init is None:
             terms_init, terms = self.score(x, inferred, num_particles=1)
         elbo, elbo_init = terms.elbo().mean(), terms_init.elbo().mean()
-        log = partial(self.log, batch_size=len(x))
-        log("train/elbo", elbo, prog_bar=True)
-        log("train/elbo_init", elbo_init)
-        log("train/refinement_gain", elbo - elbo_init, prog_bar=True)
-        log("train/recon", terms.recon.mean())
-        log("train/kl", terms.kl.mean())
-        log("train/loss", self._loss)
-        log("train/grad_norm", self._grad_norm)
-        log("train/beta", self.beta)
-        log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        log("train/images_per_second", rate, prog_bar=True)
+        values = {
+            "elbo": elbo,
+            "elbo_init": elbo_init,
+            "refinement_gain": elbo - elbo_init,
+            "recon": terms.recon.mean(),
+            "kl": terms.kl.mean(),
+            "loss": self._loss,
+            "grad_norm": self._grad_norm,
+            "beta": self.beta * self._objective.beta,
+            "lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
+            "images_per_second": rate,
+            **self._moved,
+        }
         if self._turns.settings is not None:
-            log("train/aggressive", float(self._turns.active))
+            values["aggressive"] = float(self._turns.active)
         if inferred.reverted is not None:
-            log("train/num_reverted", inferred.reverted.float().sum())
+            values["num_reverted"] = inferred.reverted.float().sum()
+        for name, value in values.items():
+            shown = name in ("elbo", "refinement_gain", "images_per_second")
+            self.log(f"train/{name}", value, prog_bar=shown, batch_size=len(x))
         self.on_train_epoch_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -318,9 +302,9 @@ class LitVAE(EvaluatedModule):
 
     def _row(self) -> dict[str, float]:
         """What the last step logged, if it did: Lightning hands that on only after the checkpoint is written."""
-        step = self.global_step - 1
-        if step % self.log_every:
+        if self.global_step % self.log_every:  # counted as in `training_step`, after the step
             return {}
+        step = self.global_step - 1
         logged = self.trainer.logged_metrics
         names = [name for name in logged if name.startswith("train/") and name != "train/seconds"]  # validation's
         return {**{name: float(logged[name]) for name in names}, "epoch": self.trainer.current_epoch, "step": step}

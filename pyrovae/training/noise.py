@@ -7,16 +7,20 @@ import torch
 
 from ..capture import seed_generators
 
+Stream = Literal["train", "eval", "pictures", "evaluation"]
 _STREAMS = ("train", "eval", "pictures", "evaluation")
 
 
-def seed_noise(
-    device: torch.device, seed: int, stream: Literal["train", "eval", "pictures", "evaluation"], step: int, rank: int
-) -> None:
+def seed_noise(device: torch.device, seed: int, stream: Stream, step: int, rank: int) -> None:
     """Seeds the generators of the CPU and of `device` from (seed, stream, step, rank), and from nothing before.
 
     That makes a resumed run repeat the uninterrupted one, and ranks draw different noise.
+
+    >>> seed_noise(torch.device("cpu"), 0, "train", step=7, rank=0)
+    >>> first = torch.randn(3)
+    >>> seed_noise(torch.device("cpu"), 0, "train", step=7, rank=0)
+    >>> torch.equal(first, torch.randn(3))
+    True
     """
     key = (_STREAMS.index(stream), step, rank)
-    value = int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
-    seed_generators(device, value)
+    seed_generators(device, int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0]))

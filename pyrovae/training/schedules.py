@@ -1,61 +1,124 @@
-"""How a number changes over training."""
+"""Numbers that change over training: β, and any in a model, a guide, a family or an objective."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import Field, PositiveFloat, PositiveInt
+import torch
+from torch import Tensor, nn
+
+from ..inference import Objective
+from ..validation import NonNegativeFloat, PositiveFloat, PositiveInt, Share, validated
 
 
-class Warmup(ABC):
-    """A factor on β as a function of training time.
+class Schedule(ABC):
+    """A factor as a function of training time, in epochs.
 
     Attributes:
-        end: Epoch from which on the factor is 1.
+        until: Epoch from which on the factor stays as it is.
+
+    >>> class Halved(Schedule):
+    ...     until = 3.0
+    ...     def __call__(self, epoch):
+    ...         return 0.5 if epoch < self.until else 1.0
     """
 
-    end: float
+    until: float
 
     @abstractmethod
     def __call__(self, epoch: float) -> float:
-        """The factor, in [0, 1], after `epoch` epochs, fractions included."""
+        """The factor after `epoch` epochs, fractions included."""
 
 
-class LinearWarmup(Warmup):
-    """From 0 to 1 over the first `epochs` epochs.
+class LinearWarmup(Schedule):
+    """From `start` to `end` over the first `epochs` epochs.
 
     Reference:
         Generating Sentences from a Continuous Space (Bowman et al., 2016), arXiv:1511.06349
+
+    >>> warmup = LinearWarmup(epochs=4)
+    >>> [warmup(epoch) for epoch in (0, 1, 4, 9)]
+    [0.0, 0.25, 1.0, 1.0]
     """
 
-    def __init__(self, *, epochs: PositiveFloat = 10.0) -> None:
-        if not epochs > 0:
-            raise ValueError(f"epochs must be > 0, got {epochs}; leave the warm-up out for none")
-        self.end = epochs
+    @validated
+    def __init__(
+        self, *, start: NonNegativeFloat = 0.0, end: NonNegativeFloat = 1.0, epochs: PositiveFloat = 10.0
+    ) -> None:
+        self.start, self.end, self.until = start, end, epochs
 
     def __call__(self, epoch: float) -> float:
-        return min(1.0, epoch / self.end)
+        return self.start + (self.end - self.start) * min(1.0, epoch / self.until)
 
 
-class CyclicalWarmup(Warmup):
+class CyclicalWarmup(Schedule):
     """`cycles` times from 0 to 1, each within the first `ratio` of `epochs` epochs; then 1 for good.
 
     Reference:
         Cyclical Annealing Schedule (Fu et al., 2019), arXiv:1903.10145
+
+    >>> warmup = CyclicalWarmup(epochs=4, cycles=2)
+    >>> [warmup(epoch) for epoch in (0, 1, 2, 4, 9)]
+    [0.0, 0.5, 1.0, 0.0, 1.0]
     """
 
-    def __init__(
-        self,
-        *,
-        epochs: PositiveFloat = 10.0,
-        cycles: PositiveInt = 4,
-        ratio: Annotated[float, Field(gt=0, le=1)] = 0.5,
-    ) -> None:
-        if not epochs > 0 or cycles < 1 or not 0 < ratio <= 1:
-            raise ValueError(f"need epochs > 0, cycles >= 1, 0 < ratio <= 1, got {epochs}, {cycles}, {ratio}")
+    @validated
+    def __init__(self, *, epochs: PositiveFloat = 10.0, cycles: PositiveInt = 4, ratio: Share = 0.5) -> None:
         self.epochs, self.cycles, self.ratio = epochs, cycles, ratio
-        self.end = epochs * (cycles - 1 + ratio)
+        self.until = epochs * (cycles - 1 + ratio)
 
     def __call__(self, epoch: float) -> float:
-        if epoch >= self.end:
+        if epoch >= self.until:
             return 1.0
         return min(1.0, (epoch % self.epochs) / (self.epochs * self.ratio))
+
+
+class Scheduled:
+    """A number in a part, and the schedule that it follows: the factor times the value that the part was built with.
+
+    Written in place, so that compiled graphs see it.
+
+    Args:
+        place: Where it is, from one of the roots on: `family.temperature`. A 0-dim buffer of a module, or a number of
+            an objective, which becomes a tensor.
+        schedule: The factor.
+        roots: What a place may start with, by name.
+
+    Raises:
+        ValueError: No such number there.
+
+    >>> part = nn.Module()
+    >>> part.register_buffer("temperature", torch.tensor(2.0))
+    >>> Scheduled("family.temperature", LinearWarmup(epochs=4), {"family": part}).follow(1.0)
+    0.5
+    >>> part.temperature
+    tensor(0.5000)
+    """
+
+    def __init__(self, place: str, schedule: Schedule, roots: Mapping[str, Any]) -> None:
+        first, *path = place.split(".")
+        owner = roots.get(first)
+        for name in path[:-1]:
+            owner = getattr(owner, name, None)
+        self.place, self.schedule, self.owner, self.name = place, schedule, owner, path[-1] if path else ""
+        value: Any = getattr(owner, self.name, None)
+        if isinstance(owner, Objective) and type(value) in (int, float):
+            value = torch.tensor(float(value))
+            setattr(owner, self.name, value)
+        movable = isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point()
+        if not movable or isinstance(value, nn.Parameter):
+            raise ValueError(
+                f"schedules: {place!r} can follow no schedule; name a 0-dim buffer, or a number of the objective, from "
+                f"{', '.join(roots)} on"
+            )
+        self.initial = float(value)
+
+    def follow(self, epoch: float) -> float:
+        """Moves the number to where it is after `epoch` epochs, and returns that."""
+        value = self.initial * self.schedule(epoch)
+        getattr(self.owner, self.name).fill_(value)
+        return value
+
+    def to(self, device: torch.device) -> None:
+        """Moves an objective's tensor to `device`; a module's go with it."""
+        setattr(self.owner, self.name, getattr(self.owner, self.name).to(device))
