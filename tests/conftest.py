@@ -42,6 +42,13 @@ def make_guide(name: str, family: str | pv.Family, model: torch.nn.Module, **ref
     return make(*[parts[name]() for name in inspect.signature(make.__init__).parameters if name in parts])
 
 
+def encoder_loss(kind: str, guide: pv.RefinedGuide, x: torch.Tensor, inferred: pv.Inferred) -> torch.Tensor:
+    """What teaches the proposal, summed."""
+    guide.encoder_loss = kind
+    (loss,) = guide.taught(x, inferred, 1.0).teaching
+    return loss.sum()
+
+
 @pytest.fixture
 def model() -> pv.VAE:
     return pv.models.mlp(X_SHAPE, Z_DIM, widths=(8,))

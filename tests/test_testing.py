@@ -242,10 +242,12 @@ def test_gaps_are_of_the_right_kind():
 class Wrong(pv.Refiner):
     """One step of plain gradient ascent, broken in one way."""
 
+    make_step = None  # the whole loop is its own
+
     def __init__(self, fault):
         self.fault = fault
 
-    def __call__(self, model, family, x, params, beta=1.0, record=False):
+    def __call__(self, model, family, x, params, beta=1.0, record=False, prior=None):
         with torch.inference_mode(False), torch.enable_grad():
             x, leaf = x.clone(), params.detach().clone().requires_grad_()
             loss = pv.ELBO().differentiable_loss(model, lambda x: family.sample(leaf), x)

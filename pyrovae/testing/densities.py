@@ -114,7 +114,7 @@ def check_likelihood(likelihood: Likelihood) -> None:
         likelihood.elementwise(far).log_prob(drawn[0].repeat(2, *[1] * h[0].dim())).sum(), far
     )
     require(bool(slope.isfinite().all()), f"{name}: the gradient of log p(x | h) is not finite for h from -30 to 30")
-    if p.support.is_discrete:
+    if p.support is not None and p.support.is_discrete:
         values = torch.arange(-4000.0, 4001).double()
         weights = torch.ones_like(values)
     else:
