@@ -22,7 +22,7 @@ from .families import (
     MixtureNormal,
     StudentT,
 )
-from .guides import AmortizedGuide, Guide, LearnedIterativeGuide, SemiAmortizedGuide, SVIGuide
+from .guides import AmortizedGuide, Guide, LearnedIterativeGuide, RefinedGuide, SemiAmortizedGuide, SVIGuide
 from .inference import (
     ELBO,
     IWAE,
@@ -58,6 +58,7 @@ __all__ = [
     "LitVAE",
     "LowRankNormal",
     "MixtureNormal",
+    "RefinedGuide",
     "Refiner",
     "SVIGuide",
     "SVIRefiner",

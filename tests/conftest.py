@@ -3,11 +3,13 @@
 import inspect
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 import pyrovae as pv
+from pyrovae import testing
 from pyrovae.config import COMPONENTS
 
 torch.set_num_threads(1)
@@ -40,6 +42,13 @@ def make_guide(name: str, family: str | pv.Family, model: torch.nn.Module, **ref
     return make(*[parts[name]() for name in inspect.signature(make.__init__).parameters if name in parts])
 
 
+def encoder_loss(kind: str, guide: pv.RefinedGuide, x: torch.Tensor, inferred: pv.Inferred) -> torch.Tensor:
+    """What teaches the proposal, summed."""
+    guide.encoder_loss = kind
+    (loss,) = guide.taught(x, inferred, 1.0).teaching
+    return loss.sum()
+
+
 @pytest.fixture
 def model() -> pv.VAE:
     return pv.models.mlp(X_SHAPE, Z_DIM, widths=(8,))
@@ -51,13 +60,10 @@ def x() -> torch.Tensor:
 
 
 @pytest.fixture
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Captured graphs run operation by operation: tests that ask what tracing makes of a program spare Inductor."""
-
-    def interpret(traced: torch.fx.GraphModule) -> object:
-        return lambda *flat: torch.fx.Interpreter(traced).run(*flat, enable_io_processing=False)
-
-    monkeypatch.setattr("pyrovae.capture.graph._compiled", interpret)
+def interpreted() -> Iterator[None]:
+    """Captured graphs run operation by operation."""
+    with testing.interpreted():
+        yield
 
 
 def tiny_images() -> pv.data.Dataset:

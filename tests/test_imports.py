@@ -12,7 +12,7 @@ ORDER = [
     "validation", "files", "capture", "distributions", "nets", "models", "families", "inference", "guides", "training",
     "evaluation", "config", "runs", "testing", "inspection", "comparison", "cli", "scripts",
 ]  # fmt: skip
-ABOVE_DATA = {"config", "runs", "testing", "inspection", "comparison", "cli"}
+ABOVE_DATA = {"config", "runs", "inspection", "comparison", "cli"}
 
 
 def imported(file: Path) -> set[str]:

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ..distributions.autoregressive import Affine, Spline
+from ..distributions.flow import OnePass
 from ..distributions.numerics import positive_scale
 from ..nets.made import FlowNetworks
 from ..validation import PositiveInt, Sizes, validated
@@ -61,7 +62,7 @@ class Flow(Family):
         super().__init__(z_dim)
         self.num_params = 2 * z_dim + context_dim
         monotone = Spline(num_bins) if transform == "nsf" else Affine()
-        one_pass = "density" if transform == "maf" else "sampling"
+        one_pass: OnePass = "density" if transform == "maf" else "sampling"
         self.networks = FlowNetworks(z_dim, context_dim, monotone, num_transforms, widths, one_pass)
 
     def forward(self, params: Tensor) -> dist.TorchDistribution:
