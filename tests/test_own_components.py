@@ -108,7 +108,7 @@ def test_every_block_takes_one(mine):
         ({"dataset": "mine:Net"}, "dataset.name: 'mine:Net' is no Dataset; "),
         ({"guide": "yours:Guide"}, "guide.type: 'yours:Guide' cannot be imported (ModuleNotFoundError: No module named 'yours')"),
         ({"guide": "pyrovae.guides:RefinedGuide"}, "guide.type: 'pyrovae.guides:RefinedGuide' is abstract; it has yet to write initial"),
-        ({"model": "mine:Many"}, "model.type: 'mine:Many' takes readout by position, which nothing fills in; "),
+        ({"model": "mine:Many"}, "model.type: 'mine:Many' takes readout by position; make it a keyword"),
         ({"model": {"type": "mine:Neurons", "decoder": "mlp"}}, "model.decoder: unknown key for mine:Neurons (value 'mlp'); "),
     ],
 )  # fmt: skip
