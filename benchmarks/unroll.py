@@ -6,7 +6,7 @@ One step: λ₀ from the encoder, K inner SGD steps, the loss and its backward p
 128, one draw, path gradients, on one thread. The optimizer's own step is left out.
 
     detached       SVIRefiner, eager: no gradient through the loop, the encoder taught by `hybrid`. The baseline
-    first_order    UnrolledRefiner, eager
+    first_order    SVIRefiner(gradient="first_order"), eager
     truncated(5)   the same, through the last five steps
     plain          the same, through all K, as one graph
     checkpoint     the same, each step run again by the backward pass
@@ -36,18 +36,19 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae.capture import isolated
+from pyrovae.inference.steps import moving
 from pyrovae.inference.unrolled import Replay
 from pyrovae.training.loss import BatchLoss
 
 SHAPE, Z_DIM, WIDTHS, BATCH = (1, 28, 28), 50, (200, 200), 128
-CONTESTANTS: dict[str, tuple[str, dict[str, Any]]] = {  # engine, arguments of UnrolledRefiner
-    "detached": ("eager", {"gradient": "none"}),
+CONTESTANTS: dict[str, tuple[str, dict[str, Any]]] = {  # engine, arguments of SVIRefiner
+    "detached": ("eager", {"gradient": "stopped"}),
     "first_order": ("eager", {"gradient": "first_order"}),
     "truncated(5)": ("eager", {"gradient": "truncated(5)"}),
     "plain": ("eager", {}),
     "checkpoint": ("eager", {"checkpoint": True}),
     "compiled": ("compiled", {}),
-    "detached_compiled": ("compiled", {"gradient": "none"}),
+    "detached_compiled": ("compiled", {"gradient": "stopped"}),
 }
 
 
@@ -58,7 +59,8 @@ class TrainingStep:
         torch.manual_seed(0)
         model, family = pv.models.mlp(SHAPE, Z_DIM, widths=WIDTHS), pv.DiagonalNormal(Z_DIM)
         encoder = pv.nets.MLP(SHAPE, (family.num_params,), widths=WIDTHS)
-        refiner = pv.UnrolledRefiner(num_steps=num_steps, **options)
+        how = {"optimizer": "sgd", "lr": 0.01, "gradient": "unrolled", "safeguard": False, **options}
+        refiner = pv.SVIRefiner(num_steps=num_steps, **how)
         guide = pv.SemiAmortizedGuide(model, family, encoder, refiner)
         self.loss = BatchLoss(pv.ELBO()(model, guide))
         self.x = (torch.rand(BATCH, *SHAPE) < 0.3).float()
@@ -76,9 +78,9 @@ class TrainingStep:
         """MiB between forward and backward pass."""
         saved, replays = WeakSet[_Saved](), list[Replay]()
 
-        def keep(replay: Replay, *args: Tensor) -> None:
+        def keep(replay: Replay, state: Any) -> None:
             replays.append(replay)
-            original(replay, *args)
+            original(replay, state)
 
         original = Replay.keep
         with (
@@ -88,7 +90,7 @@ class TrainingStep:
             loss = self.forward()
         tensors = [held.tensor for held in saved]  # of graphs that are still there
         for replay in replays:
-            tensors += [tensor for args, noise in replay.steps for tensor in (*args, noise)]
+            tensors += [tensor for state, noise in replay.steps for tensor in (*moving(state), state.gradient, noise)]
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
         for tensor in (self.x, *self.loss.elbo.parameters()):
             storages.pop(tensor.untyped_storage().data_ptr(), None)

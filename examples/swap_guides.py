@@ -34,7 +34,12 @@ def guides(model: pv.VAE, x_shape: tuple[int, ...]) -> dict[str, pv.Guide]:
         "semi-amortized, natural gradient": pv.SemiAmortizedGuide(
             model, diagonal, encoder(diagonal), pv.SVIRefiner(num_steps=20, optimizer="natural", lr=0.1)
         ),
-        "SA-VAE, unrolled": pv.SemiAmortizedGuide(model, diagonal, encoder(diagonal), pv.UnrolledRefiner(num_steps=5)),
+        "SA-VAE, unrolled": pv.SemiAmortizedGuide(
+            model,
+            diagonal,
+            encoder(diagonal),
+            pv.SVIRefiner(num_steps=5, lr=0.01, optimizer="sgd", gradient="unrolled"),
+        ),
         "learned iterative": pv.LearnedIterativeGuide(model, diagonal, encoder(diagonal)),
         "Gauss-Newton (VLAE)": pv.SemiAmortizedGuide(model, full, encoder(full), pv.GaussNewtonRefiner(num_steps=4)),
         "SVI, no encoder": pv.SVIGuide(model, diagonal, pv.SVIRefiner(num_steps=100, lr=0.05)),

@@ -3,11 +3,13 @@
 import inspect
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 import pyrovae as pv
+from pyrovae import testing
 from pyrovae.schema import COMPONENTS
 
 torch.set_num_threads(1)
@@ -51,13 +53,10 @@ def x() -> torch.Tensor:
 
 
 @pytest.fixture
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Captured graphs run operation by operation: tests that ask what tracing makes of a program spare Inductor."""
-
-    def interpret(traced: torch.fx.GraphModule) -> object:
-        return lambda *flat: torch.fx.Interpreter(traced).run(*flat, enable_io_processing=False)
-
-    monkeypatch.setattr("pyrovae.capture.graph._compiled", interpret)
+def interpreted() -> Iterator[None]:
+    """Captured graphs run operation by operation."""
+    with testing.interpreted():
+        yield
 
 
 def tiny_images() -> pv.data.Dataset:

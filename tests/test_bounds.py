@@ -8,7 +8,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import make_guide
-from oracle import LinearGaussian
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from scipy import stats
@@ -22,6 +21,7 @@ from pyrovae.inference import ais, bidirectional, effective_sample_size, iwae, i
 from pyrovae.inference.annealing import Annealing
 from pyrovae.inference.hmc import Chains, hmc_transition
 from pyrovae.inference.importance import points_at_once
+from pyrovae.testing import LinearGaussian
 
 # q of the mismatch: off by δ, too wide, where weights have a variance (C7).
 SHIFT, LOG_WIDER = 0.3, 0.1

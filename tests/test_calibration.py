@@ -8,7 +8,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import make_guide
-from oracle import LinearGaussian
 from scipy.stats import norm
 from torch import nn
 
@@ -18,6 +17,7 @@ from pyrovae.evaluation.predictive_checks import predictive_checks, statistics
 from pyrovae.evaluation.ranks import coverage, spread_ranks, uniformity
 from pyrovae.evaluation.subject import Subject
 from pyrovae.inference import Inferred, simulate
+from pyrovae.testing import LinearGaussian
 
 N = 1000
 

@@ -7,11 +7,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from contracts import check_guide
 from pyro.nn import PyroModule
 
 import pyrovae as pv
 from pyrovae.schema import COMPONENTS
+from pyrovae.testing import check_guide
 
 ROOT = Path(__file__).parent.parent
 

@@ -3,11 +3,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import FAMILIES, GUIDES, Z_DIM, make_guide
-from oracle import FixedNoise
 from pyro.infer import Trace_ELBO
 
 import pyrovae as pv
 from pyrovae.inference import ELBO, common_noise_terms, elbo_terms
+from pyrovae.testing import FixedNoise
 
 
 @pytest.mark.parametrize("family", FAMILIES)

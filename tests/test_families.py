@@ -8,8 +8,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import COMPONENTS, FAMILIES, Z_DIM
-from oracle import LinearGaussian
 from pyro.nn import PyroModule
+from relaxed_poisson import PoissonFamily, PoissonPrior
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyrovae as pv
@@ -17,6 +17,7 @@ from pyrovae.capture import Capture, CaptureWarning
 from pyrovae.distributions import ReparameterizedMixture, held_fixed
 from pyrovae.inference import elbo_terms, iwae
 from pyrovae.inference.elbo import kl_of_site
+from pyrovae.testing import LinearGaussian
 
 F64 = torch.float64
 
@@ -257,6 +258,27 @@ def test_derivatives_of_expanded_and_of_many_draws_are_those_of_each():
             for total, part in zip(summed, one, strict=True):
                 total[row] += part
     torch.testing.assert_close(list(gradients(expand=True)), summed)
+
+
+# A KL and no density.
+
+
+def test_relaxed_counts_have_the_moments_of_counts_and_a_kl():
+    family, prior = PoissonFamily(3, temperature=0.01), PoissonPrior(3)
+    assert family.density == "none"
+    params = torch.tensor([0.2, 1.0, 4.0]).log().expand(2, -1).clone().requires_grad_()
+    q = family(params)
+    draws = q.rsample((20_000,))
+    torch.testing.assert_close(draws.mean(0), q.mean, rtol=0.05, atol=0)
+    torch.testing.assert_close(draws.var(0), q.variance, rtol=0.1, atol=0)
+    (slope,) = torch.autograd.grad(draws.mean(0).sum(), params)
+    torch.testing.assert_close(slope, q.mean, rtol=0.2, atol=0)  # d rate / d log rate
+    k = torch.arange(60.0)[:, None, None]
+    log_q, log_p = (dist.Poisson(rate).log_prob(k) for rate in (params.exp(), torch.ones(3)))
+    torch.testing.assert_close(kl_divergence(q, prior()), (log_q.exp() * (log_q - log_p)).sum((0, 2)))
+    assert q.expand((5, 2)).rsample().shape == (5, 2, 3)
+    with pytest.raises(NotImplementedError):
+        q.log_prob(draws)
 
 
 # Refinement.

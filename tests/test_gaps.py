@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import torch
 from conftest import GUIDES, X_SHAPE, Z_DIM, make_guide
-from oracle import FixedNoise, LinearGaussian, quadrature
 
 import pyrovae as pv
 from pyrovae.evaluation.findings import Findings
@@ -16,6 +15,7 @@ from pyrovae.evaluation.hardness import hardness, occlusion_curve
 from pyrovae.evaluation.subject import Subject
 from pyrovae.evaluation.trajectories import scored_steps, trajectory
 from pyrovae.inference import common_noise_terms, optimum, precise_terms
+from pyrovae.testing import FixedNoise, LinearGaussian, quadrature
 
 PARTS = ("approximation", "amortization", "recovered", "remaining", "inference")
 

@@ -4,16 +4,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import X_SHAPE, Z_DIM, make_guide
-from contracts import check_guide
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import LinearGaussian
 from test_capture import both
 from torch import nn
 
 import pyrovae as pv
 from pyrovae.inference import elbo_terms, iwae
 from pyrovae.schema import COMPONENTS
+from pyrovae.testing import LinearGaussian, check_guide
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ import pytest
 import torch
 import yaml
 from conftest import GUIDES, X_SHAPE, make_guide, tiny_images
-from contracts import check_guide
-from oracle import FixedNoise, LinearGaussian, quadrature
 from pyro.nn import PyroModule
+from relaxed_poisson import PoissonFamily
 from torch import nn
 from torch.distributions import MultivariateNormal
 
@@ -20,6 +19,7 @@ from pyrovae.capture import CaptureWarning
 from pyrovae.config import ConfigError, check
 from pyrovae.guides import encoder_loss
 from pyrovae.inference import AnalyticELBO, elbo_terms, iwae
+from pyrovae.testing import FixedNoise, LinearGaussian, check_guide, quadrature
 from pyrovae.training.figures import kl_per_dim
 
 FLOOR = 1e-5  # added to each scale
@@ -337,6 +337,12 @@ def counts(size=7):
     return torch.randint(0, 5, (size, 6)).float()
 
 
+def test_a_joint_knows_no_more_densities_than_its_parts():
+    assert joint().density == "any"
+    assert pv.Joint(z1=pv.Flow(3), z2=pv.DiagonalNormal(2)).density == "own"
+    assert pv.Joint(z1=pv.Flow(3), z2=PoissonFamily(2)).density == "none"
+
+
 def test_joint_of_reads_sites_shapes_and_supports():
     model, x = Spikes(), counts()
     family = pv.Joint.of(model, x)
@@ -459,7 +465,96 @@ def test_joint_of_says_what_it_cannot_read(model, message):
         pv.Joint.of(model, torch.randn(4))
 
 
+# A latent array: z of shape (T, D) over time.
+
+
+class Sequences(PyroModule):
+    """x_t of 6 neurons under z_t, which walks."""
+
+    def __init__(self):
+        super().__init__()
+        self.readout = nn.Linear(2, 6)
+
+    def forward(self, x):
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(5, 2), 1.0).to_event(2))
+            pyro.sample("x", self.decode(z.cumsum(-2)), obs=x)
+
+    def decode(self, z):
+        return dist.Poisson(self.readout(z).exp()).to_event(2)
+
+
+class OverTime(pv.Family):
+    def __init__(self, num_times=5, dim=2):
+        super().__init__(num_times * dim)
+        self.shape, self.num_params = (2, num_times, dim), 2 * num_times * dim
+
+    def forward(self, params):
+        loc, log_scale = params.unflatten(-1, self.shape).unbind(-3)
+        return dist.Normal(loc, log_scale.exp()).to_event(2)
+
+
+ARRAYS = {
+    "joint": pv.Joint.of,
+    "joint of full normals": lambda model, x: pv.Joint.of(model, x, pv.FullNormal),
+    "one's own": lambda model, x: OverTime(),
+}
+
+
+@pytest.mark.parametrize("make", ARRAYS.values(), ids=ARRAYS)
+def test_a_latent_array_is_one_all_the_way(make):
+    model, x = Sequences(), torch.randint(0, 3, (7, 5, 6)).float()
+    family = make(model, x)
+    params = 0.3 * torch.randn(7, family.num_params)
+    q = family(params)
+    assert (family.z_dim, q.event_shape) == (10, (5, 2))
+    assert model.decode(q.mean).mean.shape == x.shape
+    assert family.sample(params).shape == (7, 5, 2)
+    z = q.rsample((3,))
+    assert q.log_prob(z).shape == (3, 7)
+    encoder = pv.nets.MLP((5, 6), (family.num_params,), widths=(8,))
+    for guide in (
+        pv.AmortizedGuide(family, encoder),
+        pv.SemiAmortizedGuide(model, family, encoder, pv.SVIRefiner(num_steps=2)),
+    ):
+        for objective in (pv.ELBO(num_particles=2), AnalyticELBO(free_bits=0.1)):
+            guide.zero_grad()
+            objective.loss_and_grads(model, guide, x)
+            assert all(p.grad.abs().sum() > 0 for p in guide.parameters())
+
+
+def test_joint_of_keeps_independent_entries_apart_whatever_their_shape():
+    model, x = Sequences(), torch.zeros(7, 5, 6)
+    family, params = pv.Joint.of(model, x), torch.randn(7, 20)
+    own, prior = OverTime(), dist.Normal(torch.zeros(5, 2), 1.0).to_event(2)
+    torch.testing.assert_close(
+        *(torch.distributions.kl_divergence(each(params), prior) for each in (family, own)), rtol=1e-3, atol=1e-3
+    )
+    assert kl_per_dim(model, family, x, params).shape == (10,)
+
+
+def test_a_vae_may_have_a_prior_over_arrays():
+    class Prior(nn.Module):
+        def forward(self):
+            return dist.Normal(torch.zeros(5, 2), 1.0).to_event(2)
+
+    model = pv.VAE(Prior(), nn.Linear(2, 6), pv.models.likelihoods.Poisson(event_dim=2))
+    assert model.sample(3).shape == (3, 5, 6)
+    assert pv.Joint.of(model, model.sample(3).round())(torch.zeros(3, 20)).event_shape == (5, 2)
+
+
 # Errors.
+
+
+def test_what_a_model_can():
+    plain, vae = Spikes(), pv.models.mlp(X_SHAPE, 3)
+    for model, able in ((plain, False), (vae, True), (pv.models.hierarchical_mlp(X_SHAPE, Z_DIMS), True)):
+        assert isinstance(model, pv.models.Model)
+        assert pv.models.can_decode(model) == pv.models.can_sample(model) == able
+    assert vae.sites == ("z",)
+    plain.sites = ("z", "gain")
+    with pytest.raises(ValueError, match=r"draws the latent sites z, gain, .*noise and its `sites` are z, gain"):
+        pv.Joint.of(plain, counts())
 
 
 def test_sites_that_differ_are_named(layered, x):

@@ -9,7 +9,7 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 ORDER = [
-    "validation", "files", "capture", "distributions", "nets", "models", "families", "inference", "guides", "training", "evaluation", "schema", "config", "build",
+    "validation", "files", "capture", "distributions", "nets", "models", "families", "inference", "guides", "training", "testing", "evaluation", "schema", "config", "build",
     "run_folder", "run_evaluation", "run_embedding", "run_samples", "inspection", "comparison", "cli", "scripts",
 ]  # fmt: skip
 ABOVE_DATA = {

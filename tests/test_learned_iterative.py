@@ -9,13 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import FAMILIES, Z_DIM, make_guide
-from oracle import FixedNoise, LinearGaussian, quadrature
 from pyro.nn import PyroModule
 from test_oracle import exact_elbo
 from torch import nn
 
 import pyrovae as pv
 from pyrovae.inference import frozen
+from pyrovae.testing import FixedNoise, LinearGaussian, quadrature
 
 
 def on_oracle(gradient: str = "stopped", num_particles: int = 1, widths: tuple = (7,)) -> tuple:

@@ -4,12 +4,12 @@ import pyro
 import pytest
 import torch
 from conftest import FAMILIES
-from oracle import FixedNoise, LinearGaussian, quadrature
 from test_oracle import exact_elbo
 from torch.distributions import kl_divergence
 
 import pyrovae as pv
 from pyrovae.schema import COMPONENTS
+from pyrovae.testing import FixedNoise, LinearGaussian, quadrature
 
 NATURAL = [name for name in FAMILIES if COMPONENTS["family"][name](1).has_natural_gradient]
 assert NATURAL == ["diagonal_normal", "full_normal", "laplace", "student_t"]

@@ -7,13 +7,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import X_SHAPE, Z_DIM, make_guide
-from oracle import FixedNoise, LinearGaussian, quadrature
 from pyro.nn import PyroModule
 from torch import nn
 
 import pyrovae as pv
 from pyrovae.inference import elbo_terms, iwae
 from pyrovae.schema import COMPONENTS
+from pyrovae.testing import FixedNoise, LinearGaussian, quadrature
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_dreg_for_several_sites(chained):
     loss = pv.IWAE(num_particles=num).differentiable_loss(model, lambda _: family.sample(params), x)
     found = torch.autograd.grad(loss, [params, *model.parameters()])
     torch.manual_seed(1)
-    log_weight = pv.inference.importance.log_weights_of(
+    log_weight = pv.inference.objectives.log_weights_of(
         *pv.ELBO(num_particles=num).traces(model, lambda _: family.sample(params), x), num, 6
     )
     share = log_weight.softmax(0).detach()

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import FixedNoise, LinearGaussian, evidence_of_ppca, quadrature
 from torch import nn
 
 import pyrovae as pv
 from pyrovae.inference import ELBO, elbo_terms, iwae
+from pyrovae.testing import FixedNoise, LinearGaussian, evidence_of_ppca, quadrature
 
 FAMILIES = [pv.DiagonalNormal, pv.FullNormal, pv.LowRankNormal]
 EXACT = [pv.FullNormal, partial(pv.LowRankNormal, rank=2)]  # for three dimensions

@@ -6,12 +6,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import FAMILIES, X_SHAPE, Z_DIM, make_guide
-from oracle import FixedNoise, LinearGaussian, quadrature
 from pyro.infer import SVI
 
 import pyrovae as pv
-from pyrovae.inference import Objective, elbo_terms, frozen, iwae, optimum, precise_terms
-from pyrovae.inference import SGD, Adam, AdaptiveStep
+from pyrovae.inference import SGD, Adam, AdaptiveStep, Objective, elbo_terms, frozen, iwae, optimum, precise_terms
+from pyrovae.testing import FixedNoise, LinearGaussian, quadrature
 
 
 def test_improves_and_says_by_how_much(model, x):

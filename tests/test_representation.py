@@ -7,7 +7,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import FAMILIES, X_SHAPE, Z_DIM, make_guide
-from oracle import LinearGaussian
 from torch import nn
 
 import pyrovae as pv
@@ -29,6 +28,7 @@ from pyrovae.evaluation.traversals import (
     traverse,
 )
 from pyrovae.inference import Inferred, elbo_terms, simulate
+from pyrovae.testing import LinearGaussian
 
 
 class Given(pv.Guide):

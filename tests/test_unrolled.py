@@ -7,8 +7,6 @@ import pyro
 import pytest
 import torch
 from conftest import FAMILIES, X_SHAPE, Z_DIM, make_guide
-from contracts import check_guide
-from oracle import FixedNoise, LinearGaussian, quadrature
 from torch import nn
 
 import pyrovae as pv
@@ -16,6 +14,7 @@ from pyrovae.capture import CaptureWarning, isolated
 from pyrovae.config import ConfigError, check
 from pyrovae.inference.steps import Adam
 from pyrovae.schema import COMPONENTS
+from pyrovae.testing import FixedNoise, LinearGaussian, check_guide, quadrature
 from pyrovae.training.loss import BatchLoss
 
 GRADIENTS = ["unrolled", "truncated(2)", "first_order", "stopped"]

@@ -227,48 +227,44 @@ def structure(value: Any) -> Hashable:
     return (type(value), *map(structure, value)) if isinstance(value, tuple) else value is None
 
 
-def packer(example: Any) -> Callable[[Sequence[Tensor]], Any]:
-    """A function that makes of tensors nested tuples like `example`.
+def caller(args: tuple[Any, ...], results: Any) -> Any:
+    """(run, fixed, rows, name) to `run(*fixed, *tensors)` as a function of nested tuples like these, of so many rows.
 
     It is written out as source, as Python's `NamedTuple` and torch's `fx` do, for it runs at every inner step.
     """
+    shapes = {f"t{i}": leaf.dim() > 0 for i, leaf in enumerate(leaves(args))}
+    scope: dict[str, Any] = {"refuse": _refuse}
+    source = f"""
+def make(run, fixed, rows, name):
+    def call(*args):
+        {_source(args, iter(shapes), None)} = args
+        if not {" == ".join([f"{t}.shape[0]" for t, batched in shapes.items() if batched])} == rows:
+            refuse(args, rows, name)
+        flat = run(*fixed, {", ".join(f"{t}.contiguous()" if batched else t for t, batched in shapes.items())})
+        return {_source(results, (f"flat[{i}]" for i in count()), scope)}
+    return call"""
+    exec(source, scope)
+    return scope["make"]
+
+
+def packer(example: Any) -> Callable[[Sequence[Tensor]], Any]:
+    """A function that makes of tensors nested tuples like `example`."""
     kinds: dict[str, Any] = {}
     return eval(f"lambda flat: {_source(example, (f'flat[{i}]' for i in count()), kinds)}", kinds)
 
 
-def _source(value: Any, leaf: Iterator[str], kinds: dict[str, Any]) -> str:
+def _source(value: Any, leaf: Iterator[str], kinds: dict[str, Any] | None) -> str:
+    """Nested tuples like `value`, of types that `kinds` learns, or as a target to assign to."""
     if not isinstance(value, tuple):
-        return "None" if value is None else next(leaf)
-    name = "" if type(value) is tuple else f"kind{len(kinds)}"
-    kinds[name] = type(value)
+        return next(leaf) if value is not None else "_" if kinds is None else "None"
+    name = ""
+    if kinds is not None and type(value) is not tuple:
+        kinds[name := f"kind{len(kinds)}"] = type(value)
     return f"{name}({''.join(f'{_source(item, leaf, kinds)}, ' for item in value)})"
 
 
-def _places(value: Any, name: str) -> list[str]:
-    if isinstance(value, tuple):
-        return [place for i, item in enumerate(value) for place in _places(item, f"{name}[{i}]")]
-    return [] if value is None else [name]
-
-
-def caller(args: tuple[Any, ...], results: Any) -> Any:
-    """(run, fixed, rows, name) to `run(*fixed, *tensors)` as a function of nested tuples like these, of so many rows.
-
-    Tensors it makes contiguous, as compiled code expects them.
-    """
-    names = [f"a{i}" for i in range(len(args))]
-    places = [place for arg, name in zip(args, names, strict=True) for place in _places(arg, name)]
-    batched = [place for place, leaf in zip(places, leaves(args), strict=True) if leaf.dim() > 0]
-    tensors = ", ".join(f"{place}.contiguous()" if place in batched else place for place in places)
-    right = " == ".join([*(f"{place}.shape[0]" for place in batched), "rows"])
-    call = f"pack(run(*fixed, {tensors})) if {right} else refuse(rows, name, {', '.join(batched)})"
-    return eval(
-        f"lambda run, fixed, rows, name: lambda {', '.join(names)}: {call}",
-        {"pack": packer(results), "refuse": _refuse},
-    )
-
-
-def _refuse(rows: int, name: str, *batched: Tensor) -> None:
-    sizes = ", ".join(sorted({str(len(tensor)) for tensor in batched}))
+def _refuse(args: Any, rows: int, name: str) -> None:
+    sizes = ", ".join(sorted({str(len(leaf)) for leaf in leaves(args) if leaf.dim() > 0}))
     raise ValueError(f"{name} is bound for batches of {rows}, and called with {sizes}; bind it again")
 
 

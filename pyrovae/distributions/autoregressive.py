@@ -98,9 +98,7 @@ class Spline:
     def _knots(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where knots lie on both axes, and the slopes there, (..., D, num_bins + 1) each."""
         widths, heights, slopes = _bounded(raw).split([self.num_bins, self.num_bins, self.num_bins - 1], -1)
-        x, y = (
-            F.pad(2 * self.BOUND * logits.softmax(-1).cumsum(-1), (1, 0)) - self.BOUND for logits in (widths, heights)
-        )
+        x, y = (F.pad(2 * self.BOUND * raw.softmax(-1).cumsum(-1), (1, 0)) - self.BOUND for raw in (widths, heights))
         return x, y, F.pad(slopes, (1, 1)).exp()  # of slope 1 at the ends, where the identity begins
 
     @staticmethod
@@ -139,11 +137,9 @@ class Autoregressive:
         MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015), arXiv:1502.03509
 
     >>> import pyrovae as pv
-    >>> network = pv.nets.made.MADE(3, 2, Affine(), (16,))
-    >>> transform = network(torch.ones(4, 2))
-    >>> y, log_det = transform(torch.randn(4, 3))
-    >>> y.shape, log_det.shape
-    (torch.Size([4, 3]), torch.Size([4]))
+    >>> transform = pv.nets.made.MADE(3, 2, Affine(), (16,))(torch.ones(4, 2))
+    >>> [result.shape for result in transform(torch.randn(4, 3))]
+    [torch.Size([4, 3]), torch.Size([4])]
     """
 
     monotone: Monotone

@@ -14,12 +14,9 @@ from .numerics import held_fixed
 
 
 class Concatenated(dist.TorchDistribution):
-    r"""Independent parts, their values flattened and side by side.
+    r"""Independent parts, of one batch shape and any event shapes, their values flattened and side by side.
 
     .. math:: q(z) = \prod_l q_l(z_l), \qquad z = (z_1, \ldots, z_L)
-
-    Args:
-        parts: Distributions of one batch shape, and of any event shapes.
 
     >>> q = Concatenated([dist.Normal(torch.zeros(4, 3), 1.0).to_event(1), dist.Gamma(torch.ones(4), 1.0)])
     >>> q.event_shape, q.rsample((5,)).shape
@@ -132,9 +129,7 @@ class Transformed(dist.TransformedDistribution):
     def _quadrature_is_exact(self) -> bool:
         base = self.base_dist
         entries = base.base_dist if isinstance(base, Independent) else base
-        return isinstance(entries, MultivariateNormal | Normal) and all(
-            _is_elementwise(transform) for transform in self.transforms
-        )
+        return isinstance(entries, MultivariateNormal | Normal) and all(map(_is_elementwise, self.transforms))
 
     def _expectation(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)

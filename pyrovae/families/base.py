@@ -61,10 +61,7 @@ class Family(nn.Module, ABC):
 
         .. math:: F(\lambda)^{-1} g, \qquad F(\lambda) = E_q [\nabla \log q \, \nabla \log q^\top]
 
-        For families whose Fisher information F has a closed form; full precision is up to the caller.
-
-        Raises:
-            NotImplementedError: A family without.
+        For families whose Fisher information F has a closed form, others raise; full precision is up to the caller.
 
         Reference:
             Natural Gradient Works Efficiently in Learning (Amari, 1998), Neural Computation 10(2)

@@ -20,16 +20,12 @@ _WEAKEST_FIRST: tuple[Density, ...] = ("none", "own", "any")
 
 
 class Constrained(Family):
-    r"""z = T(u), u ~ `family`, with T the bijection from the reals to the support of a site, in the site's shape.
+    r"""z = T(u), u ~ `family` of `site.num_free` dimensions, T the bijection from the reals to the site's support.
 
     .. math:: q(z \mid \lambda) = q_u(T^{-1}(z) \mid \lambda) \, |\det J_{T^{-1}}(z)|
 
     Positive entries are exponentials, entries in an interval sigmoids, a simplex is broken like a stick. Independent
     entries that may be any number are independent still, so their KL to a normal prior stays in closed form.
-
-    Args:
-        family: Of u, as many dimensions as `site.num_free`.
-        site: Event shape and support of z.
 
     Reference:
         Automatic Differentiation Variational Inference (Kucukelbir et al., 2017), arXiv:1603.00788
@@ -69,14 +65,7 @@ class Joint(Family):
     side. Where the one site is an array, as (T, D) over time, z is that array.
 
     Args:
-        families: Family of each site, by name.
-        others: The same, as keywords.
-
-    Raises:
-        ValueError: No family.
-
-    Reference:
-        Automatic Differentiation Variational Inference (Kucukelbir et al., 2017), arXiv:1603.00788
+        families: Family of each site, by name; `others` the same, as keywords.
 
     >>> import pyrovae as pv
     >>> family = Joint(z1=pv.FullNormal(5), z2=pv.DiagonalNormal(3))

@@ -21,11 +21,9 @@ class Ladder(Family):
         q(z_L) = \mathcal{N}(\hat\mu_L, \hat s_L^2), \qquad
         q(z_l \mid z_{l+1}) \propto \mathcal{N}(z_l \mid \hat\mu_l, \hat s_l^2) \; p(z_l \mid z_{l+1})
 
-    The product is weighted by precisions. λ = (μ̂, log ŝ) of each layer, bottom first, P = 2 (D_1 + ... + D_L). As one
-    distribution, for statistics and pictures, it is the plug-in: each layer given the *mean* of the one above.
-
-    Args:
-        model: The model whose p(z_l | z_{l+1}) it takes; its weights are not the family's, but gradients reach them.
+    The product is weighted by precisions; gradients reach the model's weights. λ = (μ̂, log ŝ) of each layer, bottom
+    first, P = 2 (D_1 + ... + D_L). As one distribution, for statistics and pictures, it is the plug-in: each layer
+    given the *mean* of the one above.
 
     Reference:
         Ladder Variational Autoencoders (Sønderby et al., 2016), arXiv:1602.02282
@@ -65,12 +63,11 @@ class Ladder(Family):
         """q of a layer, with its block of λ (..., 2 D_l), given a value of the layer above, if there is one."""
         if above is None:
             return _message(block).to_event(1)
-        model = self._model[0]
 
-        def fixed() -> Any:
-            return _product(_message(block.detach()), model.conditional(level, above, fixed=True)).to_event(1)
+        def times_prior(block: Tensor, fixed: bool) -> dist.Normal:
+            return _product(_message(block), self._model[0].conditional(level, above, fixed))
 
-        return Conditional(_product(_message(block), model.conditional(level, above)), fixed)
+        return Conditional(times_prior(block, False), lambda: times_prior(block.detach(), True).to_event(1))
 
 
 def _message(block: Tensor) -> dist.Normal:

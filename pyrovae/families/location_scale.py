@@ -23,6 +23,9 @@ class LocationScale(Family):
     Attributes:
         fisher: The Fisher informations of μ, at s = 1, and of log s.
 
+    Reference:
+        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), section 2.4, arXiv:1312.6114
+
     >>> class Logistic(LocationScale):
     ...     def entries(self, loc, scale):
     ...         return dist.Logistic(loc, scale * 3**0.5 / torch.pi)
@@ -69,9 +72,6 @@ class DiagonalNormal(LocationScale):
 
     .. math:: q(z \mid \lambda) = \mathcal{N}(z \mid \mu, \mathrm{diag}(s^2))
 
-    Reference:
-        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114
-
     >>> DiagonalNormal(2)(torch.tensor([3.0, 4.0, 0.0, 0.0])).mean
     tensor([3., 4.])
     """
@@ -88,9 +88,6 @@ class Laplace(LocationScale):
     .. math:: q(z \mid \lambda) = \prod_d \frac{1}{2 b_d} e^{-|z_d - \mu_d| / b_d}, \qquad b = s / \sqrt 2
 
     The partner of a sparse prior: KL divergences to normals and Laplace distributions have a closed form.
-
-    Reference:
-        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), section 2.4 (location-scale families), arXiv:1312.6114
 
     >>> prior = dist.Laplace(torch.zeros(3), 1.0).to_event(1)
     >>> torch.distributions.kl_divergence(Laplace(3)(torch.zeros(7, 6)), prior).shape
@@ -112,9 +109,8 @@ class StudentT(LocationScale):
 
     Tails heavier than the posterior's keep importance weights bounded where a normal's are not.
 
-    References:
+    Reference:
         Importance Weighting and Variational Inference (Domke & Sheldon, 2018), arXiv:1808.09034
-        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), section 2.4 (location-scale families), arXiv:1312.6114
 
     >>> StudentT(3, df=4.0)(torch.zeros(6)).variance
     tensor([1.0000, 1.0000, 1.0000])

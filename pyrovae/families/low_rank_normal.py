@@ -12,16 +12,10 @@ from .base import Family
 
 
 class ConditionedLowRankNormal(dist.LowRankMultivariateNormal):
-    r"""A normal of covariance A (I + U Uᵀ) A with diagonal A and a well conditioned I + UᵀU.
+    r"""A normal of mean `loc` and covariance A (I + U Uᵀ) A, with A = diag(`scale`) and U = `factor` (..., D, R).
 
-    Only the factorisation of the capacitance is not `LowRankMultivariateNormal`'s: it comes from U, as torch's would
-    from A U and A², and is not checked. A check waits for a GPU at every step, and keeps a compiled graph from being
-    cached on disk.
-
-    Args:
-        loc: Mean (..., D).
-        factor: U (..., D, R), of a norm that float32 can square and add 1 to.
-        scale: The diagonal of A (..., D).
+    Only the factorisation of the capacitance I + UᵀU is not `LowRankMultivariateNormal`'s. As it is well conditioned it
+    is not checked: a check waits for a GPU at every step, and keeps a compiled graph from being cached on disk.
 
     >>> ConditionedLowRankNormal(torch.zeros(3), torch.ones(3, 1), torch.ones(3)).variance
     tensor([2., 2., 2.])
@@ -83,5 +77,4 @@ class LowRankNormal(Family):
 
         U and -U are the same q, so at U = 0 the mean gradient of U vanishes, and a loop would leave it by noise alone.
         """
-        loc_and_log_scale = torch.zeros(2 * self.z_dim)
-        return torch.cat([loc_and_log_scale, INIT_FACTOR * torch.randn(self.z_dim * self.rank)])
+        return torch.cat([torch.zeros(2 * self.z_dim), INIT_FACTOR * torch.randn(self.z_dim * self.rank)])

@@ -149,7 +149,7 @@ class _LearnedStep(Step[_LearnedState]):
     def __init__(self, model: nn.Module, family: Family, loop: _LearnedLoop) -> None:
         self.model = model
         self.family = family
-        self.learned = loop.update
+        self.update = self.learned = loop.update
         self.through = loop.through
         # A q held fixed would hide how the gradient itself changes with λ.
         self.objective = ELBO(num_particles=loop.num_particles, path_gradient=not loop.through)
@@ -167,9 +167,9 @@ class _LearnedStep(Step[_LearnedState]):
             objective: Any = self.objective.scaled(settings.beta, prior=sampler(self.family, prior))
             traces = objective.traces(self.model, sampler(self.family, point), x)
             (gradient,) = torch.autograd.grad(objective.loss_of(*traces), point, create_graph=through)
-            error = None if self.learned.encoder is None else _error(traces[0], x)
+            error = None if self.update.encoder is None else _error(traces[0], x)
         error = error if through or error is None else error.detach()
-        return _LearnedState(self.learned(params, gradient, error), gradient)
+        return _LearnedState(self.update(params, gradient, error), gradient)
 
 
 def _error(model_trace: Any, x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from .annealing import Annealed, Bidirectional, ais, bidirectional
 from .elbo import (
     ELBO,
-    AnalyticELBO,
     Objective,
     Terms,
     common_noise,
@@ -15,7 +14,8 @@ from .elbo import (
     scored_sites,
 )
 from .gauss_newton import GaussNewtonRefiner
-from .importance import IWAE, effective_sample_size, iwae, iwae_bounds, log_weights, pareto_k
+from .importance import effective_sample_size, iwae, iwae_bounds, log_weights, pareto_k
+from .objectives import IWAE, AnalyticELBO
 from .optimum import Optimum, optimum, precise_terms
 from .refiner import Inferred, Refiner, SVIRefiner
 from .simulate import mutual_information, simulate

@@ -4,7 +4,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyro
 import torch
@@ -13,12 +13,12 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import kl_divergence
 
 from ..capture import noise_state, set_noise_state
 from ..distributions.numerics import full_precision, held_fixed
 from ..families.base import Family
-from ..validation import NonNegativeFloat, PositiveInt, validated
+from ..validation import PositiveInt, validated
 
 Result = TypeVar("Result")
 Program = Callable[..., Any]
@@ -116,7 +116,7 @@ class Objective(Trace_ELBO):
             `rsample`.
     """
 
-    scores_latents: ClassVar[bool] = True
+    scores_latents: bool = True
     twice_differentiable: bool = True
 
     def __init__(self, num_particles: int, beta: float | Tensor, path_gradient: bool) -> None:
@@ -246,74 +246,6 @@ class ELBO(Objective):
         return -elbo / self.num_particles
 
 
-class AnalyticELBO(Objective):
-    r"""The ELBO with KL(q ‖ p) in closed form where torch knows one; elsewhere from the draw, by path gradients.
-
-    A family that has a KL to the prior needs no density for it. With `free_bits` λ > 0, a latent dimension pays for its
-    information above λ nats only, batch mean:
-
-    .. math:: \sum_i E_q \log p(x_i \mid z) - \beta B \sum_d \max\big(\lambda, \tfrac1B \sum_i KL_{id}\big)
-
-    A site whose KL is not a sum over its dimensions has one allowance of D λ nats.
-
-    Args:
-        beta: Weight of the KL term.
-        num_particles: Draws of z a datapoint, in one vectorised pass.
-        free_bits: λ, nats a dimension that cost nothing.
-
-    Raises:
-        ArgumentError: A number out of range.
-
-    References:
-        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), section 2.3, estimator B, arXiv:1312.6114
-        Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), appendix C.8,
-        arXiv:1606.04934
-
-    >>> import pyrovae as pv
-    >>> objective = pv.AnalyticELBO(free_bits=0.1)
-    >>> objective.scaled(0.5).beta  # a copy, for a warm-up
-    0.5
-    """
-
-    scores_latents = False
-
-    @validated
-    def __init__(
-        self, beta: float | Tensor = 1.0, *, num_particles: PositiveInt = 1, free_bits: NonNegativeFloat = 0.0
-    ) -> None:
-        super().__init__(num_particles, beta, path_gradient=False)  # q stays attached for the closed form
-        self.free_bits = free_bits
-
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        model_trace, guide_trace = self.traces(model, guide, *args, **kwargs)
-        batch = args[0].shape[0]
-        loss: Any = 0.0
-        with full_precision(args[0]):
-            for name, site in scored_sites(model_trace):
-                if site["is_observed"]:
-                    loss = loss - site["log_prob_sum"] / self.num_particles
-                    continue
-                kl, allowance = self._kl(guide_trace.nodes[name], site)
-                mean = kl.reshape(self.num_particles * batch, -1).mean(0)
-                if self.free_bits > 0:
-                    mean = mean.clamp_min(self.free_bits * allowance)
-                loss = loss + self.beta * batch * mean.sum()
-        return loss + self.factors(guide_trace)
-
-    def _kl(self, guide_site: Any, model_site: Any) -> tuple[Tensor, int]:
-        """KL of a site (..., B), or (..., B, D) where it is such a sum; and of how many dimensions each entry is."""
-        q, p, z = guide_site["fn"], model_site["fn"], guide_site["value"]
-        dim = q.event_shape.numel()
-        shape = z.shape[: z.dim() - len(q.event_shape)]  # (..., B)
-        try:
-            if self.free_bits > 0 and isinstance(q, Independent) and isinstance(p, Independent):
-                entries = kl_divergence(q.base_dist, p.base_dist)
-                return entries.expand(*shape, *q.event_shape), 1
-            return kl_divergence(q, p).expand(shape), dim
-        except NotImplementedError:
-            return (guide_site["scored_by"] or held_fixed(q)).log_prob(z) - p.log_prob(z), dim
-
-
 class Terms(NamedTuple):
     """The two sides of the ELBO, per datapoint, in nats.
 
@@ -369,7 +301,8 @@ def elbo_terms(
     (torch.Size([8]), True)
     """
     recon, kl = x.new_zeros(x.shape[0]), x.new_zeros(x.shape[0])
-    objective = AnalyticELBO(num_particles=num_particles).scaled(prior=sampler(family, prior))
+    objective = ELBO(num_particles=num_particles, path_gradient=False).scaled(prior=sampler(family, prior))
+    objective.scores_latents = False  # what a KL in closed form makes needless
     with torch.no_grad(), pyro.validation_enabled(False):
         model_trace, guide_trace = objective.traces(model, sampler(family, params), x)
         with full_precision(x):

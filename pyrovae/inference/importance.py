@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..capture import Capture, isolated, noise_state, programs_of, set_noise_state
-from ..distributions.composed import Conditional
 from ..families import Family
 from ..validation import PositiveInt, validated
-from .elbo import ELBO, Objective, Program, evaluating, latent_sites_of, sampler, scored_sites
+from .elbo import ELBO, evaluating, sampler
+from .objectives import log_weights_of
 
 # Entries of all results of a pass, views among them: several times what is held at once. A CPU is fastest where
 # overhead is hidden and caches still serve. No function of the number of threads, or so would be the draws from a seed.
@@ -148,16 +148,6 @@ def _captured(model: nn.Module, family: Family, draws: int) -> Capture:
     return Capture(_weigh(model, family, draws), model, family, name="the importance weights")
 
 
-def log_weights_of(model_trace: Any, guide_trace: Any, num_particles: int, batch: int) -> Tensor:
-    """log p(x, z) - log q(z | x) from `Objective.traces`, per draw and datapoint, (S, B)."""
-    total: Any = 0.0
-    for _, site in scored_sites(model_trace):
-        total = total + site["log_prob"]
-    for _, site in latent_sites_of(guide_trace):
-        total = total - site["log_prob"]
-    return total.reshape(num_particles, batch)
-
-
 MIN_DRAWS_FOR_TAIL = 25  # of which a fifth, 5, are the tail
 
 
@@ -197,7 +187,7 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
         Sequential imputations and Bayesian missing data problems (Kong, Liu & Wong, 1994), JASA 89(425)
 
     >>> effective_sample_size(torch.zeros(10, 1))  # equal weights
-    tensor([10.0000])
+    tensor([10.])
     """
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
 
@@ -235,74 +225,6 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         for row, flat, good in zip(excess, equal.tolist(), finite.tolist(), strict=True)
     ]
     return log_weights.new_tensor(shapes)
-
-
-class IWAE(Objective):
-    r"""The importance-weighted bound per datapoint, summed over the batch, in nats.
-
-    .. math:: L_S = E_{z_1 \ldots z_S \sim q} \log \frac1S \sum_j w_j, \qquad w_j = \frac{p(x, z_j)}{q(z_j \mid x)}
-
-    With `doubly_reparameterized` the guide's gradient is that of DReG, :math:`\sum_j \tilde w_j^2 \, \partial_z \log
-    w_j \, \partial_\phi z_j` with normalised weights :math:`\tilde w_j`: the same mean, less noise, and a signal that
-    does not fade as S grows. The model's gradient is the ordinary one, of weights :math:`\tilde w_j`.
-
-    (`pyro.infer.RenyiELBO` weighs whole batches, and has no differentiable loss.)
-
-    Args:
-        beta: Weight of the latent sites' log-densities.
-        num_particles: S.
-        doubly_reparameterized: DReG.
-
-    Raises:
-        ArgumentError: `num_particles` below 1.
-
-    References:
-        Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
-        Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker et al., 2019), arXiv:1810.04152
-
-    >>> import pyrovae as pv
-    >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
-    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((4,), (family.num_params,)))
-    >>> pv.IWAE(num_particles=5)(model, guide)(torch.ones(8, 4)).backward()
-    """
-
-    @validated
-    def __init__(
-        self, beta: float | Tensor = 1.0, *, num_particles: PositiveInt = 5, doubly_reparameterized: bool = True
-    ) -> None:
-        super().__init__(num_particles, beta, path_gradient=doubly_reparameterized)
-        self.doubly_reparameterized = doubly_reparameterized
-
-    @property
-    def twice_differentiable(self) -> bool:  # type: ignore[override]
-        return not self.doubly_reparameterized  # its weights are held fixed
-
-    def _shown(self, guide_trace: Any, replayed: Callable[[Any], Any]) -> Any:
-        chained = any(isinstance(site["fn"], Conditional) for _, site in latent_sites_of(guide_trace))
-        if not (chained and self.doubly_reparameterized):
-            return guide_trace
-        # The gradient of a draw that others are made of has a part that comes by those, and is weighted there. Aliases
-        # of the draws, which densities see and the draws made of them do not, tell the two apart.
-        aliased = guide_trace.copy()
-        for name, site in latent_sites_of(guide_trace):
-            aliased.nodes[name] = {**site, "value": site["value"].view_as(site["value"])}
-        again = replayed(aliased)
-        for name, site in latent_sites_of(aliased):
-            site["fn"] = again.nodes[name]["fn"]
-        return aliased
-
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        model_trace, guide_trace = self.traces(model, guide, *args, **kwargs)
-        log_weight = log_weights_of(model_trace, guide_trace, self.num_particles, args[0].shape[0])
-        loss = -(log_weight.logsumexp(0) - math.log(self.num_particles)).sum()
-        if self.doubly_reparameterized:
-            share = log_weight.softmax(0).detach()  # (S, B)
-            for _, site in latent_sites_of(guide_trace):
-                z, event_dim = site["value"], len(site["fn"].event_shape)
-                factor = share.reshape(*z.shape[: z.dim() - event_dim], *[1] * event_dim)
-                if z.requires_grad:  # one factor of the share is in the loss, the other comes here
-                    z.register_hook(lambda grad, factor=factor: grad * factor)
-        return loss + self.factors(guide_trace)
 
 
 def iwae(

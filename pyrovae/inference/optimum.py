@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ..families import Family
 from ..validation import PositiveFloat, PositiveInt, validated
-from .elbo import ELBO, AnalyticELBO, Terms, common_noise, frozen
+from .elbo import ELBO, Terms, common_noise, frozen
+from .objectives import AnalyticELBO
 from .refiner import SVIRefiner, check_rows, scalar, score_of
 from .steps import AdamState, Settings
 

@@ -247,6 +247,8 @@ class SVIRefiner(Refiner):
     True
     """
 
+    objective: Objective
+
     @validated
     def __init__(
         self,

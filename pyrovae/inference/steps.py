@@ -108,7 +108,7 @@ class Adam(RowOptimizer[AdamState]):
     >>> optimizer, params = Adam(), torch.zeros(3, 2)
     >>> direction, state = optimizer(torch.full((3, 2), 0.1), torch.tensor(0.0), optimizer.init(params))
     >>> direction[0]  # the first step is the step size, whatever the gradient's
-    tensor([1., 1.])
+    tensor([1.0000, 1.0000])
     """
 
     BETAS, EPS = (0.9, 0.999), 1e-8

@@ -103,9 +103,9 @@ def _replayed(
     fixed = None if prior is None else prior.detach()
     with evaluating(model), evaluating(family):
         like = tuple(torch.ones_like(part) for part in moving(state))
-        replay = _Replay(pulled.bind(x, settings, state, fixed, like, calls=depth), x, settings, fixed)
+        replay = Replay(pulled.bind(x, settings, state, fixed, like, calls=depth), x, settings, fixed)
     for left in reversed(range(depth)):
-        replay.steps.append((state, noise_state(x.device)))
+        replay.keep(state)
         with frozen(model), frozen(family):
             state = advance(x, settings, state, fixed)
         if left == 0:
@@ -114,7 +114,7 @@ def _replayed(
         yield state
 
 
-class _Replay:
+class Replay:
     """The steps of a loop, to be run again, last first, each on its own noise, when gradients come back.
 
     Memory holds a step's state and the generator's, whatever the size of the networks.
@@ -127,6 +127,10 @@ class _Replay:
         self.surroundings = surroundings()
         kind = x.device.type
         self.autocast = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+
+    def keep(self, state: SVIState) -> None:
+        """Notes the state before the step that comes next, and where its noise starts."""
+        self.steps.append((state, noise_state(self.x.device)))
 
     def back(self, grad: Tensor) -> tuple[Tensor, ...]:
         """From the gradient with respect to λ_K, that with respect to λ₀, prior and weights."""
@@ -151,7 +155,7 @@ class _Attach(torch.autograd.Function):
     """A value, and where its gradients come from."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, replay: _Replay, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, replay: Replay, *inputs: Tensor) -> Tensor:
         ctx.replay = replay
         return value.clone()
 

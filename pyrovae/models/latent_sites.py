@@ -66,28 +66,20 @@ def latent_sites(model: Callable, x: Tensor) -> dict[str, LatentSite]:
 def _read(name: str, site: Any) -> LatentSite:
     fn, plates = site["fn"], [frame.name for frame in site["cond_indep_stack"]]
     if "data" not in plates:
-        raise ValueError(
-            f'latent site {name!r} lies outside the plate "data", so all datapoints share it; make it a parameter of '
-            "the model, as a torch.nn.Parameter"
-        )
-    if len(plates) > 1:
-        raise ValueError(
-            f"latent site {name!r} lies in plates {', '.join(plates)}; make event dimensions of the inner ones, by "
-            "to_event"
-        )
-    if fn.support.is_discrete:
-        raise ValueError(
-            f"latent site {name!r} is discrete ({type(fn).__name__}); sum it out, as dist.MixtureSameFamily does, or "
-            "relax it, as dist.RelaxedOneHotCategorical does"
-        )
-    support = _shared(name, fn.support)
-    try:
-        biject_to(support)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"latent site {name!r} has support {support}, to which torch knows no bijection; write a family for it"
-        ) from error
-    return LatentSite(fn.event_shape, support)
+        problem = 'lies outside the plate "data", so all datapoints share it; make it a parameter of the model'
+    elif len(plates) > 1:
+        problem = f"lies in plates {', '.join(plates)}; make event dimensions of the inner ones, by to_event"
+    elif fn.support.is_discrete:
+        problem = f"is discrete ({type(fn).__name__}); sum it out, as dist.MixtureSameFamily does, or relax it"
+    else:
+        support = _shared(name, fn.support)
+        try:
+            biject_to(support)
+        except NotImplementedError:
+            problem = f"has support {support}, to which torch knows no bijection; write a family for it"
+        else:
+            return LatentSite(fn.event_shape, support)
+    raise ValueError(f"latent site {name!r} {problem}")
 
 
 def _shared(name: str, support: Any) -> Any:

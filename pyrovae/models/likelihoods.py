@@ -112,7 +112,6 @@ class Normal(Likelihood):
     r"""x | h ~ N(h, σ² I).
 
     Args:
-        event_dim: As in `Likelihood`.
         scale: σ, or its first value; same units as x.
         learn_scale: Learn σ, one number for all entries, by maximum likelihood.
 

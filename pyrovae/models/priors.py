@@ -131,9 +131,8 @@ class Flow(nn.Module):
     Densities, which training needs, take one pass; draws take D. It begins near the standard normal. The networks are
     those of the family of this name, as are the arguments, at one learned context for all datapoints.
 
-    References:
+    Reference:
         Variational Lossy Autoencoder (Chen et al., 2017), arXiv:1611.02731
-        Masked Autoregressive Flow for Density Estimation (Papamakarios et al., 2017), arXiv:1705.07057
 
     >>> Flow(8)().log_prob(torch.zeros(7, 8)).shape
     torch.Size([7])
@@ -142,7 +141,7 @@ class Flow(nn.Module):
     @validated
     def __init__(self, z_dim: PositiveInt, *, num_transforms: PositiveInt = 2, widths: Sizes = (128,)) -> None:
         super().__init__()
-        self.networks = FlowNetworks(z_dim, CONTEXT_DIM, Affine(), num_transforms, widths, one_pass="density")
+        self.networks = FlowNetworks(z_dim, CONTEXT_DIM, Affine(), num_transforms, widths, "density")
         self.loc = nn.Parameter(torch.zeros(z_dim))
         self.log_scale = nn.Parameter(torch.zeros(z_dim))
         self.context = nn.Parameter(0.1 * torch.randn(CONTEXT_DIM))  # at zero the networks would have no gradient

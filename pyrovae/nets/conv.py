@@ -46,13 +46,12 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_image("in_shape", in_shape)
-        num_channels, height, width = in_shape
-        path = (num_channels, *channels)
+        path = (in_shape[0], *channels)
         layers: list[nn.Module] = []
         for before, after in pairwise(path):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), activation_layer(activation)]
         self.convolutions = nn.Sequential(*layers)
-        feature_shape = (path[-1], *(_halvings(size, len(channels))[-1] for size in (height, width)))
+        feature_shape = (path[-1], *(_halvings(size, len(channels))[-1] for size in in_shape[1:]))
         self.head = MLP(feature_shape, out_shape, widths=widths, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +90,7 @@ class ConvDecoder(nn.Module):
         layers: list[nn.Module] = []
         for i, pair in enumerate(pairwise(path)):
             # A stride-2 transposed convolution makes 2n - 1 pixels; padding adds the one an even size needs.
-            padding = tuple(sizes[i + 1] - 2 * sizes[i] + 1 for sizes in (heights, breadths))
+            padding = heights[i + 1] - 2 * heights[i] + 1, breadths[i + 1] - 2 * breadths[i] + 1
             up = nn.ConvTranspose2d(*pair, 3, stride=2, padding=1, output_padding=padding)
             layers += [activation_layer(activation), up]
         self.convolutions = nn.Sequential(*layers)

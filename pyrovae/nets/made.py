@@ -21,8 +21,8 @@ class MADE(nn.Module):
     weights are, and near it the transform is gentle, yet every weight has a gradient as soon as c is not zero.
 
     Args:
-        dim: D, inputs.
-        context_dim: C.
+        dim: Inputs, D.
+        context_dim: Entries of c.
         monotone: What r shapes, of K numbers for each input.
         widths: Hidden units of each layer; `()` makes r linear in x.
 
@@ -70,7 +70,6 @@ class _MaskedLinear(nn.Linear):
         self.register_buffer("mask", torch.tensor(after)[:, None] >= torch.tensor(before), persistent=False)
 
     def masked(self) -> Tensor:
-        """The weight, zero where the mask is."""
         return self.weight * self.mask
 
 
@@ -83,10 +82,10 @@ class FlowNetworks(nn.ModuleList):
     Args:
         dim, context_dim, monotone, widths: As in `MADE`.
         num_transforms: Transforms in the chain; the order of entries reverses after each.
-        one_pass: The way that takes one pass, `sampling` or `density`; the other takes D.
+        way: The one that takes one pass, `sampling` or `density`; the other takes D.
 
     >>> from pyrovae.distributions.autoregressive import Affine
-    >>> networks = FlowNetworks(3, 2, Affine(), num_transforms=2, widths=(16,), one_pass="sampling")
+    >>> networks = FlowNetworks(3, 2, Affine(), num_transforms=2, widths=(16,), way="sampling")
     >>> networks(torch.zeros(7, 3), torch.ones(7, 3), torch.zeros(7, 2)).sample().shape
     torch.Size([7, 3])
     """
@@ -95,16 +94,10 @@ class FlowNetworks(nn.ModuleList):
 
     @validated
     def __init__(
-        self,
-        dim: int,
-        context_dim: int,
-        monotone: Monotone,
-        num_transforms: PositiveInt,
-        widths: Sizes,
-        one_pass: OnePass,
+        self, dim: int, context_dim: int, monotone: Monotone, num_transforms: PositiveInt, widths: Sizes, way: OnePass
     ) -> None:
         super().__init__(MADE(dim, context_dim, monotone, widths) for _ in range(num_transforms))
-        self.one_pass: OnePass = one_pass
+        self.one_pass: OnePass = way
         # Symmetric, of unit variance, and none of the global generator's.
         draws = torch.randn(NUM_MOMENT_DRAWS // 2, dim, generator=torch.Generator().manual_seed(0))
         draws = draws / draws.square().mean(0).sqrt()
