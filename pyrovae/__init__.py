@@ -1,7 +1,7 @@
 """Variational autoencoders where the inference scheme is a part you swap."""
 
-from importlib import import_module
-from typing import Any
+from importlib import import_module as _import_module
+from typing import Any as _Any
 
 import pyro
 
@@ -67,6 +67,7 @@ __all__ = [
     "data",
     "elbo_terms",
     "engine",
+    "evaluate",
     "evaluate_run",
     "fit",
     "load",
@@ -74,15 +75,23 @@ __all__ = [
     "nets",
 ]
 
-_LAZY = {
+_LAZY = {  # Lightning takes seconds to import
     "LitVAE": ".training",
-    "fit": ".training",
-    "load": ".build",
-    "evaluate_run": ".run_evaluation",
-}  # Lightning takes seconds to import
+    "fit": ".runs.fit",
+    "load": ".runs.load",
+    "evaluate": ".runs.evaluate",
+    "evaluate_run": ".runs.evaluate",
+}
+_PARTS = {*["cli", "comparison", "config", "evaluation", "inspection", "runs", "testing", "training", "validation"]}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name], __name__), name)
+        return getattr(_import_module(_LAZY[name], __name__), name)
+    if name in _PARTS:
+        return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_PARTS, "__version__"})

@@ -130,10 +130,11 @@ def _lines(error: ValidationError, names: list[str]) -> list[str]:
         place = name + "".join(f"[{part}]" for part in inside)
         by_place.setdefault(place, []).append(problem(item))
     # A union reports each of its options: one line.
-    return [f"{place} {_either(found)}" for place, found in by_place.items()]
+    return [f"{place} {either(found)}" for place, found in by_place.items()]
 
 
-def _either(found: list[str]) -> str:
+def either(found: list[str]) -> str:
+    """One text of several of `problem`, of the options that a value may be: `must be a number or auto, got 'x'`."""
     texts, got = zip(*(text.rsplit(", got ", 1) for text in dict.fromkeys(found)), strict=True)
     options = dict.fromkeys([texts[0], *(text.removeprefix("must be ") for text in texts[1:])])
     return f"{' or '.join(options)}, got {got[0]}"

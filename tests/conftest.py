@@ -10,7 +10,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae import testing
-from pyrovae.schema import COMPONENTS
+from pyrovae.config import COMPONENTS
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: threads beside busy cores spin

@@ -10,8 +10,8 @@ from conftest import FAMILIES, X_SHAPE, Z_DIM
 from test_training import BATCHES, QUIET, fresh
 
 import pyrovae as pv
+from pyrovae.config import COMPONENTS
 from pyrovae.inference import mutual_information
-from pyrovae.schema import COMPONENTS
 from pyrovae.training import AggressiveTraining, LitVAE
 from pyrovae.training.aggressive import Turns
 
@@ -164,8 +164,7 @@ def test_errors_name_value_and_remedy(model):
 
 @pytest.mark.parametrize(("value", "window"), [("false", None), ("true", 10), ("{window: 5}", 5)])
 def test_yaml(value, window, tmp_path):
-    from pyrovae.build import fit_arguments
-    from pyrovae.config import load_config
+    from pyrovae.config import fit_arguments, load_config
 
     (tmp_path / "mine.yaml").write_text(f"train: {{aggressive: {value}}}")
     made = fit_arguments(load_config(tmp_path / "mine.yaml"))["aggressive"]

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.build import build_data
 from pyrovae.cli import evaluate, sample, train
-from pyrovae.config import check
+from pyrovae.config import build_data, check
 from pyrovae.data import Arrays, DataError, Dataset
 from pyrovae.data.arrays.hdf5 import HDF5Array
 from pyrovae.training import check_support

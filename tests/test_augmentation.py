@@ -7,10 +7,10 @@ import torch
 from scipy import stats
 
 import pyrovae as pv
-from pyrovae.build import build_data
-from pyrovae.config import ConfigError, check, to_yaml
+from pyrovae.config import ConfigError, build_data, check, to_yaml
 from pyrovae.data import Augmentation, DataError, Dataset
-from pyrovae.run_folder import RunFolder, open_run
+from pyrovae.runs.folder import RunFolder
+from pyrovae.runs.load import Trained, open_run
 
 WIDTH, SHIFT = 7, 2
 
@@ -156,7 +156,7 @@ MNIST = {"name": "mnist", "source": "embedded"}
 
 def test_yaml(monkeypatch):
     tiny = images(None)
-    monkeypatch.setitem(pv.schema.COMPONENTS["dataset"], "mnist", lambda: tiny)
+    monkeypatch.setitem(pv.config.COMPONENTS["dataset"], "mnist", lambda *, source="auto": tiny)
     config = check(
         {"dataset": {**MNIST, "augment": {"flip": True}, "num_workers": 3}, "model": {"likelihood": "normal"}}
     )
@@ -174,7 +174,7 @@ def test_yaml(monkeypatch):
     ("augment", "line"),
     [
         ({"spin": 1}, "dataset.augment.spin: unknown key (value 1); valid: type, flip, shift"),
-        ({"shift": -1}, "dataset.augment.shift: input should be greater than or equal to 0, got -1"),
+        ({"shift": -1}, "dataset.augment.shift: must be >= 0, got -1"),
         (True, "dataset.augment: say what: {flip: true, shift: 2}, got True"),
     ],
 )
@@ -196,14 +196,14 @@ def test_a_warm_start_from_another_view_is_refused():
 def test_a_run_keeps_its_augmentation(tmp_path, monkeypatch, capsys):
     plain, other = (check({"dataset": {**MNIST, "augment": augment}}) for augment in (None, {"flip": True}))
     run = RunFolder(tmp_path)
-    run._write(plain)
+    run.write(plain)
     with pytest.raises(ConfigError, match=r"dataset.augment: cannot change on resume, from None to {.*'flip': True"):
         run.change(other)
     run.change(plain)
     pixels = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
     tiny = Dataset("mnist", "random", pixels[:10], pixels[10:15], pixels[15:], "dynamic")
-    trained = pv.build.Trained(None, None, plain, (1, 28, 28))
-    monkeypatch.setattr("pyrovae.run_folder.load", lambda *_: trained)
-    monkeypatch.setattr("pyrovae.run_folder.build_data", lambda _: tiny)
+    trained = Trained(None, None, plain, (1, 28, 28))
+    monkeypatch.setattr("pyrovae.runs.load.load", lambda *_, **__: trained)
+    monkeypatch.setattr("pyrovae.runs.load.build_data", lambda _: tiny)
     open_run(tmp_path, overrides=["dataset.augment.flip=true"])
     assert "dataset.augment was None, is {" in capsys.readouterr().err

@@ -7,10 +7,8 @@ import pytorch_lightning as pl
 import torch
 
 import pyrovae as pv
-from pyrovae.build import build_data, build_model, fit_arguments
-from pyrovae.config import ConfigError, check, load_config
+from pyrovae.config import COMPONENTS, ConfigError, build_data, build_model, check, fit_arguments, load_config
 from pyrovae.data import DataError, Dataset
-from pyrovae.schema import COMPONENTS
 from pyrovae.training import CheckpointError
 
 ROOT = Path(__file__).parent.parent

@@ -36,7 +36,7 @@ from pyrovae.capture import (
 )
 from pyrovae.capture.capture import REPAID_AFTER
 from pyrovae.capture.graph import CUDAGraphs, Graph
-from pyrovae.schema import COMPONENTS
+from pyrovae.config import COMPONENTS
 
 NETS = {
     "mlp": lambda: pv.models.mlp(X_SHAPE, Z_DIM, widths=(8,)),

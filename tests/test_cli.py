@@ -66,7 +66,7 @@ def test_main_job(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        ([*config("ivae"), "model.z_dmi=3"], 2, "error: model.z_dmi: unknown key (value 3); did you mean z_dim?"),
+        ([*config("ivae"), "model.z_dmi=3"], 2, "error: model.z_dmi: unknown key for ivae_iterative (value 3); did you mean z_dim?"),
         (["--config", "nowhere.yaml"], 2, "error: nowhere.yaml: No such file"),
         ([*config("sun397"), "dataset.root=/nowhere"], 3, "error: SUN397: /nowhere (dataset.root) does not exist"),
         (
@@ -97,7 +97,7 @@ def test_failures_are_one_line_and_a_code(args, code, message, tmp_path, capfd):
 def test_a_process_ends_with_the_code():
     code, out, err = train(*config("ivae"), "model.z_dim=0")
     assert (code, out) == (2, "")
-    assert err == "error: model.z_dim: input should be greater than 0, got 0\n"
+    assert err == "error: model.z_dim: must be >= 1, got 0\n"
 
 
 def test_debug_shows_the_traceback(capsys):

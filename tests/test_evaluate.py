@@ -110,9 +110,9 @@ def test_figures_and_tensorboard(run, result):
     ("args", "code", "message"),
     [
         (["nowhere"], 4, "error: nowhere holds no config.yaml"),
-        (["RUN", "--num-data", "0"], 2, "error: num_data: input should be greater than 0, got 0"),
+        (["RUN", "--num-data", "0"], 2, "error: num_data: must be > 0, got 0"),
         (["RUN", "--shift", "rotted"], 2, "error: shifts: 'rotted' is unknown; valid: "),
-        (["RUN", "--split", "tset"], 2, "error: splits: input should be 'train', 'val' or 'test', got 'tset'"),
+        (["RUN", "--split", "tset"], 2, "error: splits: must be train, val or test, got 'tset'"),
         (["RUN", "model.z_dim=5"], 2, "error: model.z_dim"),
         (["RUN", "--shift", "other.yaml"], 2, "error: other.yaml: No such file or directory"),
     ],
@@ -156,7 +156,7 @@ def test_settings_of_another_name_are_refused(run):
         pv.evaluate_run(run, num_dta=5)
     with pytest.raises(ConfigError, match=r"^splits: must be a list, \[test\] say, got 'test'$"):
         pv.evaluate_run(run, splits="test")
-    with pytest.raises(ConfigError, match=r"^splits: input should be .*, got 'tset'$"):
+    with pytest.raises(ConfigError, match=r"^splits: must be .*, got 'tset'$"):
         pv.evaluate_run(run, splits=["tset"])
     with pytest.raises(ConfigError, match=r"^splits: .* at least 1 item"):
         pv.evaluate_run(run, splits=[])

@@ -10,8 +10,8 @@ from test_capture import both
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.config import COMPONENTS
 from pyrovae.inference import elbo_terms, iwae
-from pyrovae.schema import COMPONENTS
 from pyrovae.testing import LinearGaussian, check_guide
 
 

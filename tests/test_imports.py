@@ -9,12 +9,10 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 ORDER = [
-    "validation", "files", "capture", "distributions", "nets", "models", "families", "inference", "guides", "training", "testing", "evaluation", "schema", "config", "build",
-    "run_folder", "run_evaluation", "run_embedding", "run_samples", "inspection", "comparison", "cli", "scripts",
+    "validation", "files", "capture", "distributions", "nets", "models", "families", "inference", "guides", "training",
+    "evaluation", "config", "runs", "testing", "inspection", "comparison", "cli", "scripts",
 ]  # fmt: skip
-ABOVE_DATA = {
-    "schema", "build", "run_folder", "run_evaluation", "run_embedding", "run_samples", "inspection", "comparison", "cli",
-}  # fmt: skip
+ABOVE_DATA = {"config", "runs", "inspection", "comparison", "cli"}
 
 
 def imported(file: Path) -> set[str]:

@@ -8,7 +8,7 @@ from test_oracle import exact_elbo
 from torch.distributions import kl_divergence
 
 import pyrovae as pv
-from pyrovae.schema import COMPONENTS
+from pyrovae.config import COMPONENTS
 from pyrovae.testing import FixedNoise, LinearGaussian, quadrature
 
 NATURAL = [name for name in FAMILIES if COMPONENTS["family"][name](1).has_natural_gradient]

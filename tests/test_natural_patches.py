@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from scipy.stats import chisquare
 
-from pyrovae.build import build_data
-from pyrovae.config import ConfigError, check
+from pyrovae.config import ConfigError, build_data, check
 from pyrovae.data import DataError, Held, Mapped, NaturalPatches, Rows
 from pyrovae.data.natural_patches.filters import intensities, local_contrast, olshausen_field
 from pyrovae.data.natural_patches.patches import Patches

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyrovae.build import build_data
-from pyrovae.config import ConfigError, check
+from pyrovae.config import ConfigError, build_data, check
 from pyrovae.data import (
     NORMALIZATIONS,
     ZCA,

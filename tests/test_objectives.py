@@ -11,8 +11,8 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.config import COMPONENTS
 from pyrovae.inference import elbo_terms, iwae
-from pyrovae.schema import COMPONENTS
 from pyrovae.testing import FixedNoise, LinearGaussian, quadrature
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pyrovae.config import COMPONENTS
 from pyrovae.data import SUN397, DataError, ImageFolder
 from pyrovae.data.decoding.pictures import picture_files, read_picture
-from pyrovae.schema import COMPONENTS
 
 SPLITS = ("train", "val", "test")
 

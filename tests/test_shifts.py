@@ -101,7 +101,7 @@ def test_other_images_are_refused():
 
 
 def test_a_shift_is_no_data_set_of_a_configuration():
-    from pyrovae.schema import COMPONENTS
+    from pyrovae.config import COMPONENTS
 
     assert not {"shifted", *SHIFTS} & COMPONENTS["dataset"].keys()
 

@@ -11,9 +11,8 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.capture import CaptureWarning, isolated
-from pyrovae.config import ConfigError, check
+from pyrovae.config import COMPONENTS, ConfigError, check
 from pyrovae.inference.steps import Adam
-from pyrovae.schema import COMPONENTS
 from pyrovae.testing import FixedNoise, LinearGaussian, check_guide, quadrature
 from pyrovae.training.loss import BatchLoss
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -48,9 +49,17 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", choices=("best", "last"), default="best", help="best by validation ELBO (default), or last"
     )
+    allow_argument(parser)
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: test")
     parser.add_argument(
         "overrides", nargs="*", metavar="dataset.key=value", help="where data lies now, dataset.root=DIR say"
+    )
+
+
+def allow_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--allow`, the user's word that a run's folder may import a package."""
+    parser.add_argument(
+        "--allow", metavar="PACKAGE", action="append", default=[], help="import the run's own components from here"
     )
 
 
@@ -66,7 +75,9 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def guarded(job: Callable[[], None], debug: bool) -> int:
-    """Runs `job`; returns the exit code."""
+    """Runs `job`, with the current folder on the import path, for components of one's own; returns the exit code."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
     try:
         job()
     except KeyboardInterrupt:

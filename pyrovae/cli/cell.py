@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .base import guarded
+from .base import allow_argument, guarded
 from .train import main as train
 
 
@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, metavar="RUN_DIR", help="the run's folder")
     parser.add_argument("--config", type=Path, metavar="FILE", help="what to train")
     parser.add_argument("--evaluation", default="{}", metavar="JSON", help="settings of evaluate_run")
+    allow_argument(parser)
     parser.add_argument("overrides", nargs="*", metavar="dataset.key=value", help="where the data lie now, say")
     args = parser.parse_intermixed_args(argv)
     settings = json.loads(args.evaluation)
@@ -30,7 +31,7 @@ def _train(args: argparse.Namespace, settings: dict) -> int:
     if found in ("trained", "done"):
         return 0
     if found == "interrupted":
-        return train(["--resume", str(args.run), "--quiet", *args.overrides])
+        return train(["--resume", str(args.run), "--quiet", *(f"--allow={name}" for name in args.allow), *args.overrides])
     if args.run.exists():
         shutil.rmtree(args.run)  # it never came to its first checkpoint, and training would take the next version
     return train(["--config", str(args.config), "--quiet", *args.overrides])
@@ -38,10 +39,10 @@ def _train(args: argparse.Namespace, settings: dict) -> int:
 
 def _evaluate(args: argparse.Namespace, settings: dict) -> None:
     from ..comparison import state  # noqa: PLC0415
-    from ..run_evaluation import evaluate_run  # noqa: PLC0415
+    from ..runs.evaluate import evaluate_run  # noqa: PLC0415
 
     if state(args.run, settings) != "done":
-        evaluate_run(args.run, overrides=args.overrides, **settings)
+        evaluate_run(args.run, overrides=args.overrides, allow=args.allow, **settings)
 
 
 if __name__ == "__main__":

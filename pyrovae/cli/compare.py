@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import EXIT_CODES, command_parser, guarded
+from .base import EXIT_CODES, allow_argument, command_parser, guarded
 
 if TYPE_CHECKING:
     from ..comparison import Cell, ComparisonSettings, Failure
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: runs/compare/<name>)")
     parser.add_argument("--jobs", type=int, metavar="N", help="cells side by side (default: the file's jobs, or 1)")
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and stop")
+    allow_argument(parser)
     parser.add_argument("words", nargs="*", metavar="RUN_DIR | key=value", help="finished runs, or overrides")
     args = parser.parse_intermixed_args(argv)
     args.overrides = [word for word in args.words if "=" in word]
@@ -99,7 +100,7 @@ def _planned(args: argparse.Namespace) -> "tuple[ComparisonSettings, list[Cell],
         if not override.startswith(("evaluation.", "dataset.")):
             raise ConfigError(f"{override}: these runs are trained; only evaluation. and dataset. values can be set")
         apply_override(values, override)
-    cells = c.cells_of_runs(args.runs)
+    cells = c.cells_of_runs(args.runs, args.allow)
     given, resolved = values["evaluation"], c.resolved_evaluation(values["evaluation"])
     # What is not given may be as it is: an evaluation that is there is not made again for the sake of defaults.
     evaluation = {name: resolved[name] for name in given}
@@ -117,6 +118,7 @@ def _command(cell: "Cell", evaluation: dict[str, Any], args: argparse.Namespace,
     path.write_text(f"# python scripts/train.py --config {path}\n{to_yaml(cell.config)}", encoding="utf-8")
     files = ["--run", str(cell.run_dir), "--config", str(path)]
     overrides = [text for text in args.overrides if text.startswith("dataset.")]  # a folder of data that has moved
+    files += [word for module in cell.config.own_modules for word in ("--allow", module)]
     return [sys.executable, "-m", "pyrovae.cli.cell", *files, "--evaluation", json.dumps(evaluation), *overrides]
 
 

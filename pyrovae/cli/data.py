@@ -48,8 +48,7 @@ def _list() -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from ..build import build_data  # noqa: PLC0415 - as above
-    from ..config import load_config  # noqa: PLC0415
+    from ..config import build_data, load_config  # noqa: PLC0415 - as above
     from ..files import check_writable, replacing  # noqa: PLC0415
     from ..inspection import figure, inspected, words  # noqa: PLC0415
 
@@ -62,7 +61,8 @@ def _inspect(args: argparse.Namespace) -> None:
     seconds = perf_counter() - start
     report = inspected(data, batch_size=config.dataset.batch_size, seed=config.train.seed, progress=not args.quiet)
     print(words(report))
-    print(f"\nlikelihood {config.model.likelihood.type}: has a density for these data")
+    if hasattr(config.model, "likelihood"):
+        print(f"\nlikelihood {config.model.likelihood.type}: has a density for these data")
     print(f"read in    {seconds:.1f} s")
     with replacing(out) as part:
         figure(report).savefig(part, format=out.suffix[1:], dpi=150)

@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _embed(args: argparse.Namespace) -> None:
     # Imported late: torch and Lightning take seconds, and --help should not.
     from ..files import check_writable  # noqa: PLC0415
-    from ..run_embedding import embed  # noqa: PLC0415
-    from ..run_folder import open_run  # noqa: PLC0415
+    from ..runs.embed import embed  # noqa: PLC0415
+    from ..runs.load import open_run  # noqa: PLC0415
 
     path = Path(args.out)
-    trained, data = open_run(args.run_dir, args.checkpoint, args.overrides)
+    trained, data = open_run(args.run_dir, args.checkpoint, args.overrides, args.allow)
     check_writable(path.parent, "name another place with --out")
     if path.is_dir():
         raise IsADirectoryError(f"--out: {path} is a folder; name a file, {path / 'z.npz'} say")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..evaluation.settings import EvaluationSettings
-from .base import command_parser, guarded, show_log
+from .base import allow_argument, command_parser, guarded, show_log
 
 _DESCRIPTION = """How good is a run's posterior, and where is the loss? In nats, with standard errors.
 
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates a run; returns the exit code."""
     parser = command_parser("evaluate.py", _DESCRIPTION, _EXAMPLES)
     parser.add_argument("run_dir", metavar="RUN_DIR", help="what scripts/train.py left, runs/ivae/version_0 say")
+    allow_argument(parser)
     _add_settings(parser)
     parser.add_argument("overrides", nargs="*", metavar="dataset.key=value", help="where the data lie now, say")
     args = parser.parse_intermixed_args(argv)
@@ -53,12 +54,13 @@ def _names(text: str) -> tuple[str, ...]:
 def _evaluate(args: argparse.Namespace) -> None:
     # Imported late: Lightning and scikit-learn take seconds, and --help should not.
     from ..evaluation.table import table  # noqa: PLC0415
-    from ..run_evaluation import evaluate_run  # noqa: PLC0415
+    from ..runs.evaluate import evaluate_run  # noqa: PLC0415
 
     if not args.quiet:
         show_log()
     settings = {name: getattr(args, name) for name in EvaluationSettings.model_fields}
-    result = evaluate_run(args.run_dir, overrides=args.overrides, progress=not args.quiet, **settings)
+    given = {"overrides": args.overrides, "allow": args.allow, "progress": not args.quiet}
+    result = evaluate_run(args.run_dir, **given, **settings)
     print(table(result))
     others = [f"{split}: " for split in result["splits"] if split != result["main"]]
     shown = [text for text in result["warnings"] if not text.startswith(tuple(others))]

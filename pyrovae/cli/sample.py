@@ -1,6 +1,7 @@
 """`scripts/sample.py`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,15 +34,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _sample(args: argparse.Namespace) -> None:
     # Imported late: torch and Lightning take seconds, and --help should not.
     from ..files import check_writable  # noqa: PLC0415
-    from ..run_folder import open_run, provenance  # noqa: PLC0415
-    from ..run_samples import make_samples, write_samples  # noqa: PLC0415
+    from ..runs.folder import provenance  # noqa: PLC0415
+    from ..runs.load import open_run  # noqa: PLC0415
+    from ..runs.sample import make_samples, write_samples  # noqa: PLC0415
 
     folder = Path(args.out or Path(args.run_dir) / "samples")
-    trained, data = open_run(args.run_dir, args.checkpoint, args.overrides)
+    trained, data = open_run(args.run_dir, args.checkpoint, args.overrides, args.allow)
     check_writable(folder, "name another place with --out")
     if not args.quiet:
         show_log()
     arrays = make_samples(trained, data, num=args.num, seed=args.seed, split=args.split)
+    if "samples" not in arrays:
+        print(
+            "warning: the model has no decode, so that draws are all there is; write one, z to p(x | z)",
+            file=sys.stderr,
+        )
     meta = {"run": args.run_dir, "checkpoint": args.checkpoint, "seed": args.seed}
     for path in write_samples(folder, arrays, {**meta, **provenance(trained, data, args.split)}):
         print(path)

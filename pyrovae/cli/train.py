@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .base import command_parser, guarded, show_log
+from .base import allow_argument, command_parser, guarded, show_log
 
 _EXAMPLES = """
 python scripts/train.py --config configs/ivae.yaml
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("train.py", description, _EXAMPLES)
     parser.add_argument("--config", metavar="FILE", help="YAML file (default: configs/default.yaml)")
     parser.add_argument("--resume", metavar="RUN_DIR", help="go on with a run, with its own configuration")
+    allow_argument(parser)
     parser.add_argument(
         "--print", action="store_true", help="print the whole configuration, defaults included, and stop"
     )
@@ -36,19 +37,22 @@ def _train(args: argparse.Namespace) -> None:
     # Imported late: torch and Lightning take seconds, and --help should not.
     import torch  # noqa: PLC0415
 
-    from ..build import build_data, build_model, fit_arguments  # noqa: PLC0415
-    from ..config import load_config, to_yaml  # noqa: PLC0415
-    from ..run_folder import RunFolder  # noqa: PLC0415
+    from ..config import build_data, build_model, fit_arguments, load_config, to_yaml  # noqa: PLC0415
+    from ..runs.folder import RunFolder  # noqa: PLC0415
+    from ..runs.load import read_config  # noqa: PLC0415
     from ..training import fit  # noqa: PLC0415
 
     old = RunFolder.reopen(Path(args.resume)) if args.resume else None
     default = Path(__file__).parent.parent.parent / "configs" / "default.yaml"
-    config = load_config(old.path / "config.yaml" if old else args.config or default, args.overrides)
+    if old is not None:
+        config = read_config(old.path, args.overrides, args.allow)
+    else:
+        config = load_config(args.config or default, args.overrides)
     if args.print:
-        print(to_yaml(config), end="")
+        print(f"# {config.note}\n" * bool(config.note) + to_yaml(config), end="")
         return
     if old is not None:
-        old.change(config)
+        old.change(config, args.allow)
     if not args.quiet:
         show_log()
     if config.train.num_threads is not None:
@@ -56,7 +60,7 @@ def _train(args: argparse.Namespace) -> None:
     data = build_data(config)
     model, guide = build_model(config, data.x_shape)
     folder = old or RunFolder.create(config)
-    folder.announce(data)
+    folder.announce(config, data)
     metrics = fit(
         model,
         guide,
@@ -67,4 +71,4 @@ def _train(args: argparse.Namespace) -> None:
         hparams={"data": data.source, **config.model_dump(mode="json")},
         **fit_arguments(config),
     )
-    folder.summarize(config, data, metrics)
+    folder.report(folder.summarize(config, data, metrics), data)

@@ -43,7 +43,7 @@ def _settings(cell: Cell) -> str:
     parts = [
         cell.config.dataset.name,
         f"guide {guide.type}",
-        f"family {guide.family.type}",
+        *([f"family {guide.family.type}"] if hasattr(guide, "family") else []),
         *([f"refiner {refiner.type}"] if refiner is not None else []),
         *([f"K = {steps}"] if steps is not None else []),
         f"epochs {train.epochs}",

@@ -8,9 +8,8 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from ..build import build_data, build_model, check_views, fit_arguments
 from ..capture import engine
-from ..config import Config
+from ..config import Config, build_data, build_model, check_views, fit_arguments
 from ..data import Dataset
 from ..training.loss import BatchLoss
 from .plan import Cell
@@ -31,11 +30,16 @@ def check_builds(cells: Sequence[Cell]) -> dict[str, Dataset]:
     read, found = dict[str, Dataset](), dict[str, Dataset]()
     for cell in cells:
         if cell.scheme not in found:
-            key = json.dumps([cell.config.dataset.model_dump(mode="json"), cell.config.model.likelihood.type])
+            key = json.dumps([cell.config.dataset.model_dump(mode="json"), _likelihood(cell.config)])
             read[key] = found[cell.scheme] = read[key] if key in read else build_data(cell.config)
             check_views(cell.config, found[cell.scheme])
             build_model(cell.config, found[cell.scheme].x_shape)
     return found
+
+
+def _likelihood(config: Config) -> str | None:
+    block = getattr(config.model, "likelihood", None)  # which a model of one's own may not have
+    return block and block.type
 
 
 def training_seconds(

@@ -2,24 +2,29 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from ..config import Config, ConfigError, load_config
+from ..config import Config, ConfigError
+from ..runs.load import read_config
 from ..training import CheckpointError
 from .plan import Cell
 
 _OF_A_RUN = {"seed", "name", "save_dir"}  # of `train:`
 
 
-def cells_of_runs(run_dirs: Sequence[Path]) -> list[Cell]:
+def cells_of_runs(run_dirs: Sequence[Path], allow: Collection[str] = ()) -> list[Cell]:
     """A cell for each run; runs that differ in nothing but the seed are one scheme.
 
     Schemes are named as their runs are, with more of the path where two would share a name.
 
+    Args:
+        run_dirs: Folders of finished runs.
+        allow: Packages beside pyrovae that their components may come from.
+
     Raises:
-        CheckpointError: A folder that holds no finished run.
+        CheckpointError: A folder that holds no finished run, or components from packages not allowed.
         ConfigError: Two schemes whose names make one file's name.
     """
     twice = [path for path, count in Counter(path.resolve() for path in run_dirs).items() if count > 1]
@@ -29,7 +34,7 @@ def cells_of_runs(run_dirs: Sequence[Path]) -> list[Cell]:
     for path in run_dirs:
         if not (path / "summary.json").is_file():
             raise CheckpointError(f"{path} holds no summary.json; name a finished run, runs/ivae/version_0 say")
-        configs.append(load_config(path / "config.yaml"))
+        configs.append(read_config(path, allow=allow))
     contents = [_content(config) for config in configs]
     names: dict[str, str] = {}
     for path, config, content in zip(run_dirs, configs, contents, strict=True):

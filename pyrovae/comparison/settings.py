@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from ..config import Config, ConfigError, apply_override, nearest, read_yaml
-from ..schema import Strict
+from ..config import Config, ConfigError, Strict, apply_override, nearest, read_yaml
 from .measures import PUBLISHABLE
 
 
@@ -95,7 +94,7 @@ def resolved_evaluation(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: One line for each thing wrong.
     """
-    from ..run_evaluation import check_settings  # noqa: PLC0415 - imports much
+    from ..runs.evaluate import check_settings  # noqa: PLC0415 - imports much
 
     try:
         return check_settings(dict(given)).plain()

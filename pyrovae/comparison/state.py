@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import WHERE_DATA_LIE, ConfigError, load_config
+from ..config import WHERE_DATA_LIE, ConfigError
+from ..runs.load import read_config
 from .plan import Cell
 
 State = Literal["new", "interrupted", "trained", "done"]
@@ -50,7 +51,7 @@ def check_unchanged(cells: Iterable[Cell]) -> None:
 
 
 def _changes(cell: Cell) -> list[str]:
-    before = load_config(cell.run_dir / "config.yaml").model_dump(mode="json")
+    before = read_config(cell.run_dir, allow=cell.config.own_modules).model_dump(mode="json")
     after = cell.config.model_dump(mode="json")
     return [
         f"{section}.{key}: {cell.name} was run with {before[section].get(key)}, and is {after[section].get(key)} now; "

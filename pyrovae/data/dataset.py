@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,21 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 _STATIC, _DYNAMIC, _AUGMENT = 0, 1, 2  # streams of draws
 _SKETCHED = 16  # datapoints of each split
+
+
+def remembered(make: Callable[..., "Dataset"]) -> Any:
+    """Lets a function's data sets keep, as `made_by`, the function and its arguments, so that a run can write them down.
+
+    What is made of them by `replace` is another data set, which keeps nothing.
+    """
+
+    @wraps(make)
+    def call(**arguments: Any) -> "Dataset":
+        data = make(**arguments)
+        object.__setattr__(data, "made_by", (call, arguments))
+        return data
+
+    return call
 
 
 @dataclass(frozen=True, repr=False)

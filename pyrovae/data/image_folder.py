@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from .dataset import SPLITS, Binarize, Dataset
+from .dataset import SPLITS, Binarize, Dataset, remembered
 from .decoding.decoding import OnBad
 from .decoding.picture_tree import Pictures, PictureTree, hold_out
 from .decoding.pictures import Color, Crop
@@ -16,6 +16,7 @@ from .errors import DataError
 _SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
 
+@remembered
 def ImageFolder(  # noqa: N802 - as torchvision's
     *,
     root: str,

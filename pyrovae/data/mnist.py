@@ -10,12 +10,13 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from .dataset import Binarize, Dataset
+from .dataset import Binarize, Dataset, remembered
 from .downloads import first_line, quietly
 from .errors import DataError
 from .splits import held_out
 
 
+@remembered
 def MNIST(  # noqa: N802 - named as the data set is
     *,
     root: str = "data",

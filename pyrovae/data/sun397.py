@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from .dataset import Binarize, Dataset
+from .dataset import Binarize, Dataset, remembered
 from .decoding.decoding import OnBad
 from .decoding.picture_tree import Pictures, PictureTree, hold_out
 from .decoding.pictures import Color, Crop
@@ -15,6 +15,7 @@ from .partitions import Partition, listed, partition_lists
 from .splits import stratified
 
 
+@remembered
 def SUN397(  # noqa: N802 - named as the data set is
     *,
     root: str = "data/SUN397",

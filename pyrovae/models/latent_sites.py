@@ -9,6 +9,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to, constraints
+from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
 from ..capture import isolated
 
@@ -84,7 +85,7 @@ def _read(name: str, site: Any) -> LatentSite:
 
 def _shared(name: str, support: Any) -> Any:
     """`support` with numbers for bounds, in place of a tensor with an entry per datapoint of this batch."""
-    support = copy.copy(support)
+    support = copy.copy(support.base_constraint if isinstance(support, MixtureSameFamilyConstraint) else support)
     for key, value in vars(support).items():
         if isinstance(value, constraints.Constraint):
             setattr(support, key, _shared(name, value))

@@ -9,7 +9,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
-from ..dataset import SPLITS, Binarize, Dataset
+from ..dataset import SPLITS, Binarize, Dataset, remembered
 from ..errors import DataError
 from ..rows import Mapped, Rows
 from ..scaling import Scaled, as_floats
@@ -22,6 +22,7 @@ from .names import Key, Names, data_names, label_names
 _LOOKED_AT = 1000  # datapoints that must show that 8 bits are pixels
 
 
+@remembered
 def Arrays(  # noqa: N802 - a data set, as the others are
     *,
     path: str,

@@ -12,7 +12,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor
 
 from ...data import draws
-from ..dataset import SPLITS, Dataset
+from ..dataset import SPLITS, Dataset, remembered
 from ..decoding.decoding import OnBad, decoded
 from ..decoding.pictures import read_picture
 from ..errors import DataError
@@ -30,6 +30,7 @@ _LOOKED_AT = 256  # training patches, of which one must have the least variance
 _MEASURED = 1000  # images at most that say how strong filtered images are
 
 
+@remembered
 def NaturalPatches(  # noqa: N802 - named as the data set is
     *,
     source: Literal["photographs", "folder"] = "photographs",

@@ -9,7 +9,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ..dataset import SPLITS, Binarize, Dataset
+from ..dataset import SPLITS, Binarize, Dataset, remembered
 from ..decoding.decoding import OnBad, decoded
 from ..decoding.pictures import Color, Crop
 from ..rows import Rows
@@ -23,6 +23,7 @@ from .parts import opened
 _COLORS = {1: "grey", 3: "rgb"}
 
 
+@remembered
 def Torchvision(  # noqa: N802 - named as the data set is
     *,
     set: str,

@@ -10,16 +10,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .build import Trained
-from .capture import engine
-from .data import Dataset, Split
-from .evaluation.draws import posterior_draws, posterior_mean, reconstructions
-from .evaluation.subject import Subject
-from .evaluation.traversals import interpolate, interpolation_figure, most_active, traversal_figure, traverse
-from .files import replacing
-from .inference import simulate
-from .training import figures
-from .training.noise import seed_noise
+from ..capture import engine
+from ..data import Dataset, Split
+from ..evaluation.draws import posterior_draws, posterior_mean, reconstructions
+from ..evaluation.subject import Subject
+from ..evaluation.traversals import interpolate, interpolation_figure, most_active, traversal_figure, traverse
+from ..files import replacing
+from ..inference import simulate
+from ..models import can_decode
+from ..training import figures
+from ..training.noise import seed_noise
+from .load import Trained
 
 NUM_INFERRED = 500  # datapoints that say which latent dimensions are active, and how far they reach
 NUM_SHOWN = 12  # reconstructions in the picture; the arrays have all
@@ -34,7 +35,8 @@ def make_samples(
     `samples`, E[x | z] at draws `z` (n, D) from the prior, and `draws`, x ~ p(x | z), both (n, *x_shape); `inputs`, the
     first datapoints of the split, `reconstructions_init` and `reconstructions`, E[x | z] at the means of q at λ₀ and
     λ_K, and `labels`, if there are any; `traversals` (R, V, *x_shape), where entry `traversal_dims` (R,) of the first
-    one's z takes `traversal_values` (R, V); `interpolations` (R, V, *x_shape) from datapoint r to R + r.
+    one's z takes `traversal_values` (R, V); `interpolations` (R, V, *x_shape) from datapoint r to R + r. Of a model
+    without `decode`, which has no E[x | z], there are `draws`, `z` and `inputs` alone.
 
     Args:
         trained: Model and guide; moved to the GPU, if there is one.
@@ -51,6 +53,8 @@ def make_samples(
     seed_noise(device, seed, "pictures", 1, 0)
     subject = _subject(trained, data, split, max(num, NUM_INFERRED), device)
     seed_noise(device, seed, "pictures", 2, 0)
+    if not can_decode(trained.model):
+        return {**samples, "inputs": subject.x[:num]}
     return {**samples, **reconstructions(subject, num), **walks(subject)}
 
 
@@ -81,9 +85,9 @@ def _subject(trained: Trained, data: Dataset, split: Split, num: int, device: to
 
 @torch.no_grad()
 def prior_samples(model: Any, like: Tensor) -> dict[str, Tensor]:
-    """`samples`, `draws` and `z`: as many, and of the shape, as `like`."""
+    """`draws` and `z`, and of a model with `decode` `samples`: as many, and of the shape, as `like`."""
     z, draws = simulate(model, like, len(like))
-    return {"samples": model.decode(z).mean, "draws": draws, "z": z}
+    return {**({"samples": model.decode(z).mean} if can_decode(model) else {}), "draws": draws, "z": z}
 
 
 def walks(subject: Subject) -> dict[str, Tensor]:
@@ -104,6 +108,9 @@ def walks(subject: Subject) -> dict[str, Tensor]:
 
 
 def _figures(arrays: dict[str, Tensor]) -> dict[str, Figure]:
+    if "samples" not in arrays:
+        columns = math.ceil(math.sqrt(len(arrays["draws"])))
+        return {"draws": figures.datapoint_grid(arrays["draws"], columns, like=arrays["inputs"])}
     rows = {"input": arrays["inputs"], "at λ₀": arrays["reconstructions_init"]}
     if not torch.equal(arrays["reconstructions_init"], arrays["reconstructions"]):  # a guide that refines
         rows["at λ_K"] = arrays["reconstructions"]

@@ -4,9 +4,10 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,24 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from . import __version__
-from .build import Trained, build_data, load
-from .config import WHERE_DATA_LIE, Config, ConfigError, load_config, to_yaml
-from .data import DataError, Dataset
-from .training import CheckpointError, is_of
+from .. import __version__
+from ..config import WHERE_DATA_LIE, Config, ConfigError, to_yaml
+from ..training import CheckpointError
+from .load import noun, read_config
 
 
-def _is_rank_zero() -> bool:
+def is_rank_zero() -> bool:
+    """Whether this process is the one that writes."""
     return not getattr(rank_zero_only, "rank", 0)
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder. On ranks other than 0 it is a name only: they write nothing."""
+    """One run's folder. On ranks other than 0 it is a name only: they write nothing.
+
+    >>> RunFolder(Path("runs/ivae/version_0")).last_checkpoint.name
+    'last.ckpt'
+    """
 
     path: Path
 
@@ -41,7 +46,7 @@ class RunFolder:
             OSError: The folder cannot be written.
         """
         parent = Path(config.train.save_dir) / config.train.name
-        if not _is_rank_zero():
+        if not is_rank_zero():
             return cls(parent / "version_of_rank_0")
         try:
             for version in count():
@@ -52,7 +57,7 @@ class RunFolder:
                 except FileExistsError:
                     if not path.is_dir():
                         raise
-            cls(path)._write(config)
+            cls(path).write(config)
         except OSError as error:
             raise OSError(
                 f"train.save_dir: cannot write to {parent} ({error.strerror}); set it to a folder that you may write to"
@@ -71,17 +76,18 @@ class RunFolder:
             raise CheckpointError(f"{path} holds no checkpoints/last.ckpt to resume from; start the run again")
         return folder
 
-    def _write(self, config: Config) -> None:
+    def write(self, config: Config) -> None:
+        """Writes the resolved configuration."""
         text = f"# python scripts/train.py --config {self.path}/config.yaml\n{to_yaml(config)}"
         (self.path / "config.yaml").write_text(text, encoding="utf-8")
 
-    def change(self, config: Config) -> None:
+    def change(self, config: Config, allow: Collection[str] = ()) -> None:
         """Writes the configuration that a resumed run goes on with; `train:` and where data lies may differ.
 
         Raises:
             ConfigError: Something else differs, so that the checkpoint would not fit.
         """
-        before, after = (c.model_dump(mode="json") for c in (load_config(self.path / "config.yaml"), config))
+        before, after = (c.model_dump(mode="json") for c in (read_config(self.path, allow=allow), config))
         lines = sorted(
             f"{section}.{key}: cannot change on resume, from {before[section].get(key)} to {after[section].get(key)}; "
             "start a new run for that"
@@ -91,102 +97,59 @@ class RunFolder:
         )
         if lines:
             raise ConfigError("\n".join(lines))
-        if _is_rank_zero():
-            self._write(config)
+        if is_rank_zero():
+            self.write(config)
 
     @property
     def last_checkpoint(self) -> Path:
         """The newest state."""
         return self.path / "checkpoints" / "last.ckpt"
 
-    def announce(self, data: Dataset) -> None:
-        """Says where results go and what is learned from."""
-        if _is_rank_zero():
+    def announce(self, config: Config, data: Any) -> None:
+        """Says where results go, what is learned from, and what a preset filled in."""
+        if is_rank_zero():
             print(f"run {self.path}: {data.source}, {len(data.train)} training {noun(data)}s", flush=True)
+            if config.note:
+                print(config.note, flush=True)
 
-    def summarize(self, config: Config, data: Dataset, metrics: dict[str, float]) -> None:
-        """Writes `summary.json` and prints what matters of it."""
-        if not _is_rank_zero():
-            return
+    def summarize(self, config: Config, data: Any, metrics: dict[str, float]) -> dict[str, Any]:
+        """Writes `summary.json`; returns what it holds."""
+        sizes = {
+            f"num_{split}": len(getattr(data, split)) for split in ("train", "val", "test") if hasattr(data, split)
+        }
         summary: dict[str, Any] = {
-            "dataset": data.source,
-            "num_train": len(data.train),
-            "num_val": len(data.val),
-            "num_test": len(data.test),
-            "sketch": data.sketch(),
+            "dataset": getattr(data, "source", type(data).__name__),
+            **sizes,
+            "sketch": data.sketch() if hasattr(data, "sketch") else [],
             "seed": config.train.seed,
             "versions": versions(),
+            "components": {module: _version(module) for module in config.own_modules},
             "commit": _commit(),
             **metrics,
         }
-        (self.path / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-        print(_report(self.path, summary, noun(data)))
+        if is_rank_zero():
+            text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+            (self.path / "summary.json").write_text(text, encoding="utf-8")
+        return summary
+
+    def report(self, summary: dict[str, Any], data: Any) -> None:
+        """Prints what matters of a summary."""
+        if is_rank_zero():
+            print(_report(self.path, summary, noun(data)))
 
 
 @contextmanager
-def threads_of(config: Config) -> Iterator[None]:
+def threads_of(config: Config | None) -> Iterator[None]:
     """Inside, torch uses as many threads as the run's training did."""
     before = torch.get_num_threads()
-    torch.set_num_threads(config.train.num_threads or before)
+    torch.set_num_threads((config and config.train.num_threads) or before)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def open_run(run_dir: str | Path, checkpoint: str = "best", overrides: Sequence[str] = ()) -> tuple[Trained, Dataset]:
-    """A trained run and its data set; says on stderr if that is not the one it was trained on.
-
-    Args:
-        run_dir: Folder of the run.
-        checkpoint: `best` by validation ELBO, or `last`.
-        overrides: Where data lies by now, `dataset.root=DIR`; other sections are the run's own.
-
-    Raises:
-        CheckpointError: No run there, or a damaged or foreign checkpoint.
-        ConfigError: An override that is unknown, or of another section.
-        DataError: Missing or damaged data, or of another shape.
-    """
-    foreign = [override for override in overrides if not override.startswith("dataset.")]
-    if foreign:
-        raise ConfigError(
-            f"{foreign[0]}: a run stays as it was trained; only dataset values can change, dataset.root=DIR say"
-        )
-    trained = load(run_dir, checkpoint)
-    config = load_config(Path(run_dir) / "config.yaml", overrides)
-    data = build_data(config)
-    if data.x_shape != trained.x_shape:
-        raise DataError(
-            f"dataset {data.name}: its {noun(data)}s are {data.x_shape}, and {run_dir} was trained on "
-            f"{trained.x_shape}; name the data that it was trained on"
-        )
-    for difference in _differences(Path(run_dir), trained.config, config, data):
-        print(f"warning: not the data that {run_dir} was trained on: {difference}", file=sys.stderr)
-    return trained, data
-
-
-def _differences(run_dir: Path, before: Config, now: Config, data: Dataset) -> list[str]:
-    """What makes the data set another than the one that the run was trained on."""
-    old, new = before.dataset.model_dump(), now.dataset.model_dump()
-    free = WHERE_DATA_LIE | {"source", "batch_size"}  # a source shows in the number of datapoints
-    changed = [key for key in new if key not in free and new[key] != old.get(key)]
-    lines = [f"dataset.{key} was {old.get(key)}, is {new[key]}" for key in changed]
-    try:
-        summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a run that was stopped
-        return lines
-    sizes = {"num_train": len(data.train), "num_val": len(data.val), "num_test": len(data.test)}
-    if any(summary.get(key, size) != size for key, size in sizes.items()):
-        lines.append(
-            f"that was {summary.get('dataset')} ({summary.get('num_train')} training {noun(data)}s), "
-            f"this is {data.source} ({len(data.train)})"
-        )
-    elif not lines and not is_of(summary.get("sketch"), data.sketch()):
-        lines.append(f"that was {summary.get('dataset')}, this is {data.source}, with other values")
-    return lines
-
-
-def provenance(trained: Trained, data: Dataset, split: str) -> dict[str, Any]:
+def provenance(trained: Any, data: Any, split: str) -> dict[str, Any]:
     """What arrays made of a run and a split should say of themselves."""
     return {
         "split": split,
@@ -199,7 +162,11 @@ def provenance(trained: Trained, data: Dataset, split: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what results depend on."""
+    """Of what results depend on.
+
+    >>> sorted(versions())
+    ['lightning', 'pyro', 'python', 'pyrovae', 'torch']
+    """
     return {
         "pyrovae": __version__,
         "python": platform.python_version(),
@@ -209,6 +176,15 @@ def versions() -> dict[str, str]:
     }
 
 
+def _version(module: str) -> str | None:
+    """Of the package that a user's component comes from, where it has one."""
+    package = module.partition(".")[0]
+    try:
+        return metadata.version(metadata.packages_distributions().get(package, [package])[0])
+    except metadata.PackageNotFoundError:
+        return getattr(sys.modules.get(package), "__version__", None)
+
+
 def _commit() -> str | None:
     """The source's git commit, where it is a checkout."""
     try:
@@ -216,11 +192,6 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def noun(data: Dataset) -> str:
-    """What a datapoint is called."""
-    return "image" if len(data.x_shape) == 3 else "datapoint"
 
 
 def _report(path: Path, summary: dict[str, Any], what: str) -> str:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .build import Trained
-from .capture import engine
-from .data import Dataset, Split
-from .evaluation.draws import posterior_mean
-from .files import NpzStream
-from .inference import Inferred
-from .run_folder import provenance
-from .training.noise import seed_noise
+from ..capture import engine
+from ..data import Dataset, Split
+from ..evaluation.draws import posterior_mean
+from ..files import NpzStream
+from ..inference import Inferred
+from ..training.noise import seed_noise
+from .folder import provenance
+from .load import Trained
 
 
 def embed(

@@ -1,0 +1,243 @@
+"""Configuration to objects."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import nn
+
+from ..data import DataError, Dataset
+from ..families import Family, Joint
+from ..families.joint import Constrained
+from ..guides import AmortizedGuide, Guide, SemiAmortizedGuide
+from ..models.latent_sites import LatentSite, latent_sites
+from ..training import check_support
+from .components import COMPONENTS, ConfigError, joint, signature, unnamed
+from .schema import Block, Config
+
+
+class _Parts(Mapping[str, Any]):
+    """Things by name, each made when it is first asked for."""
+
+    def __init__(self, **makers: Callable[[], Any]) -> None:
+        self.makers, self.made, self.begun = makers, dict[str, Any](), list[str]()
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.made:
+            if name in self.begun:
+                raise ConfigError(f"{name}: needs itself, by way of {', '.join(self.begun)}")
+            self.begun.append(name)
+            self.made[name] = self.makers[name]()
+            self.begun.remove(name)
+        return self.made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.makers  # without making it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)
+
+
+def make(block: Block, parts: Mapping[str, Any] = {}, **more: Any) -> Any:
+    """Calls what a block names: with those parts that it takes by position, and the block's own settings.
+
+    Args:
+        block: Of a checked configuration.
+        parts: Shapes and components by name.
+        more: The same, before those.
+
+    Raises:
+        ConfigError: What the constructor refuses, and why.
+
+    >>> from pyrovae.config import check
+    >>> make(check({}).guide.family, z_dim=3)
+    DiagonalNormal()
+    """
+    positional, settings = signature(block.__target__)
+    wiring = {name: more[name] if name in more else parts[name] for name in positional if name in more or name in parts}
+    arguments = {name: getattr(block, name) for name in settings}
+    arguments = {name: make(v, parts, **more) if isinstance(v, Block) else v for name, v in arguments.items()}
+    try:
+        return block.__target__(**wiring, **arguments)
+    except (ValueError, TypeError, RuntimeError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ConfigError("\n".join(f"{block.__kind__}: {line}" for line in lines)) from error
+
+
+def build_data(config: Config) -> Dataset:
+    """Reads the data set, and checks that the likelihood, if the model has one, has a density for it.
+
+    Raises:
+        ConfigError: Settings that do not go together.
+        DataError: Missing, damaged, or outside the likelihood's support: how many values, where, and what to set.
+
+    >>> build_data(check({"dataset": {"source": "embedded"}})).x_shape  # doctest: +SKIP
+    (1, 28, 28)
+    """
+    settings = config.dataset
+    data = make(settings)
+    augment = settings.augment and make(settings.augment)
+    data = replace(data, augment=augment or data.augment, num_workers=settings.num_workers)
+    check_views(config, data)
+    if settings.normalize is not None:
+        _check(config, data, COMPONENTS["likelihood"]["normal"])  # one value that is not finite: in every statistic
+        data = data.normalized(make(settings.normalize))
+    if inspect.isclass(likelihood := getattr(getattr(config.model, "likelihood", None), "__target__", None)):
+        _check(config, data, likelihood)
+    encoder = config.model.encoder
+    taken = getattr(encoder.__target__, "support", None)  # by the encoder; by most, all
+    if taken is not None and (found := data.outside(taken.check)) is not None:
+        raise DataError(f"dataset {data.source}: {found}; not for model.encoder: {encoder.type}; set mlp")
+    return data
+
+
+def check_views(config: Config, data: Dataset) -> None:
+    """Raises `ConfigError` if training would start a datapoint's λ where that of another view of it ended."""
+    if config.train.warm_start and (data.augment is not None or data.rows("train").anew):
+        how = "augmented" if data.augment is not None else "cut anew"
+        raise ConfigError(
+            f"train.warm_start: {data.name} is {how} in each epoch, and each view would start at the λ of another; "
+            "leave one of them out"
+        )
+
+
+def _check(config: Config, data: Dataset, likelihood: Any) -> None:
+    try:
+        check_support(likelihood, data, keys=type(config.dataset).model_fields)
+    except ValueError as error:
+        raise DataError(f"dataset {data.source}: {error}") from error
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's generator on the CPU, which draws the first weights, starts at `seed`; afterwards it goes on as before.
+
+    >>> before = torch.get_rng_state()
+    >>> with seeded(0):
+    ...     weights = torch.randn(3)
+    >>> torch.equal(before, torch.get_rng_state())
+    True
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[nn.Module, Guide]:
+    """Model and guide, with weights drawn from `train.seed`; the global generator stays where it is.
+
+    Raises:
+        ConfigError: Components that do not go together, or do not fit datapoints of this shape.
+
+    >>> from pyrovae.config import check
+    >>> model, guide = build_model(check({"model": {"z_dim": 3}}), (1, 6, 6))
+    >>> guide.family
+    DiagonalNormal()
+    """
+    section = config.model
+    z_dim = getattr(section, "z_dim", [])
+    z_dims = z_dim if isinstance(z_dim, list) else [z_dim]  # of each layer, bottom first
+    parts = _Parts(
+        x_shape=lambda: x_shape,
+        event_dim=lambda: len(x_shape),
+        **({"z_dim": lambda: z_dims[-1], "z_dims": lambda: z_dims} if z_dims else {}),
+        prior=lambda: make(section.prior, parts),
+        decoder=lambda: make(section.decoder, in_shape=(z_dims[0],), out_shape=x_shape),
+        likelihood=lambda: make(section.likelihood, parts),
+        layers=lambda: [
+            make(section.layers, in_shape=(above,), out_shape=(2, below)) for below, above in pairwise(z_dims)
+        ],
+        model=lambda: make(section, parts),
+        family=lambda: _family(config, parts),
+        encoder=lambda: make(section.encoder, in_shape=x_shape, out_shape=(parts["family"].num_params,)),
+        refiner=lambda: make(config.guide.refiner, parts),
+    )
+    for block in config.blocks():
+        if block.__target__ is unnamed:
+            make(block)  # which says what it stands for
+    _check_prior(config)
+    with seeded(config.train.seed):
+        model = parts["model"]
+        return model, make(config.guide, parts)
+
+
+def _of_posteriors(config: Config) -> bool:
+    """Whether the prior is made of the guide's family, so that this comes before the model."""
+    prior = getattr(config.model, "prior", None)
+    return prior is not None and "family" in signature(prior.__target__)[0]
+
+
+def _check_prior(config: Config) -> None:
+    """Raises `ConfigError` where the prior is made of the guide's posteriors, and those are not to be had."""
+    if not _of_posteriors(config):
+        return
+    name, guide, family = config.model.prior.type, config.guide, config.guide.family
+    if not issubclass(guide.__target__, AmortizedGuide | SemiAmortizedGuide):
+        reason = f"mixes what the guide's encoder gives, and in guide {guide.type} none gives λ; use guide amortized"
+    elif isinstance(config.model.z_dim, list):
+        reason = f"is for one latent layer, and {config.model.type} has several; use prior mixture_normal"
+    elif "model" in signature(family.__target__)[0]:
+        reason = f"comes before the model, and family {family.type} after; use another"
+    elif not family.__target__.density == "any":
+        reason = (
+            f"scores each draw under many posteriors, which takes family {family.type} a pass a dimension; use another"
+        )
+    else:
+        return
+    raise ConfigError(f"model.prior: {name} {reason}")
+
+
+def sites_of(model: nn.Module, x_shape: Sequence[int]) -> dict[str, LatentSite]:
+    """The latent sites of a model, from one run on zeros, which moves no running mean and no generator.
+
+    Raises:
+        ConfigError: A model that cannot take data of this shape, or has a site that no family is for.
+    """
+    before = model.training
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return latent_sites(model.eval(), torch.zeros(2, *x_shape))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"model: {type(model).__name__} on data of shape {tuple(x_shape)}: {error}") from error
+    finally:
+        model.train(before)
+
+
+def _family(config: Config, parts: Mapping[str, Any]) -> Family:
+    """The family that the guide names: of the model's one latent vector "z", or else one for each latent site."""
+    block = config.guide.family
+    if _of_posteriors(config) or "model" in signature(block.__target__)[0]:
+        return make(block, parts)
+    sites = sites_of(parts["model"], parts["x_shape"])
+    vectors = {name for name, site in sites.items() if site.is_real and len(site.event_shape) == 1}
+    if block.__target__ is not joint and list(sites) == ["z"] and vectors:
+        return make(block, parts, z_dim=sites["z"].num_free)
+    made = {name: make(getattr(block, "base", block), parts, z_dim=site.num_free) for name, site in sites.items()}
+    # Left alone where it is a vector, KL to a normal prior stays in closed form.
+    return Joint({name: q if name in vectors else Constrained(q, sites[name]) for name, q in made.items()})
+
+
+def fit_arguments(config: Config) -> dict[str, Any]:
+    """The keyword arguments of `pyrovae.fit` that the file sets.
+
+    >>> from pyrovae.config import check
+    >>> fit_arguments(check({"model": {"lr": 1e-2}}))["lr"]
+    0.01
+    """
+    values = {name: getattr(config.train, name) for name in type(config.train).model_fields if name not in _NOT_OF_FIT}
+    train = {name: make(value) if isinstance(value, Block) else value for name, value in values.items()}
+    if isinstance(train["early_stopping"], BaseModel):
+        train["early_stopping"] = train["early_stopping"].model_dump()
+    train["schedules"] = {place: make(getattr(train["schedules"], place)) for place in type(train["schedules"]).model_fields}
+    return {**train, "lr": config.model.lr, "beta": config.model.beta, "batch_size": config.dataset.batch_size}
+
+
+_NOT_OF_FIT = ("name", "save_dir", "num_threads")

@@ -1,0 +1,159 @@
+"""Objects to configuration: what a run made in Python leaves for those who load it."""
+
+import inspect
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ..families import Joint
+from ..guides import Guide
+from ..training import CheckpointError
+from ..validation import arguments_of
+from .build import build_model, sites_of
+from .components import BASES, ConfigError, block_of, name_of, plain, signature, tag_of
+from .load import check
+from .schema import PARTS, Config, TrainConfig
+
+
+class Described(NamedTuple):
+    """A run's configuration, and what of its model and guide it cannot hold."""
+
+    config: Config
+    missing: list[str]
+
+
+def described(model: nn.Module, guide: Guide, data: Any, options: Mapping[str, Any]) -> Described:
+    """The configuration that model, guide and data could have been built from, and are, to see that it is so.
+
+    Arguments of validated constructors are kept with the objects; a class of one's own keeps each as the attribute of
+    its name, as in scikit-learn. What cannot be written down has the name `unnamed`, and says so when it is asked for.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        data: As `pyrovae.fit` takes it.
+        options: Further arguments of `pyrovae.fit`.
+
+    >>> import pyrovae as pv
+    >>> model, family = pv.models.mlp((6,), 2, likelihood=pv.models.likelihoods.Bernoulli(1)), pv.DiagonalNormal(2)
+    >>> guide = pv.AmortizedGuide(family, torch.nn.Linear(6, 4))
+    >>> x = torch.zeros(3, 6)
+    >>> described(model, guide, pv.data.Dataset("zeros", "made", x, x, x), {}).missing
+    ['model.encoder: Linear keeps no attribute device, so that nobody knows what it was made with']
+    """
+    words = _Words()
+    x_shape = tuple(data.x_shape)
+    values = {
+        "dataset": _of_data(data),
+        "model": words.model(model, guide, x_shape),
+        "guide": words.guide(guide),
+        "train": {},
+    }
+    settings = _settings(options)
+    try:
+        config = check({section: {**block, **settings.get(section, {})} for section, block in values.items()})
+    except ConfigError:  # of an option, which training refuses or which YAML does not have
+        config = check(values)
+    if not words.missing and (other := _difference(config, model, guide, x_shape)):
+        words.missing.append(other)
+        config = check({**config.model_dump(), "model": {"type": "unnamed", "what": other}})
+    return Described(config, words.missing)
+
+
+class _Words:
+    """Writes components down, and keeps what cannot be."""
+
+    def __init__(self) -> None:
+        self.missing: list[str] = []
+
+    def block(self, kind: str, thing: Any, where: str) -> dict[str, Any]:
+        try:
+            if isinstance(thing, Joint):
+                inner: Any = thing.families[0]
+                return {"type": "joint", "base": block_of("family", getattr(inner, "family", inner))}
+            if not isinstance(thing, BASES[kind]):
+                raise ValueError(f"{type(thing).__name__} is no {BASES[kind].__name__}")
+            return block_of(kind, thing)
+        except ValueError as error:
+            self.missing.append(f"{where}: {error}")
+            return {tag_of(kind): "unnamed", "what": str(error)}
+
+    def parts(self, kind: str, owner: Any, block: dict[str, Any]) -> dict[str, Any]:
+        """`block` with the blocks of the parts that it takes by position."""
+        if block["type"] == "unnamed":
+            return block
+        for key, part in PARTS[kind].items():
+            if key in signature(type(owner))[0]:
+                thing = getattr(owner, key, None)
+                block[key] = self.block(part, thing[0] if key == "layers" and thing else thing, f"{kind}.{key}")
+        return block
+
+    def model(self, model: nn.Module, guide: Guide, x_shape: tuple[int, ...]) -> dict[str, Any]:
+        block = self.parts("model", model, self.block("model", model, "model"))
+        if block["type"] != "unnamed":
+            positional, known = signature(type(model))[0], {**vars(model), **(arguments_of(model) or {})}
+            sites = [site.num_free for site in sites_of(model, x_shape).values()]
+            if {"z_dims", "layers"} & {*positional}:
+                block["z_dim"] = plain(known.get("z_dims", sites))
+            elif {"z_dim", "prior", "decoder"} & {*positional}:
+                block["z_dim"] = plain(known.get("z_dim", sites[0]))
+        if getattr(guide, "encoder", None) is not None and "encoder" in signature(type(guide))[0]:
+            block["encoder"] = self.block("encoder", guide.encoder, "model.encoder")
+        return block
+
+    def guide(self, guide: Guide) -> dict[str, Any]:
+        return self.parts("guide", guide, self.block("guide", guide, "guide"))
+
+
+def _of_data(data: Any) -> dict[str, Any]:
+    try:
+        make, arguments = data.made_by
+        return {"name": name_of("dataset", make), **{key: plain(value) for key, value in arguments.items()}}
+    except (AttributeError, ValueError):
+        return {"name": "unnamed", "what": str(getattr(data, "source", type(data).__name__))}
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The arguments of `pyrovae.fit` by section."""
+    kinds = {"objective": "objective", "beta_warmup": "warmup", "aggressive": "aggressive"}
+    sections: dict[str, dict[str, Any]] = {"train": {}, "model": {}, "dataset": {}}
+    for name, value in options.items():
+        section = {"lr": "model", "beta": "model", "batch_size": "dataset"}.get(name, "train")
+        if section == "train" and name not in TrainConfig.model_fields:
+            continue
+        try:
+            if name == "schedules":
+                value = {place: block_of("warmup", schedule) for place, schedule in value.items()}
+            sections[section][name] = block_of(kinds[name], value) if value and name in kinds else plain(value)
+        except ValueError:
+            continue  # an objective of a script, say, which nobody who loads the run needs
+    return sections
+
+
+def _difference(config: Config, model: nn.Module, guide: Guide, x_shape: tuple[int, ...]) -> str:
+    """What is otherwise in model and guide built from a configuration; empty, if nothing is."""
+    try:
+        before, after = _content(model, guide), _content(*build_model(config, x_shape))
+    except (ConfigError, CheckpointError) as error:
+        return str(error).splitlines()[0]
+    for key in {**before, **after}:
+        if before.get(key) != after.get(key):
+            return f"{key}: is {before.get(key, 'none')}, and would be built as {after.get(key, 'none')}"
+    return ""
+
+
+def _content(model: nn.Module, guide: Guide) -> dict[str, Any]:
+    """Every module's class and plain arguments, those by position too, and the shape of every tensor."""
+    modules, content = nn.ModuleDict({"model": model, "guide": guide}), dict[str, Any]()
+    for name, module in modules.named_modules():
+        content[name] = type(module).__name__
+        given = arguments_of(module) or {}
+        defaults = {key: p.default for key, p in inspect.signature(type(module).__init__).parameters.items()}
+        for key, value in ({**defaults, **given} if given else {}).items():
+            with suppress(ValueError):  # a part, which is compared by itself
+                content[f"{name}, {key}"] = plain(value)
+    content |= {name: tuple(value.shape) for name, value in modules.state_dict().items()}
+    refiner = getattr(guide, "refiner", None)
+    return content if refiner is None else {**content, "guide.refiner": block_of("refiner", refiner)}

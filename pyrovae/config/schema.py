@@ -1,0 +1,306 @@
+"""The sections of the YAML file, and the one schema that fits the components that a file names.
+
+A component block names a class and its settings: `refiner: {type: svi, num_steps: 20}`. What may stand in it is the class's own
+signature: arguments by keyword alone are settings, those by position are wired up in `build.py`. A setting whose annotation is
+a base class of components, `objective: Objective = ELBO()`, is a block within the block.
+"""
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, create_model
+from pydantic_core import PydanticCustomError
+
+from ..capture import Engine
+from ..validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from .components import PRESETS, ConfigError, block_of, kind_of, resolve, signature, tag_of
+
+
+class Strict(BaseModel):
+    """A section without room for unknown keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, arbitrary_types_allowed=True, protected_namespaces=()
+    )
+
+
+class Block(Strict):
+    """What names a class or function, with its settings."""
+
+    __kind__: ClassVar[str]
+    __target__: ClassVar[Any]
+
+
+class EarlyStoppingConfig(Strict):
+    """`train.early_stopping:` as a block."""
+
+    monitor: str = "val/elbo"
+    patience: PositiveInt = 10
+    min_delta: NonNegativeFloat = 0.0
+    start_epoch: NonNegativeInt = 0
+
+
+class TrainConfig(Strict):
+    """`train:`; what is `Any` here is a block, or none."""
+
+    epochs: PositiveInt = 20
+    save_dir: str = "runs"
+    name: str = "run"
+    seed: NonNegativeInt = 0
+    use_amp: bool = False
+    early_stopping: Any = False
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: NonNegativeFloat = 0.01
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    gradient_clip: PositiveFloat | None = None
+    beta_warmup: Any = None
+    schedules: Any = {}
+    aggressive: Any = None
+    objective: Any = "elbo"
+    eval_particles: PositiveInt = 1
+    checkpoint_every: PositiveInt | None = None
+    log_every: PositiveInt = 25
+    refine_from: NonNegativeInt = 0
+    warm_start: bool = False
+    engine: Engine = "auto"
+    num_threads: PositiveInt | None = None
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: PositiveInt | Literal["auto"] = 1
+    strategy: str = "auto"
+
+
+class Config(Strict):
+    """The whole file; `check` makes a subclass whose sections have the settings of the components that are named."""
+
+    dataset: Any
+    model: Any
+    guide: Any
+    train: Any
+    _note: str = PrivateAttr("")
+
+    @property
+    def note(self) -> str:
+        """A line about what `model.type` filled in, and what it would have but for what is written."""
+        return self._note
+
+    def blocks(self) -> Iterator[Block]:
+        """Every component block."""
+
+        def within(section: Any) -> Iterator[Block]:
+            if isinstance(section, Block):
+                yield section
+            if isinstance(section, BaseModel):
+                for name in type(section).model_fields:
+                    yield from within(getattr(section, name))
+
+        yield from within(self)
+
+    @property
+    def own_modules(self) -> list[str]:
+        """The modules outside the library that components come from."""
+        names = [getattr(block, tag_of(block.__kind__)) for block in self.blocks()]
+        modules = dict.fromkeys(name.partition(":")[0] for name in names if ":" in name)
+        return [module for module in modules if module.partition(".")[0] != "pyrovae"]
+
+
+WHERE_DATA_LIE = frozenset({"root", "path", "cache", "num_workers"})  # of `dataset:`; the same data by other ways
+DATASET_COMMON: dict[str, Any] = {
+    "batch_size": (PositiveInt, 128),
+    "num_workers": (NonNegativeInt, 0),
+    "augment": (Any, None),
+    "normalize": (Any, None),
+}
+DEFAULTS = {
+    "dataset": "mnist",
+    "augment": "augmentation",
+    "normalize": "standardize",
+    "model": "vae_mlp",
+    "encoder": "mlp",
+    "decoder": "mlp",
+    "prior": "standard_normal",
+    "likelihood": "bernoulli",
+    "family": "diagonal_normal",
+    "guide": "amortized",
+    "refiner": "svi",
+    "objective": "elbo",
+    "aggressive": "aggressive",
+    "warmup": "linear",
+}
+
+
+class Fitted(NamedTuple):
+    """A schema for raw values, these with every name written out, and what a preset made of them."""
+
+    schema: type[Config]
+    values: dict[str, Any]
+    note: str
+
+
+def fitted(values: Mapping[str, Any], allow: Collection[str] | None = None) -> Fitted:
+    """The schema of raw values: first the classes that they name are found, then their signatures say what may stand there.
+
+    Args:
+        values: The sections, as YAML has them.
+        allow: Packages that may be imported, as `resolve` has it.
+
+    Raises:
+        CheckpointError: A package that may not be.
+    """
+    values = {key: value for key, value in values.items() if value is not None}  # `train:` and nothing below it
+    values, note = _preset(values)
+    reader = _Reader(allow)
+    sections = {
+        "dataset": reader.block("dataset", values.get("dataset")),
+        "model": reader.block("model", values["model"]),
+        "guide": reader.block("guide", values["guide"]),
+        "train": reader.train(values.get("train", {})),
+    }
+    schema = create_model("Config", __base__=Config, **{name: (hint, ...) for name, (hint, _) in sections.items()})
+    return Fitted(schema, {**values, **{name: value for name, (_, value) in sections.items()}}, note)
+
+
+def _preset(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """`values` with what `model.type` fills in where nothing is written, and what it filled in or found otherwise."""
+    model, guide = (_as_block(kind, values.get(kind, {})) for kind in ("model", "guide"))
+    filled = {**values, "model": model, "guide": guide}
+    name = model.get("type", DEFAULTS["model"]) if isinstance(model, Mapping) else None
+    if not isinstance(name, str) or name not in PRESETS or not isinstance(guide, Mapping):
+        return filled, ""
+    made, kept = [], []
+    for key, default in PRESETS[name][1].items():
+        written = _as_block(key, guide if key == "guide" else model.get(key, {}))
+        given = written.get("type") if isinstance(written, Mapping) else written
+        if given is None:
+            made.append(f"{key} {default}")
+            new = {"type": default, **written} if isinstance(written, Mapping) and isinstance(default, str) else default
+            filled["guide" if key == "guide" else "model"] = new if key == "guide" else {**filled["model"], key: new}
+        elif given != default and isinstance(given, str):
+            kept.append(f"{key} {given}, not {default}")
+    parts = [f"fills in {', '.join(made)}"] * bool(made) + [f"leaves as written {', '.join(kept)}"] * bool(kept)
+    return filled, f"model.type: {name} {'; '.join(parts)}" if parts else ""
+
+
+def _as_block(kind: str, value: Any) -> Any:
+    return {tag_of(kind): value} if isinstance(value, str) else {} if value is None else value
+
+
+def refused(text: str) -> Any:
+    """The annotation of what cannot be right, whatever it is."""
+
+    def refuse(value: Any) -> Any:
+        raise PydanticCustomError("component", "{text}", {"text": text})
+
+    return Annotated[Any, BeforeValidator(refuse)]
+
+
+class _Reader:
+    """Makes the annotations of blocks, and the values that go with them."""
+
+    def __init__(self, allow: Collection[str] | None) -> None:
+        self.allow = allow
+
+    def block(self, kind: str, value: Any, default: str | dict[str, Any] = "") -> tuple[Any, Any]:
+        """Of one block; a bare name stands for one, and one without a name is of the default's class."""
+        tag, value, start = tag_of(kind), _as_block(kind, value), _as_block(kind, default or DEFAULTS[kind])
+        if not isinstance(value, Mapping):
+            return refused(": must be a name, or a block of keys"), value
+        value = {**(start if value.get(tag, start[tag]) == start[tag] else {}), **value}
+        name = value[tag]
+        if not isinstance(name, str):
+            return refused(f".{tag}: must be a name"), value
+        try:
+            target = resolve(kind, name, self.allow)
+        except ConfigError as error:
+            return refused(f".{tag}: {error}"), value
+        positional, settings = signature(target)
+        fields: dict[str, Any] = {tag: (str, name), **self._common(kind, value, positional)}
+        for key, (hint, initial) in settings.items():
+            required, inner = initial is inspect.Parameter.empty, kind_of(hint)
+            fields[key] = (hint, ... if required else initial)
+            if inner is not None and not (required and key not in value):
+                known = None if required or initial is None else block_of(inner, initial)
+                fields[key] = self._within(value, key, inner, known, may_lack=type(None) in get_args(hint))
+        schema = create_model(f"{kind} {name}", __base__=Block, **fields)
+        schema.__kind__, schema.__target__ = kind, staticmethod(target)  # or a function would become a method
+        return schema, value
+
+    def _within(
+        self, value: dict[str, Any], key: str, kind: str, default: str | dict[str, Any] | None, may_lack: bool = True
+    ) -> Any:
+        """The field of a block within another, or None in its place; `value[key]` is written out."""
+        if may_lack and (value[key] in (None, False, "none") if key in value else default is None):
+            value[key] = None
+            return type(None), None
+        hint, value[key] = self.block(kind, value.get(key), default or "")
+        return hint, ...
+
+    def _common(self, kind: str, value: dict[str, Any], positional: Collection[str]) -> dict[str, Any]:
+        """Fields that a signature has not as settings: those of parts, and those that all of a kind have."""
+        if kind == "dataset":
+            augment = self._within(value, "augment", "augment", None) if value.get("augment") is not True else _SAY_WHAT
+            normalize = self._within(value, "normalize", "normalize", None)
+            return {**DATASET_COMMON, "augment": augment, "normalize": normalize}
+        if kind not in ("model", "guide"):
+            return {}
+        fields: dict[str, Any] = {}
+        names = {*positional}
+        if kind == "model":
+            layered = bool({"z_dims", "layers"} & names)
+            if layered or {"z_dim", "prior", "decoder"} & names:
+                fields["z_dim"] = (_LAYERS, [50, 20]) if layered else (_ONE_LAYER, 50)
+            fields |= {"lr": (PositiveFloat, 1e-3), "beta": (NonNegativeFloat, 1.0)}
+            names |= {"encoder"}  # the guide's, but a network as the decoder is
+        for key, part in PARTS[kind].items():
+            if key in names:
+                fields[key] = self._within(value, key, part, None, may_lack=False)
+        return fields
+
+    def train(self, value: Any) -> tuple[Any, Any]:
+        """Of `train:`."""
+        if not isinstance(value, Mapping):
+            return refused(": must be a block of keys"), value
+        value = dict(value)
+        if value.get("aggressive") is True:
+            value["aggressive"] = {}
+        stops = isinstance(value.get("early_stopping"), Mapping)
+        fields: dict[str, Any] = {
+            "early_stopping": (EarlyStoppingConfig if stops else bool, False),
+            "beta_warmup": self._within(value, "beta_warmup", "warmup", None),
+            "aggressive": self._within(value, "aggressive", "aggressive", None),
+            "objective": self._within(value, "objective", "objective", None, may_lack=False),
+        }
+        if isinstance(places := value.get("schedules") or {}, Mapping):  # place -> schedule
+            made = {place: self.block("warmup", schedule) for place, schedule in places.items()}
+            schema = create_model("Schedules", __base__=Strict, **{place: (hint, ...) for place, (hint, _) in made.items()})
+            fields["schedules"], value["schedules"] = (schema, ...), {place: v for place, (_, v) in made.items()}
+        else:
+            fields["schedules"] = refused(": must be a block, place: schedule"), None
+        return create_model("Train", __base__=TrainConfig, **fields), value
+
+
+def _one_number(value: Any) -> Any:
+    if isinstance(value, list):
+        raise PydanticCustomError("z_dim", "a list is for a model of layers, vae_hierarchical; here it is one number")
+    return value
+
+
+def _a_list(value: Any) -> Any:
+    if not isinstance(value, list) or len(value) < 2:
+        raise PydanticCustomError("z_dim", "must be a list of two or more, bottom first: [50, 20]")
+    return value
+
+
+_ONE_LAYER = Annotated[PositiveInt, BeforeValidator(_one_number)]
+_LAYERS = Annotated[list[PositiveInt], BeforeValidator(_a_list)]
+_SAY_WHAT = refused(": say what: {flip: true, shift: 2}"), None
+PARTS = {  # blocks of a model and of a guide, where they take such a part by position
+    "model": {
+        "prior": "prior",
+        "likelihood": "likelihood",
+        "encoder": "encoder",
+        "decoder": "decoder",
+        "layers": "decoder",
+    },
+    "guide": {"family": "family", "refiner": "refiner"},
+}

@@ -1,0 +1,1 @@
+"""Runs: training into a folder, loading from it, and what is made of a trained model."""

@@ -1,0 +1,238 @@
+"""How good a posterior is: of a run, with the results left in its folder, or of a model and a guide at hand."""
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from ..config import Config, ConfigError, build_data, load_config, nearest
+from ..config.components import name_of
+from ..data import Dataset
+from ..data.normalization.normalized import as_in
+from ..data.shifts import SHIFTS, can_shift, shifted
+from ..evaluation.evaluate import Sample
+from ..evaluation.evaluate import evaluate as measured
+from ..evaluation.files import plain, write
+from ..evaluation.findings import Findings
+from ..evaluation.settings import EvaluationSettings
+from ..files import check_writable
+from ..guides import Guide
+from ..validation import problem
+from .folder import threads_of, versions
+from .load import load, open_run
+
+OCCLUDED = (0.1, 0.3, 0.5)  # shares of the image, for the curve of gaps against occlusion
+
+
+def evaluate_run(
+    run_dir: str | Path,
+    data: Dataset | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    allow: Collection[str] = (),
+    progress: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measures a run on its own data: bounds, gaps, trajectories, representation, calibration.
+
+    Writes `evaluation.json`, `evaluation.npz`, `figures/` and curves for TensorBoard into the run's folder.
+
+    Args:
+        run_dir: The run.
+        data: Of a run made in Python on data that no file names.
+        overrides: Of the data set, `dataset.root=DIR` say.
+        allow: Packages beside pyrovae that the run's components may come from, as `pyrovae.load` has it.
+        progress: Show a bar.
+        settings: As `EvaluationSettings` has them.
+
+    Returns:
+        What `evaluation.json` holds.
+
+    Raises:
+        CheckpointError: No run there, a damaged checkpoint, or components from packages not allowed.
+        ConfigError: Settings or overrides that cannot be followed.
+        DataError: Data that cannot be read.
+        OSError: The folder cannot be written.
+
+    >>> evaluate_run("runs/ivae/version_0", num_data=200)["splits"]["test"]["elbo"]  # doctest: +SKIP
+    """
+    run_dir, chosen = Path(run_dir), check_settings(settings)
+    if data is None:
+        trained, data = open_run(run_dir, chosen.checkpoint, overrides, allow)
+    else:
+        trained = load(run_dir, chosen.checkpoint, allow=allow)
+        trained.check(data)
+    check_writable(run_dir / "figures", "make it writable, or copy the run")
+    path = run_dir / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}  # not there, if cut off
+    origin = {"run": str(run_dir), "train_seconds": summary.get("seconds")}
+    result, found = _evaluate(trained.model, trained.guide, data, trained.config, origin, chosen, progress)
+    write(run_dir, result, found)
+    return result
+
+
+def evaluate(
+    model: nn.Module,
+    guide: Guide,
+    data: Dataset,
+    *,
+    config: Config | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measures a model and a guide on a data set, without a folder: bounds, gaps, trajectories, calibration and more.
+
+    Args:
+        model: p(x, z), trained or not; moved to the GPU, if there is one.
+        guide: q(z | x).
+        data: The data set; each split that `splits` names is measured.
+        config: Of the training, where there is one.
+        progress: Show a bar.
+        settings: As `EvaluationSettings` has them.
+
+    Returns:
+        What `evaluation.json` of a run holds.
+
+    Raises:
+        ConfigError: Settings that cannot be followed.
+        ValueError: Data of another shape than the model's.
+
+    >>> import pyrovae as pv
+    >>> x = (torch.rand(30, 6) < 0.5).float()
+    >>> data = pv.data.Dataset("coins", "drawn", x[:10], x[10:20], x[20:])
+    >>> model = pv.models.mlp((6,), 2, widths=(8,), likelihood=pv.models.likelihoods.Bernoulli(1))
+    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,), widths=(8,)))
+    >>> few = dict(splits=["test"], shifts=[], num_samples=4, num_particles=4, num_annealed=0, num_simulated=0)
+    >>> sorted(evaluate(model, guide, data, max_steps=10, **few)["splits"]["test"]["elbo"])  # doctest: +SKIP
+    ['mean', 'se']
+    """
+    origin = {"run": None, "train_seconds": None}
+    return _evaluate(model, guide, data, config, origin, check_settings(settings), progress)[0]
+
+
+def _evaluate(
+    model: nn.Module,
+    guide: Guide,
+    data: Dataset,
+    config: Config | None,
+    origin: dict[str, Any],
+    chosen: EvaluationSettings,
+    progress: bool,
+) -> tuple[dict[str, Any], Findings]:
+    """What `evaluation.json` holds, and all that was found."""
+    samples: dict[str, Sample] = {split: _sample(data, split, chosen.num_data) for split in chosen.splits}
+    main = "test" if "test" in samples else chosen.splits[-1]
+    shifts, left_out = _applicable(data, chosen.shifts)
+    samples |= {_name(shift): _shift(data, shift, chosen.num_data) for shift in shifts}
+    shares = OCCLUDED if "occluded" in shifts else ()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with threads_of(config):
+        found = measured(
+            model.to(device),
+            guide.to(device),
+            samples,
+            main=main,
+            probe=_probe(data, chosen),
+            occluded={share: _shift(data, "occluded", chosen.num_data, fraction=share) for share in shares},
+            class_names=data.class_names,
+            settings=chosen,
+            progress=progress,
+        )
+    about = {
+        "scheme": scheme_of(guide, config),
+        "dataset": data.source,
+        "seed": config and config.train.seed,
+        "epochs": config and config.train.epochs,
+        "num_parameters": sum(p.numel() for part in (model, guide) for p in part.parameters()),
+        "versions": versions(),
+    }
+    result = plain({**origin, **about, "main": main, "settings": chosen.plain(), **found.numbers})
+    return result | {"warnings": [*left_out, *found.warnings], "figures": sorted(found.figures)}, found
+
+
+def scheme_of(guide: Guide, config: Config | None) -> dict[str, Any]:
+    """What finds λ, by the names that YAML has for it."""
+    section = config and config.guide
+    refiner = getattr(guide, "refiner", None)
+    family = getattr(section, "family", None)
+    return {
+        "guide": section.type if section else _called("guide", guide),
+        "family": family.type if family else _called("family", guide.family),
+        "refiner": None if refiner is None else _called("refiner", refiner),
+        "num_steps": getattr(guide if refiner is None else refiner, "num_steps", None),
+        "objective": config and config.train.objective.type,
+    }
+
+
+def _called(kind: str, thing: Any) -> str:
+    try:
+        return name_of(kind, type(thing))
+    except ValueError:
+        return type(thing).__name__
+
+
+def check_settings(values: dict[str, Any]) -> EvaluationSettings:
+    """Settings from plain values.
+
+    Raises:
+        ConfigError: One line for each thing wrong.
+    """
+    try:
+        settings = EvaluationSettings.model_validate(values)
+    except ValidationError as error:
+        lines = dict.fromkeys(_explain(e) for e in error.errors() if e["type"] != "too_short" or not e["input"])
+        raise ConfigError("\n".join(lines)) from error
+    for shift in settings.shifts:
+        if shift not in SHIFTS and not shift.endswith((".yaml", ".yml")):
+            known = ", ".join(SHIFTS)
+            raise ConfigError(f"shifts: {shift!r} is unknown; valid: {known}, or a YAML file that names a data set")
+    return settings
+
+
+def _explain(error: Any) -> str:
+    """One line for one of pydantic's errors."""
+    name = str(error["loc"][0])
+    if error["type"] == "extra_forbidden":
+        return f"{name}: unknown; {nearest(name, [*EvaluationSettings.model_fields])}"
+    if error["type"] == "tuple_type":
+        return f"{name}: must be a list, [{error['input']}] say, got {error['input']!r}"
+    return f"{name}: {problem(error)}"
+
+
+def _sample(data: Dataset, split: Any, num: int) -> Sample:
+    return Sample(*data.take(split, num))
+
+
+def _applicable(data: Dataset, shifts: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Shifts that there are of such data, and a warning of the others."""
+    if can_shift(data) or not (left_out := [shift for shift in shifts if shift in SHIFTS]):
+        return tuple(shifts), []
+    warning = f"{', '.join(left_out)}: left out, for they are shifts of 8-bit images, and {data.name} has none"
+    return tuple(shift for shift in shifts if shift not in left_out), [warning]
+
+
+def _shift(data: Dataset, shift: str, num: int, **how: Any) -> Sample:
+    """Test data from elsewhere: shifted, or those of another set."""
+    if shift in SHIFTS:
+        return _sample(shifted(data, shift, num, **how), "test", num)
+    other = build_data(load_config(shift))
+    if other.x_shape != data.x_shape:
+        raise ConfigError(f"shifts: {shift} has datapoints {other.x_shape}, and the run's are {data.x_shape}")
+    return _sample(as_in(data, other), "test", num)
+
+
+def _name(shift: str) -> str:
+    return Path(shift).stem
+
+
+def _probe(data: Dataset, settings: EvaluationSettings) -> Sample | None:
+    """Training data for probes: the last of the split, where those that are measured are the first."""
+    labels = data.labels.get("train")
+    num = min(settings.num_probe, len(data.train) - settings.num_data)
+    if labels is None or num < 1:
+        return None
+    return Sample(*data.take("train", start=len(data.train) - num))

@@ -1,0 +1,59 @@
+"""Training in one call, into a folder that describes itself: `pyrovae.fit`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .. import training
+from ..config.describe import described
+from ..guides import Guide
+from ..training.fit import Data
+from .folder import RunFolder, is_rank_zero
+
+
+def fit(
+    model: nn.Module, guide: Guide, data: Data, *, run_dir: Path | str | None = None, **options: Any
+) -> dict[str, float]:
+    """Trains `model` and `guide` in place; returns final metrics. All of it is as in `pyrovae.training.fit`.
+
+    With a `run_dir` the folder is a run like one from YAML: `config.yaml` describes model, guide and data, where they are of
+    the library or importable, so that `pyrovae.load`, `scripts/evaluate.py` and `--resume` take it. Where they are not, a
+    line says what is missing, and `pyrovae.load(run_dir, model=..., guide=...)` takes objects built as here.
+
+    Args:
+        model: Pyro model of plate `"data"`.
+        guide: Guide for it.
+        data: What to train on, `pyrovae.data.Dataset` say.
+        run_dir: Folder for the run; nothing is written by default.
+        options: `epochs`, `batch_size`, `lr`, `seed`, `callbacks` and all else that `pyrovae.training.fit` takes.
+
+    >>> import pyrovae as pv
+    >>> import torch
+    >>> x = (torch.rand(30, 6) < 0.5).float()
+    >>> data = pv.data.Dataset("coins", "drawn", x[:10], x[10:20], x[20:])
+    >>> model = pv.models.mlp((6,), 2, widths=(8,), likelihood=pv.models.likelihoods.Bernoulli(1))
+    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,), widths=(8,)))
+    >>> "val/elbo" in pv.fit(model, guide, data, epochs=1, progress=False)
+    True
+    """
+    if run_dir is None:
+        return training.fit(model, guide, data, **options)
+    folder = RunFolder(Path(run_dir))
+    config, missing = described(model, guide, data, options)
+    config.train.save_dir, config.train.name = str(folder.path.parent), folder.path.name
+    if is_rank_zero():
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write(config)
+        if missing:
+            text = "; ".join(missing)
+            print(
+                f"{folder.path}: config.yaml cannot hold all of it ({text}); pyrovae.load(run_dir, model=..., guide=...) "
+                "takes both, built as here",
+                file=sys.stderr,
+            )
+    settings = {"data": getattr(data, "source", ""), **config.model_dump(mode="json")}
+    metrics = training.fit(model, guide, data, run_dir=folder.path, **{"hparams": settings, **options})
+    folder.summarize(config, data, metrics)
+    return metrics
