@@ -193,7 +193,7 @@ class _Reader:
             fields[key] = (hint, ... if required else initial)
             if inner is not None and (key in value or not required):
                 try:
-                    known = None if required or initial is None else block_of(inner, initial)
+                    known: Any = None if required or initial is None else block_of(inner, initial)
                 except ValueError:  # a default that cannot be written down stays as it is
                     if key not in value:
                         continue
