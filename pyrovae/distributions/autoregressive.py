@@ -155,7 +155,8 @@ class Autoregressive:
         """y, and ∇ log q(y) from ∇ log q(x), (..., D) each, as constants."""
         with torch.no_grad():
             hidden, (x, raw, y, log_slope), by_raw = self._near(x)
-            direct, shape = torch.autograd.grad(log_slope.sum(), (x, raw), allow_unused=True, materialize_grads=True)
+            ones = torch.ones_like(log_slope)
+            direct, shape = torch.autograd.grad(log_slope, (x, raw), ones, allow_unused=True, materialize_grads=True)
             by_log_det = direct + self._to_inputs(shape.flatten(-2) @ self.head.flatten(0, 1), hidden)
             return y.detach(), self._solve(score - by_log_det, hidden, by_raw, log_slope.detach().exp())
 
