@@ -8,7 +8,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ..capture import Capture, isolated
+from ..capture import Capture
 from ..families import Family
 from ..validation import PositiveInt, validated
 from .elbo import evaluating, frozen
