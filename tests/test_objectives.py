@@ -176,7 +176,7 @@ def test_factors_that_teach_count_once(name, num_particles, model, x):
 
 def test_a_bad_objective_is_refused(model):
     guide = make_guide("amortized", "diagonal_normal", model)
-    with pytest.raises(ValueError, match="objective must be an Objective, .* got 'iwae'"):
+    with pytest.raises(ValueError, match="objective must be a Objective, got 'iwae'"):
         pv.LitVAE(model, guide, objective="iwae")
     with pytest.raises(ValueError, match="num_particles must be >= 1, got 0"):
         pv.IWAE(num_particles=0)

@@ -42,18 +42,21 @@ def bounds(subject: Subject, *, num_samples: int = 1000, num_particles: int = 10
     both = (subject.init, subject.params) if subject.refines else (subject.params,)
     scored = precise_terms(subject.model, subject.family, subject.x, *both, num_particles=num_particles)
     init, terms = scored[0], scored[-1]
-    weights = log_weights(subject.model, subject.family, subject.x, subject.params, num_samples)  # (K, N)
-    ks = [10**power for power in range(len(str(num_samples))) if 10**power < num_samples] + [num_samples]
-    curve = iwae_bounds(weights, ks)  # (len(ks), N)
     values = {
         "elbo_init": init.elbo(),
         "elbo": terms.elbo(),
         "recon": terms.recon,
         "kl": terms.kl,
         "refinement_gain": terms.elbo() - init.elbo(),
-        "iwae": curve[-1],
-        "effective_sample_size": effective_sample_size(weights),
     }
+    if subject.family.density == "none":
+        name = type(subject.family).__name__
+        numbers = {key: estimate(value[value.isfinite()]) for key, value in values.items()}
+        return Findings(numbers, values, warnings=[f"iwae: left out, for {name} has no density to weigh draws by"])
+    weights = log_weights(subject.model, subject.family, subject.x, subject.params, num_samples)  # (K, N)
+    ks = [10**power for power in range(len(str(num_samples))) if 10**power < num_samples] + [num_samples]
+    curve = iwae_bounds(weights, ks)  # (len(ks), N)
+    values |= {"iwae": curve[-1], "effective_sample_size": effective_sample_size(weights)}
     if num_samples >= MIN_DRAWS_FOR_TAIL:
         values["pareto_k"] = pareto_k(weights)
     good = torch.stack(list(values.values())).isfinite().all(0)

@@ -64,6 +64,14 @@ class _Evaluation:
         self.bar.update()
         return result
 
+    def measure(self, name: str, measure: Callable[[], Findings], split: str = "") -> Findings:
+        """What `measure` finds; where it cannot measure this model or family, why not, and the others go on."""
+        try:
+            return self(name, measure, split)
+        except (ArithmeticError, NotImplementedError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            return Findings(warnings=[f"{name}: left out, for it failed ({type(error).__name__}: {reason})"])
+
     def keep(self, found: Findings, name: str, split: str = "", figures: bool = True) -> None:
         """Merges what a measure found: its numbers under its split, or at the top."""
         numbers = self.found.numbers
@@ -121,7 +129,8 @@ def evaluate(
     if occluded:
         hidden = {share: subject(f"occluded by {share:.0%}", sample) for share, sample in occluded.items()}
         _measure_occlusion(run, subjects[main], hidden)
-    run.found.figures["gaps"] = gap_bars({name: part["gap"] for name, part in run.found.numbers["splits"].items()})
+    if parts := {name: part["gap"] for name, part in run.found.numbers["splits"].items() if "gap" in part}:
+        run.found.figures["gaps"] = gap_bars(parts)
     run.bar.close()
     return run.found
 
@@ -129,9 +138,11 @@ def evaluate(
 def _measure_sample(run: _Evaluation, subject: Subject, learned: Subject | None, main: bool) -> Findings:
     """Bounds, gaps and representation; returns what bounds found."""
     name, settings = subject.name, run.settings
-    bounded = run("bounds", lambda: bounds(subject, **_draws(settings)), name)
-    gap = run("gaps", lambda: _gaps(subject, bounded, settings), name)
-    found = run("representation", lambda: representation(subject, learned), name)
+    bounded = run.measure("bounds", lambda: bounds(subject, **_draws(settings)), name)
+    gap = Findings()
+    if "iwae" in bounded.values:
+        gap = run.measure("gaps", lambda: _gaps(subject, bounded, settings), name)
+    found = run.measure("representation", lambda: representation(subject, learned), name)
     for part in (bounded, gap, found, Findings(values=_identity(subject))):
         run.keep(part, name, name, figures=main)
     return bounded
@@ -153,23 +164,24 @@ def _gaps(subject: Subject, bounded: Findings, settings: EvaluationSettings) -> 
 
 
 def _measure_main(run: _Evaluation, subject: Subject, bounded: Findings) -> None:
-    settings, gap = run.settings, run.found.values[f"{subject.name}/gap_inference"]
+    settings, gap = run.settings, run.found.values.get(f"{subject.name}/gap_inference")
     measures: dict[str, Callable[[], Findings]] = {
         "trajectory": lambda: trajectory(subject),
-        "hardness": lambda: hardness(subject, gap),
+        **({} if gap is None else {"hardness": lambda: hardness(subject, gap)}),
         "predictive checks": lambda: predictive_checks(subject),
         "traversals": lambda: traversals(subject),
     }
     if settings.num_annealed:
         num, steps = settings.num_annealed, settings.num_temperatures
+        weighed = bounded if "iwae" in bounded.values else None
         measures["annealing"] = lambda: annealed(
-            subject, num_data=num, num_simulated=num, num_steps=steps, bounds=bounded
+            subject, num_data=num, num_simulated=num, num_steps=steps, bounds=weighed
         )
     if settings.num_simulated:
         measures["calibration"] = lambda: calibration(subject, num_simulated=settings.num_simulated)
     for name, measure in measures.items():
-        run.keep(run(name, measure), name)
-    if settings.num_annealed:
+        run.keep(run.measure(name, measure), name)
+    if {"annealing/ais", f"{subject.name}/log_evidence"} <= run.found.values.keys():
         _compare_annealed(run, subject.name)
 
 
@@ -182,6 +194,8 @@ def _compare_annealed(run: _Evaluation, name: str) -> None:
 
 def _measure_occlusion(run: _Evaluation, subject: Subject, hidden: Mapping[float, Subject]) -> None:
     """The gap against the share of the image that is hidden."""
+    if f"{subject.name}/gap_inference" not in run.found.values:
+        return
     gap = {0.0: run.found.values[f"{subject.name}/gap_inference"]}
     for share, it in hidden.items():
         gap[share] = run("occlusion", partial(_inference_gap, it, run.settings), it.name)

@@ -45,7 +45,6 @@ class LearnedIterativeGuide(Guide):
             later ones.
 
     Raises:
-        ArgumentError: A number below 1, or unknown inputs.
         ValueError: No inputs or one twice; when called, a model without one observed site for x.
 
     References:

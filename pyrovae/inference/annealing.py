@@ -18,33 +18,16 @@ from .simulate import draw_joint
 
 Start = Literal["q", "prior"]
 Tensors = tuple[Tensor, ...]
+Chained = tuple[Tensor, Tensor]  # log weights and acceptance probabilities, a row per chain, (C B,) each
 
 STEEPNESS = 4.0  # of the schedule, as in Wu et al.
-
-
-class Weighed(NamedTuple):
-    """A run's log weights and acceptance probabilities, a row per chain, (C B,) each."""
-
-    log_weights: Tensor
-    acceptance: Tensor
 
 
 class Annealing:
     r"""Transitions along :math:`\log f_\beta(u) = \log f_0(u) + \beta \, [\log p(x, u) - \log f_0(u)]`, β from 0 to 1.
 
-    f_0 is q(u | λ) or the prior p(u). In the coordinates of `Unconstrained`, chains (C, B) folded into one batch, C
-    outermost.
-
-    Args:
-        model: Pyro model of plate `"data"`.
-        family: Turns λ into q.
-        x: Data (B, *x_shape), or any of its kind.
-        num_steps: T, temperatures above 0.
-        num_leapfrog: Steps of a transition.
-        start: f_0.
-
-    Raises:
-        ValueError: `q` as start for a family that cannot score any draw.
+    f_0 is q(u | λ) or the prior p(u), u the coordinates of `Unconstrained`. Chains (C, B) are folded into one batch, C
+    outermost. Arguments and errors are those of `ais`.
     """
 
     def __init__(
@@ -90,12 +73,12 @@ class Annealing:
 
         return max(1, points_at_once(run, x.device) // num_chains)
 
-    def forward(self, x: Tensor, params: Tensor, num_chains: int, step_sizes: Sequence[Tensor]) -> Weighed:
+    def forward(self, x: Tensor, params: Tensor, num_chains: int, step_sizes: Sequence[Tensor]) -> Chained:
         r"""From draws of f_0: :math:`E e^{\log w} = p(x)` for each chain."""
         x, params = repeated(num_chains, x, params)
         return self._travel(x, params, self.draw_start(x, params), range(1, self.num_steps + 1), step_sizes)
 
-    def reverse(self, x: Tensor, params: Tensor, u: Tensor, num_chains: int, step_sizes: Sequence[Tensor]) -> Weighed:
+    def reverse(self, x: Tensor, params: Tensor, u: Tensor, num_chains: int, step_sizes: Sequence[Tensor]) -> Chained:
         r"""From a posterior draw u (B, D) for each x, all chains from the same: :math:`E e^{-\log w} = 1 / p(x)`."""
         x, params, u = repeated(num_chains, x, params, u)
         return self._travel(x, params, u, range(self.num_steps, 0, -1), step_sizes)
@@ -107,7 +90,7 @@ class Annealing:
 
     def _travel(
         self, x: Tensor, params: Tensor, u: Tensor, intervals: Sequence[int], step_sizes: Sequence[Tensor]
-    ) -> Weighed:
+    ) -> Chained:
         """Adds up the weight's share of each interval from β_{t-1} to β_t, with transitions where two meet."""
         terms = self.capture.bind(x, params, u, calls=self.num_steps * self.num_leapfrog * self.num_batches)
         found, batch = terms(x, params, u), len(step_sizes[0]) if step_sizes else 0
@@ -119,7 +102,7 @@ class Annealing:
                 u, found, acceptance = self.transition(terms, x, params, u, found, self.betas[at], size)
                 accepted = accepted + acceptance
             total, last = total + (self.betas[t] - self.betas[t - 1]) * found[1], t
-        return Weighed(total, accepted / max(1, self.num_steps - 1))
+        return total, accepted / max(1, self.num_steps - 1)
 
     def transition(
         self, terms: Any, x: Tensor, params: Tensor, u: Tensor, found: Tensors, beta: float, size: Tensor
@@ -151,12 +134,6 @@ def tuned_step_sizes(annealing: Annealing, x: Tensor, params: Tensor, num_chains
     """Step sizes (B,) for each temperature but 0 and 1, from a run of a few chains of its own.
 
     Held fixed in the next run they leave its weights unbiased; step sizes that adapt within a run do not.
-
-    Args:
-        annealing: The path.
-        x: Data (B, *x_shape).
-        params: λ (B, P).
-        num_chains: Of the next run; no more are taken here.
     """
     num = min(num_chains, MAX_CHAINS)
     size = x.new_full((x.shape[0],), 0.5)
@@ -206,9 +183,9 @@ def ais(
     .. math:: \log w = \sum_{t=1}^T (\beta_t - \beta_{t-1}) \, [\log p(x, z_{t-1}) - \log f_0(z_{t-1})], \qquad
         z_0 \sim f_0, \quad z_t \sim \mathcal{T}_{\beta_t}(z_t \mid z_{t-1})
 
-    :math:`E \, w = p(x)` exactly, so that the log of the chains' mean weight is below log p(x) on average, and comes
-    closer the longer the path. At T = 1 it is the importance-weighted bound. Step sizes, of each datapoint and
-    temperature, are tuned to an acceptance of 0.65 by a shorter batch of chains beforehand.
+    :math:`E \, w = p(x)`, so that the log of the chains' mean weight is below log p(x) on average, and closer the
+    longer the path. At T = 1 it is the importance-weighted bound. Step sizes are tuned beforehand, by datapoint and
+    temperature, to an acceptance of 0.65.
 
     Args:
         model: Pyro model of plate `"data"`.
@@ -221,7 +198,6 @@ def ais(
         start: f_0: `q`, by far the nearer, or `prior`, which needs no density of q.
 
     Raises:
-        ArgumentError: A number below 1, or an unknown start.
         ValueError: `q` as start for a family that cannot score any draw.
 
     References:
@@ -243,7 +219,6 @@ def ais(
 
 
 def by_chain(log_weights: Tensor, acceptance: Tensor, num_chains: int) -> Annealed:
-    """The run of (C B,) rows, with a dimension for the chains."""
     return Annealed(log_weights.reshape(num_chains, -1), acceptance.reshape(num_chains, -1).mean(0))
 
 
@@ -294,10 +269,9 @@ def bidirectional(
 
     Args:
         model: Pyro model of plate `"data"`, run without its observations to draw z and x.
-        family: Turns λ into q.
         infer: x to λ.
         like: Data of the kind and number to draw, (B, *x_shape); its values do not matter.
-        num_chains, num_steps, num_leapfrog, start: As in `ais`.
+        family, num_chains, num_steps, num_leapfrog, start: As in `ais`.
 
     Raises:
         ValueError: As `ais`; and a model that does not draw x.

@@ -213,9 +213,6 @@ class ELBO(Objective):
         path_gradient: Score z under q with q held fixed ("sticking the landing"). The value is the same, the gradient
             loses the term :math:`E_q \nabla \log q = 0` and its noise.
 
-    Raises:
-        ArgumentError: `num_particles` below 1.
-
     References:
         beta-VAE (Higgins et al., 2017), openreview.net/forum?id=Sy2fzU9gl
         Sticking the Landing (Roeder et al., 2017), arXiv:1703.09194

@@ -37,7 +37,6 @@ class GaussNewtonRefiner(Refiner):
         safeguard, score_particles: As in `SVIRefiner`.
 
     Raises:
-        ArgumentError: A number out of range.
         ValueError: From `check`: a family other than `FullNormal`, a model that is no `VAE`, or a prior that is no
             diagonal normal.
 

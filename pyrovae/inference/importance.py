@@ -84,7 +84,6 @@ def log_weights(
             fit the caches, or on a GPU the memory.
 
     Raises:
-        ArgumentError: A number below 1.
         ValueError: A family without density.
 
     >>> import pyrovae as pv
@@ -243,7 +242,6 @@ def iwae(
         chunk_size: As in `log_weights`.
 
     Raises:
-        ArgumentError: A number below 1.
         ValueError: A family without density.
 
     Reference:

@@ -28,9 +28,6 @@ class AnalyticELBO(Objective):
         num_particles: Draws of z a datapoint, in one vectorised pass.
         free_bits: λ, nats a dimension that cost nothing.
 
-    Raises:
-        ArgumentError: A number out of range.
-
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), section 2.3, estimator B, arXiv:1312.6114
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), appendix C.8,
@@ -96,9 +93,6 @@ class IWAE(Objective):
         beta: Weight of the latent sites' log-densities.
         num_particles: S.
         doubly_reparameterized: DReG.
-
-    Raises:
-        ArgumentError: `num_particles` below 1.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519

@@ -32,9 +32,6 @@ def precise_terms(
         params: λ (B, P), each.
         num_particles: Draws of z a datapoint.
 
-    Raises:
-        ArgumentError: `num_particles` below 1.
-
     >>> import pyrovae as pv
     >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
     >>> (terms,) = precise_terms(model, family, torch.ones(8, 4), torch.zeros(8, 4), num_particles=60)
@@ -185,7 +182,6 @@ def optimum(
         score_particles: Draws of z a datapoint and score.
 
     Raises:
-        ArgumentError: A number out of range.
         ValueError: No start, or one of another shape.
 
     Reference:

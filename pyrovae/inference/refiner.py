@@ -227,7 +227,6 @@ class SVIRefiner(Refiner):
         score_particles: Draws of z a datapoint for those scores. With few, noise sends many a good λ_K back.
 
     Raises:
-        ArgumentError: A number out of range, or an unknown name.
         ValueError: From `check`: `natural` for a family without natural gradients; gradients through path gradients
             with a family that has densities of its own draws alone, or through an objective that has no second
             derivative; `stop_below` with them.

@@ -32,7 +32,6 @@ def simulate(
         z, the flattened sites side by side, (N, D), and x (N, *x_shape).
 
     Raises:
-        ArgumentError: `num` below 1.
         ValueError: Not one observed site.
 
     >>> import pyrovae as pv
