@@ -108,7 +108,7 @@ def test_every_block_takes_one(mine):
         ({"dataset": "mine:Net"}, "dataset.name: 'mine:Net' is no Dataset; "),
         ({"guide": "yours:Guide"}, "guide.type: 'yours:Guide' cannot be imported (ModuleNotFoundError: No module named 'yours')"),
         ({"guide": "pyrovae.guides:RefinedGuide"}, "guide.type: 'pyrovae.guides:RefinedGuide' is abstract; it has yet to write initial"),
-        ({"model": "mine:Many"}, "model.type: 'mine:Many' takes readout by position, which nothing fills in; "),
+        ({"model": "mine:Many"}, "model.type: 'mine:Many' takes readout by position; make it a keyword"),
         ({"model": {"type": "mine:Neurons", "decoder": "mlp"}}, "model.decoder: unknown key for mine:Neurons (value 'mlp'); "),
     ],
 )  # fmt: skip
@@ -155,11 +155,10 @@ def test_a_run_of_ones_own_classes_needs_a_word(mine, capsys):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["components"] == {"mine": None}
     sys.modules.pop("mine")
-    out = ["--out", str(mine / "out")]
     quick = ["--num-data", "4", "--num-annealed", "0", "--num-simulated", "0", "--max-steps", "5", "--num-samples", "5"]
     commands = {
-        embed: [str(run), *out], sample: [str(run), *out], train: ["--resume", str(run)], evaluate: [str(run), *quick],
-        compare: [str(run), *out],
+        embed: [str(run), "--out", "z.npz"], sample: [str(run)], train: ["--resume", str(run)],
+        evaluate: [str(run), *quick], compare: [str(run), "--out", "compared"],
     }  # fmt: skip
     for command, args in commands.items():
         capsys.readouterr()
@@ -174,7 +173,6 @@ def test_a_run_of_ones_own_classes_needs_a_word(mine, capsys):
     assert trained.posterior(torch.ones(2, 8).numpy()).mean.shape == (2, 4)
     for command in (embed, sample, evaluate):
         assert command.main([*commands[command], "--quiet", "--allow", "mine"]) == 0
-        out[1] = str(mine / "pictures")
     assert "the model has no decode" in capsys.readouterr().err
     assert train.main(["--resume", str(run), "--quiet", "--allow=mine", "train.epochs=2"]) == 0
 

@@ -31,7 +31,9 @@ def _train(args: argparse.Namespace, settings: dict) -> int:
     if found in ("trained", "done"):
         return 0
     if found == "interrupted":
-        return train(["--resume", str(args.run), "--quiet", *(f"--allow={name}" for name in args.allow), *args.overrides])
+        return train(
+            ["--resume", str(args.run), "--quiet", *(f"--allow={name}" for name in args.allow), *args.overrides]
+        )
     if args.run.exists():
         shutil.rmtree(args.run)  # it never came to its first checkpoint, and training would take the next version
     return train(["--config", str(args.config), "--quiet", *args.overrides])

@@ -6,7 +6,11 @@ from typing import Any
 
 from ..config import COMPONENTS
 
-_BLOCKS = ({*COMPONENTS} - {"model"}) | {"layers", "beta_warmup", "base"}  # keys whose value names a component and its arguments
+_BLOCKS = ({*COMPONENTS} - {"model"}) | {
+    "layers",
+    "beta_warmup",
+    "base",
+}  # keys whose value names a component and its arguments
 
 
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,4 +36,3 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         else:
             merged[key] = deepcopy(new)
     return merged
-

@@ -18,7 +18,7 @@ from ..guides import AmortizedGuide, Guide, SemiAmortizedGuide
 from ..models.latent_sites import LatentSite, latent_sites
 from ..training import check_support
 from .components import COMPONENTS, ConfigError, joint, signature, unnamed
-from .schema import Block, Config
+from .schema import Block, Config, blocks_of
 
 
 class _Parts(Mapping[str, Any]):
@@ -118,7 +118,7 @@ def _check(config: Config, data: Dataset, likelihood: Any) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's generator on the CPU, which draws the first weights, starts at `seed`; afterwards it goes on as before.
+    """Inside, torch's generator on the CPU, which draws weights, starts at `seed`; afterwards it goes on as before.
 
     >>> before = torch.get_rng_state()
     >>> with seeded(0):
@@ -160,7 +160,7 @@ def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[nn.Module, Gu
         encoder=lambda: make(section.encoder, in_shape=x_shape, out_shape=(parts["family"].num_params,)),
         refiner=lambda: make(config.guide.refiner, parts),
     )
-    for block in config.blocks():
+    for block in blocks_of(config):
         if block.__target__ is unnamed:
             make(block)  # which says what it stands for
     _check_prior(config)
@@ -186,7 +186,7 @@ def _check_prior(config: Config) -> None:
         reason = f"is for one latent layer, and {config.model.type} has several; use prior mixture_normal"
     elif "model" in signature(family.__target__)[0]:
         reason = f"comes before the model, and family {family.type} after; use another"
-    elif not family.__target__.density == "any":
+    elif family.__target__.density != "any":
         reason = (
             f"scores each draw under many posteriors, which takes family {family.type} a pass a dimension; use another"
         )
@@ -236,7 +236,9 @@ def fit_arguments(config: Config) -> dict[str, Any]:
     train = {name: make(value) if isinstance(value, Block) else value for name, value in values.items()}
     if isinstance(train["early_stopping"], BaseModel):
         train["early_stopping"] = train["early_stopping"].model_dump()
-    train["schedules"] = {place: make(getattr(train["schedules"], place)) for place in type(train["schedules"]).model_fields}
+    train["schedules"] = {
+        place: make(getattr(train["schedules"], place)) for place in type(train["schedules"]).model_fields
+    }
     return {**train, "lr": config.model.lr, "beta": config.model.beta, "batch_size": config.dataset.batch_size}
 
 

@@ -52,7 +52,7 @@ def signature(make: Any) -> tuple[dict[str, bool], dict[str, Setting]]:
             settings[p.name] = Setting(hints.get(p.name, Any), p.default)
         elif p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
             positional[p.name] = p.default is p.empty
-        elif p.kind is p.VAR_POSITIONAL and parameters[-1].kind is not p.VAR_KEYWORD:  # which a module without __init__ has
+        elif p.kind is p.VAR_POSITIONAL and parameters[-1].kind is not p.VAR_KEYWORD:  # as nn.Module itself has
             positional[f"*{p.name}"] = True
     return positional, settings
 
@@ -106,35 +106,30 @@ def unnamed_data(*, what: str) -> Any:
     )
 
 
-BASES: dict[str, type] = {
-    "dataset": data.Dataset,
-    "augment": data.Augmentation,
-    "normalize": data.Normalization,
-    **dict.fromkeys(("model", "encoder", "decoder", "prior"), nn.Module),
-    "likelihood": likelihoods.Likelihood,
-    "family": Family,
-    "guide": guides.Guide,
-    "refiner": inference.Refiner,
-    "objective": inference.Objective,
-    "aggressive": training.AggressiveTraining,
-    "warmup": training.Schedule,
+# Of each kind: what a class of one's own must be, the name that stands where none is written, and all names.
+_KINDS: dict[str, tuple[type, str, dict[str, Any]]] = {
+    "dataset": (
+        data.Dataset,
+        "mnist",
+        {name: make for name, make in members(data, "", data.Dataset).items() if inspect.isfunction(make)},
+    ),
+    "augment": (data.Augmentation, "augmentation", {"augmentation": data.Augmentation}),
+    "normalize": (data.Normalization, "standardize", dict(data.NORMALIZATIONS)),
+    "model": (nn.Module, "vae_mlp", {n: m for n, m in members(models, "").items() if inspect.isclass(m)}),
+    "encoder": (nn.Module, "mlp", members(nets, "Encoder", other_roles=["Decoder"])),
+    "decoder": (nn.Module, "mlp", members(nets, "Decoder", other_roles=["Encoder"])),
+    "prior": (nn.Module, "standard_normal", members(priors, "")),
+    "likelihood": (likelihoods.Likelihood, "bernoulli", members(likelihoods, "", likelihoods.Likelihood)),
+    "family": (Family, "diagonal_normal", {**members(families, "", Family), "joint": joint}),
+    "guide": (guides.Guide, "amortized", members(guides, "Guide", guides.Guide)),
+    "refiner": (inference.Refiner, "svi", members(inference, "Refiner", inference.Refiner)),
+    "objective": (inference.Objective, "elbo", members(inference, "", inference.Objective)),
+    "aggressive": (training.AggressiveTraining, "aggressive", {"aggressive": training.AggressiveTraining}),
+    "warmup": (training.Schedule, "linear", members(training, "Warmup", training.Schedule)),
 }
-COMPONENTS: dict[str, dict[str, Any]] = {
-    "dataset": {name: make for name, make in members(data, "", data.Dataset).items() if inspect.isfunction(make)},
-    "augment": {"augmentation": data.Augmentation},
-    "normalize": dict(data.NORMALIZATIONS),
-    "model": {name: make for name, make in members(models, "").items() if inspect.isclass(make)},
-    "encoder": members(nets, "Encoder", other_roles=["Decoder"]),
-    "decoder": members(nets, "Decoder", other_roles=["Encoder"]),
-    "prior": members(priors, ""),
-    "likelihood": members(likelihoods, "", likelihoods.Likelihood),
-    "family": {**members(families, "", Family), "joint": joint},
-    "guide": members(guides, "Guide", guides.Guide),
-    "refiner": members(inference, "Refiner", inference.Refiner),
-    "objective": members(inference, "", inference.Objective),
-    "aggressive": {"aggressive": training.AggressiveTraining},
-    "warmup": members(training, "Warmup", training.Schedule),
-}
+BASES = {kind: base for kind, (base, _, _) in _KINDS.items()}
+DEFAULTS = {kind: name for kind, (_, name, _) in _KINDS.items()}
+COMPONENTS = {kind: names for kind, (_, _, names) in _KINDS.items()}
 # Further names of a model: its class, and what they fill in where nothing is written.
 PRESETS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "vae_mlp": (VAE, {"encoder": "mlp", "decoder": "mlp", "guide": "amortized"}),
@@ -211,21 +206,23 @@ def resolve(kind: str, name: str, allow: Collection[str] | None = None) -> Any:
         owner = import_module(module)
     except Exception as error:  # whatever a module of the user's raises
         raise ConfigError(f"{name!r} cannot be imported ({type(error).__name__}: {error})") from error
-    base = BASES[kind]
-    if not hasattr(owner, attribute):
-        there = [word for word, thing in vars(owner).items() if inspect.isclass(thing) and fits(thing, base)]
+    base, thing = BASES[kind], getattr(owner, attribute, None)
+    if thing is None:
+        there = [word for word, other in vars(owner).items() if inspect.isclass(other) and fits(other, base)]
         raise ConfigError(f"{name!r}: {module} has no {attribute}; {nearest(attribute, there)}")
-    thing = getattr(owner, attribute)
-    if not fits(thing, base):
-        raise ConfigError(
-            f"{name!r} is no {base.__name__}; write class {attribute}({base.__name__}), or -> {base.__name__}"
-        )
+    try:
+        if not fits(thing, base):
+            need = f"write class {attribute}({base.__name__}), or a function -> {base.__name__}"
+            raise ConfigError(f"{name!r} is no {base.__name__}; {need}")
+        lacking = unfilled(thing, kind)
+    except NameError as error:
+        raise ConfigError(f"{name!r}: its annotations cannot be read ({error})") from error
     if abstract(thing):
         raise ConfigError(f"{name!r} is abstract; it has yet to write {', '.join(abstract(thing))}")
-    if unfilled(thing, kind):
+    if lacking:
+        known = ", ".join(sorted(WIRED))
         raise ConfigError(
-            f"{name!r} takes {', '.join(unfilled(thing, kind))} by position, which nothing fills in; make that a keyword "
-            f"argument (after *), or one of {', '.join(sorted(WIRED))}"
+            f"{name!r} takes {', '.join(lacking)} by position; make it a keyword (after *), or one of {known}"
         )
     return thing
 

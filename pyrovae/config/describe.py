@@ -37,11 +37,11 @@ def described(model: nn.Module, guide: Guide, data: Any, options: Mapping[str, A
         options: Further arguments of `pyrovae.fit`.
 
     >>> import pyrovae as pv
+    >>> import torch
     >>> model, family = pv.models.mlp((6,), 2, likelihood=pv.models.likelihoods.Bernoulli(1)), pv.DiagonalNormal(2)
-    >>> guide = pv.AmortizedGuide(family, torch.nn.Linear(6, 4))
-    >>> x = torch.zeros(3, 6)
-    >>> described(model, guide, pv.data.Dataset("zeros", "made", x, x, x), {}).missing
-    ['model.encoder: Linear keeps no attribute device, so that nobody knows what it was made with']
+    >>> guide = pv.AmortizedGuide(family, nn.Linear(6, 4))
+    >>> described(model, guide, pv.data.Dataset("zeros", "made", *torch.zeros(3, 5, 6)), {}).missing
+    ['model.encoder: Linear takes in_features, out_features by position, which nothing fills in']
     """
     words = _Words()
     x_shape = tuple(data.x_shape)
@@ -125,8 +125,9 @@ def _settings(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             continue
         try:
             if name == "schedules":
-                value = {place: block_of("warmup", schedule) for place, schedule in value.items()}
-            sections[section][name] = block_of(kinds[name], value) if value and name in kinds else plain(value)
+                sections[section][name] = {place: block_of("warmup", schedule) for place, schedule in value.items()}
+            else:
+                sections[section][name] = block_of(kinds[name], value) if value and name in kinds else plain(value)
         except ValueError:
             continue  # an objective of a script, say, which nobody who loads the run needs
     return sections

@@ -53,7 +53,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), allow: Collecti
     Args:
         path: The file.
         overrides: As on the command line.
-        allow: Packages beside pyrovae that its components may come from; any, by default: the file is the caller's word.
+        allow: Packages beside pyrovae that its components may come from; by default any: the file is the caller's word.
 
     Raises:
         ConfigError: One line for each problem: dotted key, value, remedy.
@@ -78,21 +78,19 @@ def check(values: Mapping[str, Any], allow: Collection[str] | None = None) -> Co
 
     >>> check({"model": {"z_dim": 3}}).guide.family.type
     'diagonal_normal'
-    >>> check({"model": {"z_dmi": 3, "lr": "fast"}})
+    >>> check({"model": {"z_dim": 0, "lr": "fast"}})
     Traceback (most recent call last):
         ...
-    pyrovae.config.components.ConfigError: model.lr: must be a number, got 'fast'
-    model.z_dmi: unknown key for vae_mlp (value 3); did you mean z_dim? valid: type, z_dim, lr, beta, prior, likelihood, encoder, decoder
+    pyrovae.config.components.ConfigError: model.z_dim: must be >= 1, got 0
+    model.lr: must be a number, got 'fast'
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"the file must hold sections dataset, model, guide, train, got {shown(values)}")
-    schema, written, note = fitted(values, allow)
+    schema, written = fitted(values, allow)
     try:
-        config = schema.model_validate(written)
+        return schema.model_validate(written)
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, schema, written))) from error
-    config._note = note
-    return config
 
 
 def to_yaml(config: Config) -> str:
@@ -162,14 +160,12 @@ def _meant(error: Any) -> str:
 def _path(loc: tuple[str | int, ...], values: Any, missing: bool) -> list[str | int]:
     """Where in `values` an error is: its place without the names that pydantic gives to the options of a union."""
     path: list[str | int] = []
+    here: Any = values
     for part in loc:
-        if (isinstance(values, Mapping) and part in values) or (
-            isinstance(values, list | tuple) and isinstance(part, int) and part < len(values)
-        ):
-            values = values[part]
-        elif not (missing and part == loc[-1]):
-            continue
-        path.append(part)
+        entries = here if isinstance(here, Mapping) else range(len(here)) if isinstance(here, list | tuple) else ()
+        if part in entries or (missing and part == loc[-1]):
+            path.append(part)
+            here = here[part] if part in entries else None
     return path
 
 

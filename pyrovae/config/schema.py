@@ -1,20 +1,20 @@
 """The sections of the YAML file, and the one schema that fits the components that a file names.
 
-A component block names a class and its settings: `refiner: {type: svi, num_steps: 20}`. What may stand in it is the class's own
-signature: arguments by keyword alone are settings, those by position are wired up in `build.py`. A setting whose annotation is
-a base class of components, `objective: Objective = ELBO()`, is a block within the block.
+A component block names a class and its settings: `refiner: {type: svi, num_steps: 20}`. What may stand in it is the
+class's own signature: arguments by keyword alone are settings, those by position are wired up in `build.py`. A setting
+whose annotation is a base class of components, `objective: Objective = ELBO()`, is a block within the block.
 """
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
 from pydantic_core import PydanticCustomError
 
 from ..capture import Engine
 from ..validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from .components import PRESETS, ConfigError, block_of, kind_of, resolve, signature, tag_of
+from .components import DEFAULTS, PRESETS, ConfigError, block_of, kind_of, resolve, signature, tag_of
 
 
 class Strict(BaseModel):
@@ -71,37 +71,32 @@ class TrainConfig(Strict):
 
 
 class Config(Strict):
-    """The whole file; `check` makes a subclass whose sections have the settings of the components that are named."""
+    """The whole file; `check` makes a subclass whose sections have the settings of the components that are named.
 
+    Attributes:
+        note: A line about what `model.type` filled in, and what it would have but for what is written.
+    """
+
+    note: ClassVar[str] = ""
     dataset: Any
     model: Any
     guide: Any
     train: Any
-    _note: str = PrivateAttr("")
-
-    @property
-    def note(self) -> str:
-        """A line about what `model.type` filled in, and what it would have but for what is written."""
-        return self._note
-
-    def blocks(self) -> Iterator[Block]:
-        """Every component block."""
-
-        def within(section: Any) -> Iterator[Block]:
-            if isinstance(section, Block):
-                yield section
-            if isinstance(section, BaseModel):
-                for name in type(section).model_fields:
-                    yield from within(getattr(section, name))
-
-        yield from within(self)
 
     @property
     def own_modules(self) -> list[str]:
         """The modules outside the library that components come from."""
-        names = [getattr(block, tag_of(block.__kind__)) for block in self.blocks()]
+        names = [getattr(block, tag_of(block.__kind__)) for block in blocks_of(self)]
         modules = dict.fromkeys(name.partition(":")[0] for name in names if ":" in name)
         return [module for module in modules if module.partition(".")[0] != "pyrovae"]
+
+
+def blocks_of(section: Any) -> Iterator[Block]:
+    """Every component block of a section, itself included."""
+    if isinstance(section, Block):
+        yield section
+    for name in type(section).model_fields if isinstance(section, BaseModel) else ():
+        yield from blocks_of(getattr(section, name))
 
 
 WHERE_DATA_LIE = frozenset({"root", "path", "cache", "num_workers"})  # of `dataset:`; the same data by other ways
@@ -111,53 +106,31 @@ DATASET_COMMON: dict[str, Any] = {
     "augment": (Any, None),
     "normalize": (Any, None),
 }
-DEFAULTS = {
-    "dataset": "mnist",
-    "augment": "augmentation",
-    "normalize": "standardize",
-    "model": "vae_mlp",
-    "encoder": "mlp",
-    "decoder": "mlp",
-    "prior": "standard_normal",
-    "likelihood": "bernoulli",
-    "family": "diagonal_normal",
-    "guide": "amortized",
-    "refiner": "svi",
-    "objective": "elbo",
-    "aggressive": "aggressive",
-    "warmup": "linear",
-}
 
 
-class Fitted(NamedTuple):
-    """A schema for raw values, these with every name written out, and what a preset made of them."""
+def fitted(values: Mapping[str, Any], allow: Collection[str] | None = None) -> tuple[type[Config], dict[str, Any]]:
+    """The schema of raw values, and these with every block written out.
 
-    schema: type[Config]
-    values: dict[str, Any]
-    note: str
-
-
-def fitted(values: Mapping[str, Any], allow: Collection[str] | None = None) -> Fitted:
-    """The schema of raw values: first the classes that they name are found, then their signatures say what may stand there.
-
-    Args:
-        values: The sections, as YAML has them.
-        allow: Packages that may be imported, as `resolve` has it.
-
-    Raises:
-        CheckpointError: A package that may not be.
+    First the classes that they name are found, as `resolve` does, then their signatures say what may stand there.
     """
     values = {key: value for key, value in values.items() if value is not None}  # `train:` and nothing below it
     values, note = _preset(values)
     reader = _Reader(allow)
-    sections = {
+    sections: dict[str, tuple[Any, Any]] = {
         "dataset": reader.block("dataset", values.get("dataset")),
         "model": reader.block("model", values["model"]),
         "guide": reader.block("guide", values["guide"]),
         "train": reader.train(values.get("train", {})),
     }
-    schema = create_model("Config", __base__=Config, **{name: (hint, ...) for name, (hint, _) in sections.items()})
-    return Fitted(schema, {**values, **{name: value for name, (_, value) in sections.items()}}, note)
+    schema, written = _model("Config", Config, sections)
+    schema.note = note
+    return schema, {**values, **written}
+
+
+def _model(name: str, base: Any, blocks: Mapping[str, tuple[Any, Any]]) -> tuple[Any, dict[str, Any]]:
+    """A schema with a field for each block, which must be there, and the values that go with it."""
+    fields: dict[str, Any] = {key: (hint, ...) for key, (hint, _) in blocks.items()}
+    return create_model(name, __base__=base, **fields), {key: value for key, (_, value) in blocks.items()}
 
 
 def _preset(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -272,8 +245,8 @@ class _Reader:
         }
         if isinstance(places := value.get("schedules") or {}, Mapping):  # place -> schedule
             made = {place: self.block("warmup", schedule) for place, schedule in places.items()}
-            schema = create_model("Schedules", __base__=Strict, **{place: (hint, ...) for place, (hint, _) in made.items()})
-            fields["schedules"], value["schedules"] = (schema, ...), {place: v for place, (_, v) in made.items()}
+            schema, value["schedules"] = _model("Schedules", Strict, made)
+            fields["schedules"] = schema, ...
         else:
             fields["schedules"] = refused(": must be a block, place: schedule"), None
         return create_model("Train", __base__=TrainConfig, **fields), value

@@ -27,7 +27,7 @@ _SKETCHED = 16  # datapoints of each split
 
 
 def remembered(make: Callable[..., "Dataset"]) -> Any:
-    """Lets a function's data sets keep, as `made_by`, the function and its arguments, so that a run can write them down.
+    """Lets a function's data sets keep the function and its arguments, as `made_by`, so that a run can write them down.
 
     What is made of them by `replace` is another data set, which keeps nothing.
     """

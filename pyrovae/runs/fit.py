@@ -18,9 +18,9 @@ def fit(
 ) -> dict[str, float]:
     """Trains `model` and `guide` in place; returns final metrics. All of it is as in `pyrovae.training.fit`.
 
-    With a `run_dir` the folder is a run like one from YAML: `config.yaml` describes model, guide and data, where they are of
-    the library or importable, so that `pyrovae.load`, `scripts/evaluate.py` and `--resume` take it. Where they are not, a
-    line says what is missing, and `pyrovae.load(run_dir, model=..., guide=...)` takes objects built as here.
+    With a `run_dir` the folder is a run like one from YAML: `config.yaml` describes model, guide and data, where they
+    are of the library or importable, so that `pyrovae.load`, `scripts/evaluate.py` and `--resume` take it. Where they
+    are not, a line says what is missing, and `pyrovae.load(run_dir, model=..., guide=...)` takes both, built as here.
 
     Args:
         model: Pyro model of plate `"data"`.
@@ -47,12 +47,8 @@ def fit(
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.write(config)
         if missing:
-            text = "; ".join(missing)
-            print(
-                f"{folder.path}: config.yaml cannot hold all of it ({text}); pyrovae.load(run_dir, model=..., guide=...) "
-                "takes both, built as here",
-                file=sys.stderr,
-            )
+            remedy = "pyrovae.load(run_dir, model=..., guide=...) takes both, built as here"
+            print(f"{folder.path}: config.yaml cannot hold all of it ({'; '.join(missing)}); {remedy}", file=sys.stderr)
     settings = {"data": getattr(data, "source", ""), **config.model_dump(mode="json")}
     metrics = training.fit(model, guide, data, run_dir=folder.path, **{"hparams": settings, **options})
     folder.summarize(config, data, metrics)

@@ -165,7 +165,7 @@ def versions() -> dict[str, str]:
     """Of what results depend on.
 
     >>> sorted(versions())
-    ['lightning', 'pyro', 'python', 'pyrovae', 'torch']
+    ['lightning', 'pyro', 'pyrovae', 'python', 'torch']
     """
     return {
         "pyrovae": __version__,

@@ -83,8 +83,8 @@ class Trained:
         """Raises `DataError` unless datapoints are shaped as those of training."""
         if data.x_shape != self.x_shape:
             raise DataError(
-                f"dataset {data.name}: its {noun(data)}s are {data.x_shape}, and the run was trained on {self.x_shape}; "
-                "name the data that it was trained on"
+                f"dataset {data.name}: its {noun(data)}s are {data.x_shape}, and the run was trained on {self.x_shape}"
+                "; name the data that it was trained on"
             )
 
     def _datapoints(self, x: Array) -> Tensor:
