@@ -1,5 +1,6 @@
 """What the documents say is run."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.config import COMPONENTS, load_config
+from pyrovae.config import COMPONENTS, build_data, build_model, check, fit_arguments, load_config
 from pyrovae.config.components import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -205,6 +206,47 @@ def test_extending_objectives_refiners_carry(run, monkeypatch):
     from_nowhere = names["guide"].infer(x, start=start).params
     torch.manual_seed(0)
     assert torch.equal(from_nowhere, names["guide"].infer(x).params)
+
+
+def test_extending_parts_are_names_in_yaml(run, tmp_path):
+    """Every class of the page, in a module, and built from a configuration."""
+    nodes = [
+        node
+        for section in EXTENDING.values()
+        for kind, code in section
+        if kind == "python" and not code.startswith("# my_models")
+        for node in ast.parse(code).body
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef)
+        and ast.unparse(node) != "from my_models import Neurons"
+    ]
+    made = "def bits(*, num: int = 60) -> pv.data.Dataset:\n    x = torch.rand(num, 12).round()\n"
+    made += "    return pv.data.Dataset('bits', 'drawn', x[:40], x[40:50], x[50:])"
+    (tmp_path / "my_models.py").write_text("\n\n".join([*map(ast.unparse, nodes), made]))
+    training = {"objective": {"type": "my_models:Capacity", "capacity": 5.0}}
+    training["schedules"] = {"objective.capacity": {"type": "linear", "epochs": 10}}
+    rprop = {"type": "my_models:RpropRefiner", "num_steps": 2, "objective": {"type": "my_models:Capacity"}}
+    counts = {"type": "my_models:PoissonFamily", "temperature": 0.2}
+    cases = [
+        ({"likelihood": {"type": "my_models:NegativeBinomial", "r": 3.0}}, {"type": "my_models:BestOfGuide"}, {}),
+        ({}, {"type": "semi_amortized", "refiner": rprop}, training),
+        (
+            {"prior": "my_models:PoissonPrior"},
+            {"type": "semi_amortized", "family": counts, "refiner": {"objective": "analytic_elbo"}},
+            {
+                "objective": "analytic_elbo",
+                "schedules": {"family.temperature": {"type": "linear", "start": 5, "end": 1}},
+            },
+        ),
+    ]
+    for i, (model, guide, train) in enumerate(cases):
+        values = {"dataset": "my_models:bits", "model": {"z_dim": 3, **model}, "guide": guide}
+        config = check({**values, "train": {"epochs": 1, **train}})
+        data = build_data(config)
+        made = build_model(config, data.x_shape)
+        assert pv.fit(*made, data, run_dir=f"run{i}", progress=False, **fit_arguments(config))["val/elbo"] < 0
+        trained = pv.load(f"run{i}", allow=["my_models"])
+        assert type(trained.guide) is type(made[1])
+        assert trained.config.guide.type == config.guide.type
 
 
 def test_extending_data(run):
