@@ -131,6 +131,19 @@ def run(monkeypatch, tmp_path):
     sys.modules.pop("my_models", None)
 
 
+def test_evaluation_in_python(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = pv.data.MNIST(source="embedded")
+    model, family = pv.models.mlp(data.x_shape, 3, widths=(8,)), pv.DiagonalNormal(3)
+    guide = pv.AmortizedGuide(family, pv.nets.MLP(data.x_shape, (6,), widths=(8,)))
+    pv.fit(model, guide, data, epochs=1, batch_size=500, run_dir="runs/ivae/version_0", progress=False)
+    few, names = "num_data=10, num_annealed=0, num_simulated=0, max_steps=20", {}
+    for code in blocks("docs/evaluation.md"):
+        exec(code.replace("num_data=100", few), names)
+    assert names["result"]["splits"]["test"]["gap"]["amortization"]["mean"] > 0
+    assert "'approximation'" in capsys.readouterr().out
+
+
 def test_extending_a_guide(run):
     names = run("A guide in 30 lines")
     code = [code for _, code in EXTENDING["A guide in 30 lines"]]

@@ -42,8 +42,9 @@ def inside_torch() -> Any:
 
 
 _PLAIN = (str, type(None), bool, int, float, complex, bytes)
-# What every module has, what `validated` keeps in it, and what `programs_of` does.
+# What every module has, what `validated` and `programs_of` keep in it, and a recurrent one's list of its own weights.
 _NO_PART = (frozenset(vars(nn.Module())) - {"training"}) | {"_arguments", "_programs"}
+_NO_PART |= {"_flat_weights", "_flat_weight_refs"}
 
 
 class Reading(NamedTuple):

@@ -103,7 +103,7 @@ def plates(site: Any) -> set[str]:
 
 
 def density(family: Family) -> str:
-    return getattr(family, "density", "any" if getattr(family, "scores_any_draw", True) else "own")
+    return family.density
 
 
 def or_none(function: Callable[[], Any]) -> Any:

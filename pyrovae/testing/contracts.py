@@ -76,7 +76,7 @@ def _check_gradients(name: str, model: nn.Module, guide: Guide, x: Tensor) -> No
             require(
                 grad is not None and bool(grad.any()),
                 f"{name}: no gradient reaches {side} {under}; is it in use, and does `infer` detach λ from it? Where a "
-                "loop must, `teach` adds what the ELBO at the refined λ cannot tell",
+                "loop must, `Inferred.teaching` takes what the ELBO at the refined λ cannot tell",
             )
             require(bool(grad.isfinite().all()), f"{name}: the gradient of {side} is not finite {under}")
     nn.ModuleList([guide, model]).zero_grad()
@@ -124,7 +124,7 @@ def check_refiner(refiner: Refiner, model: nn.Module, family: Family, x: Tensor)
     require(same, f"{name} leaves layers in another mode; run in `inference.frozen(...)`")
     if refined.terms is not None and refined.terms_init is not None:
         lost = (refined.terms_init.elbo() - refined.terms.elbo()).max().item()
-        require(lost <= 0, f"{name}: the safeguard lets the scored ELBO fall by {lost:.3g} nats; see `keep_better`")
+        require(lost <= 0, f"{name}: the safeguard lets the scored ELBO fall by {lost:.3g} nats; it must keep λ₀ there")
     if density(family) != "none":
         before, after = seeded(lambda: common_noise_terms(model, family, x, start, refined.params, num_particles=200))
         lost = (before.elbo() - after.elbo()).mean().item()
