@@ -109,11 +109,12 @@ def test_debug_shows_the_traceback(capsys):
 
 def test_print_is_a_configuration_that_prints_itself(tmp_path, capsys):
     assert train_here(*config("svi"), "model.z_dim=7", "--print") == 0
-    out = capsys.readouterr().out
+    note, out = capsys.readouterr().out.split("\n", 1)
+    assert note == "# model.type: vae_mlp fills in encoder mlp; leaves as written guide svi, not amortized"
     (tmp_path / "again.yaml").write_text(out)
     assert yaml.safe_load(out)["model"]["z_dim"] == 7
     assert train_here("--config", tmp_path / "again.yaml", "--print") == 0
-    assert capsys.readouterr().out == out
+    assert capsys.readouterr().out == f"# model.type: vae_mlp leaves as written guide svi, not amortized\n{out}"
 
 
 def test_help():

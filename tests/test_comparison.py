@@ -132,7 +132,7 @@ def test_a_component_of_another_type_replaces():
         "guide": {"type": "semi_amortized", "family": "flow", "refiner": {"type": "svi", "lr": 0.1}},
         "model": {"z_dim": 3, "prior": "laplace"},
     }
-    assert merge(base, {"guide": "amortized"})["guide"] == {"type": "amortized"}
+    assert merge(base, {"guide": "amortized"})["guide"] == "amortized"
     assert merge(base, {"guide": {"refiner": {"num_steps": 2}}})["guide"]["refiner"] == {
         "type": "svi",
         "lr": 0.1,
@@ -141,14 +141,15 @@ def test_a_component_of_another_type_replaces():
     assert merge(base, {"guide": {"refiner": "unrolled"}})["guide"] == {
         "type": "semi_amortized",
         "family": "flow",
-        "refiner": {"type": "unrolled"},
+        "refiner": "unrolled",
     }
     assert merge(base, {"guide": {"family": {"transform": "maf"}}})["guide"]["family"] == {
         "type": "flow",
         "transform": "maf",
     }
+    assert merge(base, {"guide": "semi_amortized"})["guide"] == "semi_amortized"  # of the same type, and alone
     assert merge(base, {"model": {"type": "vae_conv"}})["model"] == {"type": "vae_conv", "z_dim": 3, "prior": "laplace"}
-    assert merge({"dataset": {"name": "mnist", "seed": 3}}, {"dataset": "sun397"})["dataset"] == {"name": "sun397"}
+    assert merge({"dataset": {"name": "mnist", "seed": 3}}, {"dataset": "sun397"})["dataset"] == "sun397"
     assert base["guide"]["refiner"] == {"type": "svi", "lr": 0.1}
 
 

@@ -4,7 +4,16 @@ import math
 import pytest
 import yaml
 
-from pyrovae.config import COMPONENTS, ConfigError, apply_override, check, load_config
+from pyrovae.config import (
+    COMPONENTS,
+    ConfigError,
+    apply_override,
+    build_model,
+    check,
+    fit_arguments,
+    load_config,
+    read_yaml,
+)
 
 
 def problem(values: dict) -> str:
@@ -181,3 +190,63 @@ def test_a_mapping_on_the_command_line_wants_spaces():
     values: dict = {}
     apply_override(values, "dataset.normalize={type: zca}")
     assert values == {"dataset": {"normalize": {"type": "zca"}}}
+
+
+def test_keys_of_yaml(tmp_path):
+    path = tmp_path / "keys.yaml"
+    path.write_text(
+        "net: &net {widths: [3, 3], activation: elu}\nmodel: {encoder: {<<: *net, widths: [4]}, decoder: *net}\n"
+    )
+    values = read_yaml(path)
+    assert values["model"] == {"encoder": {"widths": [4], "activation": "elu"}, "decoder": values["net"]}
+    path.write_text("model: {[a, b]: 1}\n")
+    with pytest.raises(ConfigError, match="^line 1: a key must be a word, not a sequence$"):
+        load_config(path)
+    path.write_text("1: 2\ntrain: [1]\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert str(error.value).splitlines() == [
+        "train: must be a block of keys, got [1]",
+        "1: unknown key (value 2); valid: dataset, model, guide, train",
+    ]
+    with pytest.raises(ConfigError, match=r"^train.epochs: train is \[1\], which has no keys$"):
+        load_config(path, ["train.epochs=2"])
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        ({}, "model.type: vae_mlp fills in encoder mlp, decoder mlp, guide amortized"),
+        ({"model": {"type": "vae_conv"}, "guide": "svi"}, "model.type: vae_conv fills in encoder conv, decoder conv; leaves as written guide svi, not amortized"),
+        ({"model": {"type": "vae"}, "guide": "svi"}, ""),
+    ],
+)  # fmt: skip
+def test_a_preset_says_what_it_fills_in(values, note):
+    assert check(values).note == note
+
+
+def test_a_preset_over_a_resolved_configuration_changes_nothing_and_says_so():
+    resolved = check({}).model_dump(mode="json")
+    apply_override(resolved, "model.type=vae_conv")
+    config = check(resolved)
+    assert config.model.encoder.type == "mlp"
+    assert config.note == "model.type: vae_conv leaves as written encoder mlp, not conv, decoder mlp, not conv"
+
+
+def test_blocks_within_blocks_and_schedules():
+    config = check(
+        {
+            "model": {"type": "hierarchical_vae", "z_dim": [4, 2]},
+            "guide": {"type": "semi_amortized", "family": {"type": "joint", "base": "full_normal"}, "refiner": {"objective": {"num_particles": 6}}},
+            "train": {"schedules": {"objective.beta": {"start": 1, "end": 0.5}}},
+        }
+    )  # fmt: skip
+    assert config.guide.family.base.type == "full_normal"
+    assert (config.guide.refiner.objective.type, config.guide.refiner.objective.num_particles) == ("elbo", 6)
+    arguments = fit_arguments(config)
+    assert arguments["schedules"]["objective.beta"](99) == 0.5
+    _, guide = build_model(config, (1, 4, 4))
+    assert (guide.family.sites, guide.refiner.objective.num_particles) == (("z1", "z2"), 6)
+    assert problem({"train": {"schedules": {"family.temperature": {"epochs": 0}}}}) == (
+        "train.schedules.family.temperature.epochs: must be > 0, got 0"
+    )

@@ -19,8 +19,7 @@ def test_contract(name, family, model, x, monkeypatch):
 def test_contract_with_loops_that_are_for_some_families(loop, family, model, x):
     q = COMPONENTS["family"][family](Z_DIM)
     encoder = pv.nets.MLP(X_SHAPE, (q.num_params,), widths=(8,))
-    natural = type(q).natural_gradient is not pv.Family.natural_gradient
-    if natural if isinstance(loop, pv.SVIRefiner) else family == "full_normal":
+    if q.has_natural_gradient if isinstance(loop, pv.SVIRefiner) else family == "full_normal":
         check_guide(model, pv.SemiAmortizedGuide(model, q, encoder, loop), x)
         return
     with pytest.raises(ValueError, match=f"got {type(q).__name__}; use "):

@@ -111,6 +111,18 @@ class Climbs(Mine):
         return pv.Inferred(init, init)
 
 
+class Stale(Mine):
+    """Its graph does not see a number change."""
+
+    def infer(self, x, beta=1.0, record=False):
+        number = [0.0]
+        shifted = pv.capture.Capture(lambda params: (params + number[0],))
+        init = params = self.encoder(x)
+        for number[0] in (1.0, 2.0):
+            (params,) = shifted(params)
+        return pv.Inferred(init, params)
+
+
 class Owns(Mine):
     def __init__(self, family=None, model=None):
         super().__init__(family)
@@ -151,6 +163,7 @@ class Mean(Mine):
         (Double, r"Double.infer: `init` is torch.float64 for data of torch.float32; add .to\(x.dtype\)"),
         (Centred, "Centred.infer: λ of a datapoint alone and in a batch; .*: they differ, by"),
         (Climbs, r"Climbs.infer: λ under torch.inference_mode\(\); leave it by inference_mode\(False\)"),
+        (Stale, "Stale.infer: λ eager and captured; a Capture sees no Python state .*: they differ, by"),
         (Owns, r"Owns owns the model's .*VAE; keep the model in a tuple"),
         (Forgets, "Forgets: its state dict, loaded into a copy, gives another λ"),
         (Mean, "Mean: all seeds give one draw"),

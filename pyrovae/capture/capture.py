@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
 from time import perf_counter
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import pyro
 import torch
@@ -20,6 +20,8 @@ from . import graph as graphs
 from .graph import Graph, Parts, Reading, Tensors, undone  # noqa: F401 - Tensors for others
 
 Function = Callable[..., Any]
+Nested = Tensor | None | tuple["Nested", ...]
+F = TypeVar("F", bound=Function)
 Made = TypeVar("Made")
 
 Engine = Literal["auto", "eager", "compiled"]
@@ -82,7 +84,7 @@ class CaptureWarning(UserWarning):
     """Something could not be captured, and runs eagerly."""
 
 
-class Capture:
+class Capture(Generic[F]):
     """A function of tensors that runs Pyro programs, and its compiled twin.
 
     `make_fx` records every operation of a call, autograd's and the optimizer's included, as one flat graph, which
@@ -107,7 +109,7 @@ class Capture:
     [(), (4, 2)]
     """
 
-    def __init__(self, function: Function, *modules: nn.Module, name: str = "") -> None:
+    def __init__(self, function: F, *modules: nn.Module, name: str = "") -> None:
         self.function = function
         self._parts = Parts(modules)
         self._graphs: dict[tuple, _Kept] = {}
@@ -116,11 +118,11 @@ class Capture:
         self._num_calls = 0
         self.name = name or getattr(function, "__qualname__", type(function).__qualname__)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Nested) -> Any:
         """`function(*args)`."""
         return self.bind(*args)(*args)
 
-    def bind(self, *args: Any, calls: int = 1) -> Function:
+    def bind(self, *args: Nested, calls: int = 1) -> F:
         """The function to call `calls` times with arguments like these, while no weight changes.
 
         Compiled, it raises `ValueError` for another batch size than these arguments have.
@@ -145,14 +147,14 @@ class Capture:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_graphs": {}}  # copies and pickles capture anew
 
-    def _eager(self, reason: str) -> Function:
+    def _eager(self, reason: str) -> F:
         if reason and reason not in self._warned:
             self._warned.add(reason)
             message = f"{self.name} is not compiled, which makes it slower: {reason}"
             warnings.warn(message, CaptureWarning, stacklevel=3)
         return self.function
 
-    def _bound(self, place: tuple, now: Reading, args: tuple[Any, ...], batch: int) -> Function | None:
+    def _bound(self, place: tuple, now: Reading, args: tuple[Nested, ...], batch: int) -> F | None:
         """The graph kept at `place`, made if it is not there yet, with its weights; None if there can be none."""
         kept = self._graphs.get(place)
         if kept is None and len(self._graphs) >= MAX_GRAPHS:
@@ -169,7 +171,7 @@ class Capture:
                 return None
             start = perf_counter()
             run, fixed = kept.graph.bind(now.weights, tuple(arg.contiguous() for arg in leaves(args)))
-            bound: Function = kept.call(run, fixed, batch, self.name)
+            bound: F = kept.call(run, fixed, batch, self.name)
             if not kept.graph.verified:
                 sizes = "" if place[1] is None else f" for batches of {batch}"
                 _log.info("compiled %s%s in %.1f s", self.name, sizes, perf_counter() - start)
@@ -182,7 +184,7 @@ class Capture:
             self._graphs[place] = _Kept(now.objects, _explain(error))
             return None
 
-    def _kept(self, now: Reading, args: tuple[Any, ...], size: int | None) -> "_Kept":
+    def _kept(self, now: Reading, args: tuple[Nested, ...], size: int | None) -> "_Kept":
         pack, calls = packer(args), []
 
         def flat(*tensors: Tensor) -> list[Tensor]:
@@ -193,7 +195,7 @@ class Capture:
         graph = Graph(flat, self._parts, tuple(leaves(args)), size)
         return _Kept(now.objects, "", graph, calls[-1])
 
-    def _verify(self, bound: Function, args: tuple[Any, ...]) -> None:
+    def _verify(self, bound: F, args: tuple[Nested, ...]) -> None:
         """Runs both twins on the same noise and compares."""
         device = leaves(args)[0].device
         results = []
@@ -213,7 +215,7 @@ class _Kept(NamedTuple):
     call: Any = None  # by `caller`
 
 
-def leaves(value: Any) -> list[Tensor]:
+def leaves(value: Nested) -> list[Tensor]:
     """The tensors of nested tuples, from left to right."""
     if isinstance(value, tuple):
         return [leaf for item in value for leaf in leaves(item)]
@@ -222,12 +224,12 @@ def leaves(value: Any) -> list[Tensor]:
     return [] if value is None else [value]
 
 
-def structure(value: Any) -> Hashable:
+def structure(value: Nested) -> Hashable:
     """Nested tuples without their tensors."""
     return (type(value), *map(structure, value)) if isinstance(value, tuple) else value is None
 
 
-def caller(args: tuple[Any, ...], results: Any) -> Any:
+def caller(args: tuple[Nested, ...], results: Nested) -> Any:
     """(run, fixed, rows, name) to `run(*fixed, *tensors)` as a function of nested tuples like these, of so many rows.
 
     It is written out as source, as Python's `NamedTuple` and torch's `fx` do, for it runs at every inner step.
@@ -247,13 +249,13 @@ def make(run, fixed, rows, name):
     return scope["make"]
 
 
-def packer(example: Any) -> Callable[[Sequence[Tensor]], Any]:
+def packer(example: Nested) -> Callable[[Sequence[Tensor]], Any]:
     """A function that makes of tensors nested tuples like `example`."""
     kinds: dict[str, Any] = {}
     return eval(f"lambda flat: {_source(example, (f'flat[{i}]' for i in count()), kinds)}", kinds)
 
 
-def _source(value: Any, leaf: Iterator[str], kinds: dict[str, Any] | None) -> str:
+def _source(value: Nested, leaf: Iterator[str], kinds: dict[str, Any] | None) -> str:
     """Nested tuples like `value`, of types that `kinds` learns, or as a target to assign to."""
     if not isinstance(value, tuple):
         return next(leaf) if value is not None else "_" if kinds is None else "None"
@@ -263,7 +265,7 @@ def _source(value: Any, leaf: Iterator[str], kinds: dict[str, Any] | None) -> st
     return f"{name}({''.join(f'{_source(item, leaf, kinds)}, ' for item in value)})"
 
 
-def _refuse(args: Any, rows: int, name: str) -> None:
+def _refuse(args: Nested, rows: int, name: str) -> None:
     sizes = ", ".join(sorted({str(len(leaf)) for leaf in leaves(args) if leaf.dim() > 0}))
     raise ValueError(f"{name} is bound for batches of {rows}, and called with {sizes}; bind it again")
 

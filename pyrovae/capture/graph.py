@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, fx, nn
 
 Tensors = tuple[Tensor, ...]
@@ -117,7 +118,7 @@ def _held(value: Any, objects: list[Any]) -> Hashable:
     return id(value)
 
 
-Surroundings = tuple[list[Any], list[Any]]  # Pyro handlers at work, and plates that hold dimensions
+Surroundings = tuple[list[Messenger], list[str | None]]  # Pyro handlers at work, and plates that hold dimensions
 
 
 def surroundings() -> Surroundings:

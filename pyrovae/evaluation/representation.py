@@ -59,7 +59,7 @@ def representation(subject: Subject, probe_train: Subject | None = None, surgery
 
 def _shape_of(mean: Tensor) -> dict[str, Any]:
     """Of posterior means (N, D)."""
-    lifetime, population = sparsity(mean.T), sparsity(mean)
+    lifetime, population = sparsity(mean.flatten(1).T), sparsity(mean.flatten(1))
     return {
         "active_units": int((mean.var(0, correction=0) > ACTIVE_VARIANCE).sum()),
         "lifetime_sparsity": _known(lifetime),

@@ -12,7 +12,6 @@ from pyro import poutine
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..families import Family
 from ..inference.elbo import scored_sites
 
 DRAWS, ERRORS = 4000, 5.0  # the mean of so many draws may be off by so many standard errors
@@ -100,10 +99,6 @@ def latents(program: Callable, x: Tensor) -> dict[str, Any]:
 
 def plates(site: Any) -> set[str]:
     return {frame.name for frame in site["cond_indep_stack"]}
-
-
-def density(family: Family) -> str:
-    return family.density
 
 
 def or_none(function: Callable[[], Any]) -> Any:

@@ -17,7 +17,7 @@ from ..families import Family
 from ..guides import Guide
 from ..inference import ELBO, AnalyticELBO, Refiner, common_noise_terms
 from ..inference.elbo import evaluating, scored_sites
-from .compare import EqualNoise, check_store, close, density, interpreted, latents, plates, require, seeded
+from .compare import EqualNoise, check_store, close, interpreted, latents, plates, require, seeded
 
 
 def check_guide(model: nn.Module, guide: Guide, x: Tensor) -> None:
@@ -66,7 +66,7 @@ def _check_gradients(name: str, model: nn.Module, guide: Guide, x: Tensor) -> No
     held = sorted({type(m).__name__ for m in [model, *model.children()] if any(m is own for own in guide.modules())})
     require(not held, f"{name} owns the model's {', '.join(held)}; keep the model in a tuple, self._model = (model,)")
     scored: list[Trace_ELBO] = [Trace_ELBO(), ELBO(), ELBO(num_particles=2)]
-    for objective in scored if density(guide.family) != "none" else [AnalyticELBO(), AnalyticELBO(num_particles=2)]:
+    for objective in scored if guide.family.density != "none" else [AnalyticELBO(), AnalyticELBO(num_particles=2)]:
         nn.ModuleList([guide, model]).zero_grad()
         loss = objective.differentiable_loss(model, guide, x)
         loss.backward() if loss.requires_grad else None
@@ -76,7 +76,7 @@ def _check_gradients(name: str, model: nn.Module, guide: Guide, x: Tensor) -> No
             require(
                 grad is not None and bool(grad.any()),
                 f"{name}: no gradient reaches {side} {under}; is it in use, and does `infer` detach λ from it? Where a "
-                "loop must, `Inferred.teaching` takes what the ELBO at the refined λ cannot tell",
+                "loop must, `teach` adds what the ELBO at the refined λ cannot tell",
             )
             require(bool(grad.isfinite().all()), f"{name}: the gradient of {side} is not finite {under}")
     nn.ModuleList([guide, model]).zero_grad()
@@ -124,8 +124,8 @@ def check_refiner(refiner: Refiner, model: nn.Module, family: Family, x: Tensor)
     require(same, f"{name} leaves layers in another mode; run in `inference.frozen(...)`")
     if refined.terms is not None and refined.terms_init is not None:
         lost = (refined.terms_init.elbo() - refined.terms.elbo()).max().item()
-        require(lost <= 0, f"{name}: the safeguard lets the scored ELBO fall by {lost:.3g} nats; it must keep λ₀ there")
-    if density(family) != "none":
+        require(lost <= 0, f"{name}: the safeguard lets the scored ELBO fall by {lost:.3g} nats")
+    if family.density != "none":
         before, after = seeded(lambda: common_noise_terms(model, family, x, start, refined.params, num_particles=200))
         lost = (before.elbo() - after.elbo()).mean().item()
         require(lost < 0.1, f"{name}: λ_K is {lost:.3g} nats a datapoint worse than λ₀; a sign, or the step size?")

@@ -11,7 +11,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, biject_
 
 from ..families import Family
 from ..models.likelihoods import Likelihood
-from .compare import DRAWS, density, latents, near, or_none, plates, require, seeded
+from .compare import DRAWS, latents, near, or_none, plates, require, seeded
 
 
 def check_family(family: Family) -> None:
@@ -44,14 +44,14 @@ def check_family(family: Family) -> None:
     dead = (~slope.isfinite() | (slope == 0)).any(0).nonzero()[:, 0].tolist()
     require(not dead, f"{name}: entries {dead} of λ get no finite gradient from draws of z")
     z = z.detach()
-    if density(family) == "none":
+    if family.density == "none":
         return  # moments may be those of what it relaxes
     for moment, values in (("mean", z), ("variance", (z - z.mean(0)) ** 2)):
         stated = or_none(partial(getattr, q, moment))
         if stated is not None:
             near(f"{name}: `{moment}` of {type(q).__name__}", stated.detach(), values)
     _check_density(name, family, params, z)
-    if type(family).natural_gradient is not Family.natural_gradient:
+    if family.has_natural_gradient:
         row = params.detach()[:1]
         rows = row.expand(DRAWS, P).clone().requires_grad_()
         (score,) = torch.autograd.grad(family(rows).log_prob(z[:, 0]).sum(), rows)  # (N, P)
@@ -61,10 +61,10 @@ def check_family(family: Family) -> None:
 
 
 def _check_density(name: str, family: Family, params: Tensor, z: Tensor) -> None:
-    q, kind = family(params), f"density is {density(family)!r}, but"
+    q, kind = family(params), f"density is {family.density!r}, but"
     try:
         log_prob = q.log_prob(z)  # (N, 3)
-        if density(family) == "any":  # for the draws of another λ, twice
+        if family.density == "any":  # for the draws of another λ, twice
             other = family(params.roll(1, 0)).log_prob(z[:50]).sum()
             (slope,) = torch.autograd.grad(other, params, create_graph=True)
             twice = torch.autograd.grad(slope.square().sum(), params)[0]
@@ -79,7 +79,7 @@ def _check_density(name: str, family: Family, params: Tensor, z: Tensor) -> None
         covariance = torch.einsum("nbi,nbj->bij", *[known - known.mean(0)] * 2) / len(known)
         log_p = MultivariateNormal(known.mean(0), 0.8 * covariance).log_prob(flat)
     else:  # or another of the family
-        log_p = family(params.detach() + 0.1).log_prob(z) if density(family) == "any" else log_prob
+        log_p = family(params.detach() + 0.1).log_prob(z) if family.density == "any" else log_prob
     ratio = (log_p - log_prob[-len(log_p) :]).exp()
     near(f"{name}: log_prob is not the density of draws: E_q p / q", torch.ones(3), ratio)
     prior: Any = Independent(Normal(torch.zeros_like(z[0]), 1.0), len(q.event_shape))
