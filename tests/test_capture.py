@@ -291,6 +291,22 @@ def test_training_and_evaluation_share_a_graph(graphs, model):
     assert len(graphs) == 1
 
 
+def test_recurrent_networks_are_captured(graphs):
+    """They keep a list of their own weights, which is not to hold those of another time."""
+    net = nn.GRU(3, 4, batch_first=True, bidirectional=True)
+    run = Capture(lambda x: net(x)[0], net)
+    x = torch.randn(5, 7, 3)
+    with pv.engine("compiled"), torch.no_grad():
+        run(x)
+        net.weight_hh_l0.mul_(2)
+        torch.testing.assert_close(run(x), net(x)[0])
+        net.bias_hh_l0 = nn.Parameter(torch.randn(12))
+        torch.testing.assert_close(run(x), net(x)[0])
+    assert len(graphs) == 1
+    twin = copy.deepcopy(net)
+    torch.testing.assert_close(twin(x)[0], net(x)[0])
+
+
 def test_a_program_that_counts_its_batch_has_a_graph_for_each_size():
     def program(x):
         return (x * len(x),)

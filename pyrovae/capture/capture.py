@@ -30,8 +30,9 @@ REPAID_AFTER = 5000
 MAX_GRAPHS = 16  # of one function; if it takes more, something changes at every call
 MAX_PROGRAMS = 16  # of one owner
 _PLAIN = (str, type(None), bool, int, float, complex, bytes)
-# What every module has, what `validated` keeps in it, and what `programs_of` does.
-_NO_PART = (frozenset(vars(nn.Module())) - {"training"}) | {"_arguments", "_programs"}
+# What every module has, what `validated` and `programs_of` keep in it, and a recurrent one's list of its own weights.
+_OWN = {"_arguments", "_programs", "_flat_weights", "_flat_weight_refs"}
+_NO_PART = (frozenset(vars(nn.Module())) - {"training"}) | _OWN
 # Where errors of a user's program pass through, but do not arise.
 _LIBRARIES = (
     os.path.dirname(os.__file__) + os.sep,

@@ -94,7 +94,9 @@ class _Words:
         block = self.parts("model", model, self.block("model", model, "model"))
         if block["type"] != "unnamed":
             positional, known = signature(type(model))[0], {**vars(model), **(arguments_of(model) or {})}
-            sites = [site.num_free for site in sites_of(model, x_shape).values()]
+            sites = [guide.family.z_dim]
+            if guide.family.density != "none":  # whose sites may be discrete
+                sites = [site.num_free for site in sites_of(model, x_shape).values()]
             if {"z_dims", "layers"} & {*positional}:
                 block["z_dim"] = plain(known.get("z_dims", sites))
             elif {"z_dim", "prior", "decoder"} & {*positional}:
