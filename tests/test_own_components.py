@@ -224,7 +224,7 @@ assert "evil" not in sys.modules
 def test_a_default_that_cannot_be_written_down_stays(mine):
     (mine / "mine.py").write_text(
         MINE
-        + '''
+        + """
 
 class Odd(pv.SVIRefiner):
     def __init__(self, *, rule=None, num_steps: int = 2):
@@ -236,7 +236,7 @@ class OddGuide(pv.AmortizedGuide):
     def __init__(self, family, encoder, *, refiner: pv.Refiner = Odd(rule=len)):
         super().__init__(family, encoder)
         self.refiner = refiner
-'''
+"""
     )
     _, guide = build_model(check({"guide": "mine:OddGuide"}), (1, 4, 4))
     assert guide.refiner.own is len
