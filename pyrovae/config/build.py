@@ -205,7 +205,8 @@ def sites_of(model: nn.Module, x_shape: Sequence[int]) -> dict[str, LatentSite]:
 def _family(config: Config, parts: Mapping[str, Any]) -> Family:
     """The family that the guide names: of the model's one latent vector "z", or else one for each latent site."""
     block = config.guide.family
-    if _of_posteriors(config) or "model" in signature(block.__target__)[0]:
+    relaxes = getattr(block.__target__, "density", "any") == "none"  # z may be discrete, which has no support to fit
+    if _of_posteriors(config) or "model" in signature(block.__target__)[0] or relaxes:
         return make(block, parts)
     sites = sites_of(parts["model"], parts["x_shape"])
     vectors = {name for name, site in sites.items() if site.is_real and len(site.event_shape) == 1}
