@@ -102,7 +102,10 @@ class _Words:
             elif {"z_dim", "prior", "decoder"} & {*positional}:
                 block["z_dim"] = plain(known.get("z_dim", sites[0]))
         if "encoder" in signature(type(guide))[0]:
-            encoder = (arguments_of(guide) or vars(guide)["_modules"]).get("encoder")
+            encoder = getattr(
+                guide, "encoder", None
+            )  # as it is now; of a guide that keeps it elsewhere, as it was given
+            encoder = (arguments_of(guide) or {}).get("encoder") if encoder is None else encoder
             block["encoder"] = self.block("encoder", encoder, "model.encoder")
         return block
 
