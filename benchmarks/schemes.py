@@ -22,8 +22,7 @@ from typing import Any
 import torch
 
 import pyrovae as pv
-from pyrovae.config import build_model, fit_arguments
-from pyrovae.config import Config, load_config
+from pyrovae.config import Config, build_model, fit_arguments, load_config
 from pyrovae.inference import iwae
 
 CONFIGS = Path(__file__).parent.parent / "configs"

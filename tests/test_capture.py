@@ -43,8 +43,14 @@ NETS = {
     "conv": lambda: pv.models.conv(X_SHAPE, Z_DIM, channels=(2, 4), widths=(8,)),
 }
 LOOPS = {
-    "adam": {"lr": 0.05, "num_particles": 2},
-    "sgd": {"optimizer": "sgd", "lr": 1e-3, "clip": 3.0, "lr_decay": "linear", "path_gradient": False},
+    "adam": {"lr": 0.05, "objective": pv.ELBO(num_particles=2)},
+    "sgd": {
+        "optimizer": "sgd",
+        "lr": 1e-3,
+        "clip": 3.0,
+        "lr_decay": "linear",
+        "objective": pv.ELBO(path_gradient=False),
+    },
     "natural": {"optimizer": "natural", "lr": 0.1, "clip": 2.0},
     "pace": {"adapt": 0.3, "stop_below": 0.02, "num_steps": 13},
 }
@@ -610,7 +616,9 @@ def trained(guide_name, choice, net="mlp", **options):
         "amortized": lambda: pv.AmortizedGuide(q, encoder),
         "semi_amortized": lambda: pv.SemiAmortizedGuide(model, q, encoder, loop),
         "learned_iterative": lambda: pv.LearnedIterativeGuide(model, q, encoder, num_steps=1, widths=(8,)),
-        "through the loop": lambda: pv.LearnedIterativeGuide(model, q, encoder, num_steps=2, widths=(8,), detach=False),
+        "through the loop": lambda: pv.LearnedIterativeGuide(
+            model, q, encoder, num_steps=2, widths=(8,), gradient="unrolled"
+        ),
     }[guide_name]()
     metrics = pv.fit(model, guide, tiny_images(), batch_size=16, epochs=2, engine=choice, progress=False, **options)
     return {n: p.detach() for n, p in [*model.named_parameters(), *guide.named_parameters()]}, metrics

@@ -66,7 +66,11 @@ def test_main_job(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        ([*config("ivae"), "model.z_dmi=3"], 2, "error: model.z_dmi: unknown key for ivae_iterative (value 3); did you mean z_dim?"),
+        (
+            [*config("ivae"), "model.z_dmi=3"],
+            2,
+            "error: model.z_dmi: unknown key for ivae_iterative (value 3); did you mean z_dim?",
+        ),
         (["--config", "nowhere.yaml"], 2, "error: nowhere.yaml: No such file"),
         ([*config("sun397"), "dataset.root=/nowhere"], 3, "error: SUN397: /nowhere (dataset.root) does not exist"),
         (

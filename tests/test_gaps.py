@@ -204,7 +204,9 @@ def test_trajectories_of_every_guide(guide, model, x):
     found = trajectory(Subject.of("test", model, q, x), num_steps=12, num_particles=5)
     check_trajectory(found, [*range(11), 12])
     numbers = found.numbers["trajectory"]
-    trained = {"amortized": None, "learned_iterative": q.refiner.num_steps if guide == "learned_iterative" else 0}.get(guide, 3)
+    trained = {"amortized": None, "learned_iterative": q.refiner.num_steps if guide == "learned_iterative" else 0}.get(
+        guide, 3
+    )
     assert numbers["trained_num_steps"] == trained
     assert ("by default" in numbers["refiner"]) == (guide == "amortized")
     if guide == "learned_iterative":

@@ -145,7 +145,9 @@ def test_c2_refinement_reaches_the_best_mean_field():
     torch.testing.assert_close(left, oracle.diagonal_gap.expand(4), rtol=0, atol=1e-10)
     assert (start - best).abs().max() > 0.1
     lr = 0.3 / torch.linalg.eigvalsh(oracle.precision).max().item()
-    refine = pv.SVIRefiner(num_steps=600, lr=lr, optimizer="sgd", momentum=0.9, objective=pv.ELBO(num_particles=10), safeguard=False)
+    refine = pv.SVIRefiner(
+        num_steps=600, lr=lr, optimizer="sgd", momentum=0.9, objective=pv.ELBO(num_particles=10), safeguard=False
+    )
     with FixedNoise(oracle.noise()):
         refined = refine(oracle.model, family, oracle.x, start).params
     torch.testing.assert_close(refined, best, rtol=0, atol=1e-8)
@@ -197,7 +199,9 @@ def test_refinement_of_a_ladder_reaches_the_exact_posterior():
     oracle = TwoLayers.random(diagonal=True, sigma=1.0, seed=1)
     family, start, best = pv.Ladder(oracle.model), torch.zeros(4, 10).double(), oracle.exact_ladder()
     assert (oracle.log_evidence - exact_elbo(oracle, family, start)).min() > 0.1
-    refine = pv.SVIRefiner(num_steps=400, lr=0.1, optimizer="sgd", momentum=0.8, objective=pv.ELBO(num_particles=10), safeguard=False)
+    refine = pv.SVIRefiner(
+        num_steps=400, lr=0.1, optimizer="sgd", momentum=0.8, objective=pv.ELBO(num_particles=10), safeguard=False
+    )
     with FixedNoise(oracle.noise()):
         refined = refine(oracle.model, family, oracle.x, start).params
     torch.testing.assert_close(refined, best, rtol=0, atol=1e-8)
@@ -208,7 +212,10 @@ def test_c8_a_datapoint_ends_alike_alone_and_in_a_batch(make):
     oracle = TwoLayers.random()
     family = pv.Ladder(oracle.model) if make() == "ladder" else make()
     noise = {name: torch.randn(2, 4, d).double() for name, d in zip(oracle.model.sites, Z_DIMS, strict=True)}
-    refine, start = pv.SVIRefiner(num_steps=5, lr=0.05, objective=pv.ELBO(num_particles=2), safeguard=False), torch.zeros(4, 10).double()
+    refine, start = (
+        pv.SVIRefiner(num_steps=5, lr=0.05, objective=pv.ELBO(num_particles=2), safeguard=False),
+        torch.zeros(4, 10).double(),
+    )
 
     def run(rows):
         with FixedNoise({name: value[:, rows] for name, value in noise.items()}):
@@ -275,7 +282,10 @@ def test_a_run_is_trained_drawn_and_loaded(family, tmp_path):
     assert trained.posterior(x).event_shape == (9,)
     assert trained.reconstruct(x).shape == x.shape
     assert trained.sample(6).shape == (6, *images.x_shape)
-    kl, terms = (f(trained.model, trained.guide.family, x, trained.infer(x).params) for f in (kl_per_dim, partial(elbo_terms, num_particles=100)))
+    kl, terms = (
+        f(trained.model, trained.guide.family, x, trained.infer(x).params)
+        for f in (kl_per_dim, partial(elbo_terms, num_particles=100))
+    )
     assert kl.shape == (9,)
     assert kl.sum().item() == pytest.approx(terms.kl.mean().item(), rel=0.3)
 
@@ -298,7 +308,10 @@ def test_so_when_compiled(family, layered, recwarn):
 
 def check_captured(family, layered, recwarn):
     model, results = layered.double(), []
-    q, refiner = family_for(family, model), pv.SVIRefiner(num_steps=4, lr=0.05, objective=pv.ELBO(num_particles=2), safeguard=False)
+    q, refiner = (
+        family_for(family, model),
+        pv.SVIRefiner(num_steps=4, lr=0.05, objective=pv.ELBO(num_particles=2), safeguard=False),
+    )
     for size in (7, 5):
         x, start = (torch.rand(size, *X_SHAPE) < 0.4).double(), 0.3 * torch.randn(size, q.num_params).double()
         for choice in ("eager", "compiled"):
@@ -385,7 +398,9 @@ def test_a_gain_finds_its_posterior():
     model = Gain()
     family = pv.Joint.of(model, x)
     start = torch.zeros(3, 2).double()
-    refined = pv.SVIRefiner(num_steps=250, lr=0.1, objective=pv.ELBO(num_particles=50), lr_decay="linear")(model, family, x, start).params
+    refined = pv.SVIRefiner(num_steps=250, lr=0.1, objective=pv.ELBO(num_particles=50), lr_decay="linear")(
+        model, family, x, start
+    ).params
     # The best log-normal maximises s m - 2 exp(m + v / 2) + log(v) / 2, s = 2 + x: v = 1 / s, exp(m + v / 2) = s / 2.
     shape = 2 + x
     expected = torch.stack([shape.log() - (0.5 / shape) - math.log(2), -0.5 * shape.log()], -1)

@@ -99,7 +99,7 @@ def test_a_family_without_is_refused(model, x):
         def forward(self, params):
             return pyro.distributions.Normal(params, 1.0).to_event(1)
 
-    message = "natural needs a family with a natural_gradient, got Shifted; use DiagonalNormal, FullNormal"
+    message = "natural needs a family with a natural_gradient, got Shifted; use adam"
     refiner = pv.SVIRefiner(optimizer="natural")
     with pytest.raises(ValueError, match=message):
         pv.SVIGuide(model, Shifted(3), refiner)

@@ -48,7 +48,9 @@ def test_c2_refinement_reaches_the_best_diagonal(optimizer):
 
     assert (start - best).abs().max() > 0.1  # or nothing would be shown
     lr = {"sgd": 0.3 / torch.linalg.eigvalsh(oracle.precision).max().item(), "adam": 0.02}[optimizer]
-    refine = pv.SVIRefiner(num_steps=1500, lr=lr, optimizer=optimizer, objective=pv.ELBO(num_particles=6), safeguard=False)
+    refine = pv.SVIRefiner(
+        num_steps=1500, lr=lr, optimizer=optimizer, objective=pv.ELBO(num_particles=6), safeguard=False
+    )
     with FixedNoise(quadrature(4, 3)):
         refined = refine(oracle.model, family, oracle.x, start).params
     torch.testing.assert_close(refined, best, rtol=0, atol=1e-8)
@@ -149,7 +151,9 @@ def test_c8_a_datapoint_ends_alike_alone_and_in_a_batch(Family, optimizer, dtype
     oracle, family = LinearGaussian.random(), Family(3).to(dtype)
     model, x = oracle.model.to(dtype), oracle.x.to(dtype)
     start, noise = family.init_params().to(dtype).expand(4, -1), torch.randn(2, 4, 3, dtype=dtype)
-    refine = pv.SVIRefiner(num_steps=10, lr=0.05, optimizer=optimizer, objective=pv.ELBO(num_particles=2), clip=3.0, safeguard=False)
+    refine = pv.SVIRefiner(
+        num_steps=10, lr=0.05, optimizer=optimizer, objective=pv.ELBO(num_particles=2), clip=3.0, safeguard=False
+    )
 
     def run(rows: slice, x: torch.Tensor = x) -> torch.Tensor:
         with FixedNoise(noise[:, rows]):

@@ -14,7 +14,14 @@ from pyrovae.evaluation.settings import EvaluationSettings
 from pyrovae.testing import check_guide, check_model
 
 T, D, N = 6, 2, 9
-QUICK = {"num_samples": 30, "num_particles": 5, "max_steps": 20, "num_annealed": 2, "num_temperatures": 5, "num_simulated": 0}
+QUICK = {
+    "num_samples": 30,
+    "num_particles": 5,
+    "max_steps": 20,
+    "num_annealed": 2,
+    "num_temperatures": 5,
+    "num_simulated": 0,
+}
 
 
 class Walk(PyroModule):

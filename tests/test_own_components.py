@@ -219,3 +219,26 @@ assert "evil" not in sys.modules
     done = subprocess.run(args, cwd=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not (home / "sung").exists()
+
+
+def test_a_default_that_cannot_be_written_down_stays(mine):
+    (mine / "mine.py").write_text(
+        MINE
+        + """
+
+class Odd(pv.SVIRefiner):
+    def __init__(self, *, rule=None, num_steps: int = 2):
+        super().__init__(num_steps=num_steps)
+        self.own = rule
+
+
+class OddGuide(pv.AmortizedGuide):
+    def __init__(self, family, encoder, *, refiner: pv.Refiner = Odd(rule=len)):
+        super().__init__(family, encoder)
+        self.refiner = refiner
+"""
+    )
+    _, guide = build_model(check({"guide": "mine:OddGuide"}), (1, 4, 4))
+    assert guide.refiner.own is len
+    _, guide = build_model(check({"guide": {"type": "mine:OddGuide", "refiner": {"num_steps": 4}}}), (1, 4, 4))
+    assert (type(guide.refiner).__name__, guide.refiner.num_steps) == ("Odd", 4)

@@ -440,7 +440,15 @@ def test_what_a_run_leaves(images, tmp_path):
 
     run(tmp_path, "semi_amortized", images)
     names = {p.name.split(".out.")[0] for p in tmp_path.iterdir()}
-    assert names == {"metrics.csv", "events", "hparams.yaml", "checkpoints", "figures"}
+    assert names == {
+        "config.yaml",
+        "summary.json",
+        "metrics.csv",
+        "events",
+        "hparams.yaml",
+        "checkpoints",
+        "figures",
+    }
     assert {p.stem for p in (tmp_path / "figures").iterdir()} == {
         "reconstructions",
         "samples",

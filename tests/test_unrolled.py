@@ -265,9 +265,7 @@ def test_a_reverted_datapoint_is_its_proposal(checkpoint):
     start = torch.zeros(4, 6, dtype=torch.float64)
     start[:2, 3:] = 2  # so wide that a step is too large
     start.requires_grad_()
-    refine = unrolled(
-        num_steps=2, lr=0.2, num_particles=2, safeguard=True, score_particles=2, checkpoint=checkpoint
-    )
+    refine = unrolled(num_steps=2, lr=0.2, num_particles=2, safeguard=True, score_particles=2, checkpoint=checkpoint)
     with FixedNoise(problem.noise):
         inferred = refine(problem.model, problem.family, problem.x, start)
     kept = inferred.reverted
@@ -310,13 +308,17 @@ def test_a_family_may_know_the_density_of_its_own_draws_only(model):
 
     for options in ({"path_gradient": False}, {"gradient": "first_order"}, {"gradient": "stopped"}):
         pv.SVIGuide(model, Flow(3), unrolled(**options))
-    with pytest.raises(ValueError, match="gradient unrolled needs.* which Flow lacks; set objective ELBO\\(path_gradient=False"):
+    with pytest.raises(
+        ValueError, match="gradient unrolled needs.* which Flow lacks; set objective ELBO\\(path_gradient=False"
+    ):
         pv.SVIGuide(model, Flow(3), unrolled())
 
 
 @pytest.mark.parametrize("gradient", ["full", "truncated", "truncated(-1)", "truncated(x)", ""])
 def test_errors(gradient):
-    with pytest.raises(ValueError, match=r"gradient must be stopped, unrolled, truncated\(n\) .* or first_order, got '"):
+    with pytest.raises(
+        ValueError, match=r"gradient must be stopped, unrolled, truncated\(n\) .* or first_order, got '"
+    ):
         unrolled(gradient=gradient)
     with pytest.raises(ConfigError, match=r"guide.refiner.gradient: .*unrolled, truncated.*got '"):
         check({"guide": {"type": "svi", "refiner": {"type": "svi", "gradient": gradient}}})

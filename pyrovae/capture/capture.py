@@ -4,12 +4,12 @@ import logging
 import os
 import traceback
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
 from time import perf_counter
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import pyro
 import torch
@@ -17,39 +17,41 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from . import graph as graphs
-from .graph import Graph, Parts, Reading, Tensors, undone  # noqa: F401 - Tensors for others
+from .graph import Graph, Modules, undone
 
 Function = Callable[..., Any]
-Nested = Tensor | None | tuple["Nested", ...]
-F = TypeVar("F", bound=Function)
 Made = TypeVar("Made")
-
 Engine = Literal["auto", "eager", "compiled"]
 
+_log = logging.getLogger(__name__)
+_choice: ContextVar[tuple[Engine, int | None]] = ContextVar("engine", default=("auto", None))
 # A captured call saves 1.5 to 5 ms of Pyro's and autograd's time, and compiling takes 5 to 15 s (docs/results.md).
 REPAID_AFTER = 5000
-
-
-_choice: ContextVar[tuple[Engine, int | None]] = ContextVar("engine", default=("auto", None))
+MAX_GRAPHS = 16  # of one function; if it takes more, something changes at every call
+MAX_PROGRAMS = 16  # of one owner
+_PLAIN = (str, type(None), bool, int, float, complex, bytes)
+# What every module has, what `validated` and `programs_of` keep in it, and a recurrent one's list of its own weights.
+_OWN = {"_arguments", "_programs", "_flat_weights", "_flat_weight_refs"}
+_NO_PART = (frozenset(vars(nn.Module())) - {"training"}) | _OWN
+# Where errors of a user's program pass through, but do not arise.
+_LIBRARIES = (
+    os.path.dirname(os.__file__) + os.sep,
+    *(os.path.dirname(os.path.dirname(file)) + os.sep for file in (torch.__file__, pyro.__file__, __file__)),
+)
 
 
 @contextmanager
 def engine(choice: Engine, num_batches: int | None = None) -> Iterator[None]:
     """Inside, what can be captured as a graph runs `eager` or `compiled`, to the same results.
 
-    `auto` compiles what will be called at least 5,000 times in `num_batches` batches. Where that number is unknown, it
-    compiles what *was* called so often: then at most as much time is lost as eager calls have cost by then.
-
-    Args:
-        choice: `auto`, `eager` or `compiled`.
-        num_batches: How many batches are to come in all.
+    `auto` compiles what will be called at least 5,000 times in the `num_batches` batches to come. Where that number is
+    unknown, it compiles what *was* called so often: then at most as much time is lost as eager calls have cost.
 
     Raises:
         ValueError: Another choice.
 
-    >>> double = Capture(lambda x: x * 2)
     >>> with engine("eager"):
-    ...     double(torch.ones(3))
+    ...     Capture(lambda x: x * 2)(torch.ones(3))
     tensor([2., 2., 2.])
     """
     if choice not in get_args(Engine):
@@ -61,37 +63,61 @@ def engine(choice: Engine, num_batches: int | None = None) -> Iterator[None]:
         _choice.reset(token)
 
 
-def compiling_pays(calls_a_batch: int, calls_so_far: int) -> bool:
-    """The rule of `engine`, for a function that is called `calls_a_batch` times a batch."""
-    choice, num_batches = _choice.get()
-    if choice != "auto":
-        return choice == "compiled"
-    return (calls_so_far if num_batches is None else calls_a_batch * num_batches) >= REPAID_AFTER
-
-
-_log = logging.getLogger(__name__)
-
-# Where errors of a user's program pass through, but do not arise.
-_LIBRARIES = (
-    os.path.dirname(os.__file__) + os.sep,
-    *(os.path.dirname(os.path.dirname(file)) + os.sep for file in (torch.__file__, pyro.__file__, __file__)),
-)
-
-MAX_GRAPHS = 16  # of one function; if it takes more, something changes at every call
-
-
 class CaptureWarning(UserWarning):
     """Something could not be captured, and runs eagerly."""
 
 
-class Capture(Generic[F]):
+class Reading(NamedTuple):
+    """What modules are at one time."""
+
+    weights: list[Tensor]  # parameters and buffers, shared ones once
+    key: tuple[Hashable, ...]  # of what a graph holds fast: attributes' values, and which object every other one is
+    objects: list[Any]  # those: to keep as long as the key, for Python gives their ids to others once they are gone
+
+    @classmethod
+    def of(cls, modules: Modules) -> "Reading":
+        weights, key, objects = dict[int, Tensor](), list[Any](), list[Any]()
+        todo, seen = list[Any](modules), set[nn.Module]()
+        while todo:  # not by `nn.Module.modules`, for this runs at every batch
+            module = todo.pop()
+            if module is None or module in seen:
+                continue
+            seen.add(module)
+            attributes = module.__dict__
+            todo += attributes["_modules"].values()
+            for tensors in (attributes["_parameters"], attributes["_buffers"]):
+                weights.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
+            key.append(type(module))
+            key += [(name, _held(value, objects)) for name, value in attributes.items() if name not in _NO_PART]
+        found = list(weights.values())
+        return cls(found, (*key, *(weight.requires_grad for weight in found)), objects)
+
+
+def _held(value: Any, objects: list[Any]) -> Hashable:
+    """What is equal as long as `value` is; what it only knows by identity is added to `objects`."""
+    if isinstance(value, _PLAIN):
+        return value if isinstance(value, str) else (type(value), value)  # True is not 1, nor is 1.0
+    if isinstance(value, list | tuple | dict):
+        return tuple(_held(item, objects) for item in (value.items() if isinstance(value, dict) else value))
+    objects.append(value)
+    return id(value)
+
+
+class _Kept(NamedTuple):
+    objects: list[Any]  # that the key knows by identity
+    lacks: str  # why there is no graph
+    graph: Graph | None = None
+    call: Any = None  # by `_caller`
+
+
+class Capture:
     """A function of tensors that runs Pyro programs, and its compiled twin.
 
     `make_fx` records every operation of a call, autograd's and the optimizer's included, as one flat graph, which
     Inductor compiles. Parameters and buffers of `modules` are inputs of the graph, so it sees every update. The leading
     dimension is a symbol, so one graph serves every batch size; a function that makes a number of it, by `len(x)` say,
-    is captured for each size. Data type, device, shapes, autocast, training mode, and the attributes of the
-    modules are part of the key: where one changes, the function is captured anew.
+    is captured for each size. It is captured anew where data type, device, shapes, autocast, training mode or an
+    attribute of the modules changes.
 
     Whether a call is eager is up to `engine`. It also is where a Pyro handler is at work, which a graph would not see;
     and where capturing or compiling fails, or a graph's first result is not the eager one: one warning says so.
@@ -103,32 +129,32 @@ class Capture(Generic[F]):
 
     >>> layer = nn.Linear(3, 2)
     >>> capture = Capture(lambda x, state: (state[0] + 1, layer(x)), layer)
-    >>> x, state = torch.ones(4, 3), (torch.tensor(0.0), None)
-    >>> step = capture.bind(x, state, calls=10)
-    >>> [tuple(result.shape) for result in step(x, state)]
+    >>> [tuple(result.shape) for result in capture(torch.ones(4, 3), (torch.tensor(0.0), None))]
     [(), (4, 2)]
     """
 
-    def __init__(self, function: F, *modules: nn.Module, name: str = "") -> None:
+    def __init__(self, function: Function, *modules: nn.Module, name: str = "") -> None:
         self.function = function
-        self._parts = Parts(modules)
+        self.name = name or getattr(function, "__qualname__", type(function).__qualname__)
+        self._modules = modules
         self._graphs: dict[tuple, _Kept] = {}
         self._warned: set[str] = set()
         self._given_up = ""  # why, for good
         self._num_calls = 0
-        self.name = name or getattr(function, "__qualname__", type(function).__qualname__)
 
-    def __call__(self, *args: Nested) -> Any:
+    def __call__(self, *args: Any) -> Any:
         """`function(*args)`."""
         return self.bind(*args)(*args)
 
-    def bind(self, *args: Nested, calls: int = 1) -> F:
+    def bind(self, *args: Any, calls: int = 1) -> Function:
         """The function to call `calls` times with arguments like these, while no weight changes.
 
         Compiled, it raises `ValueError` for another batch size than these arguments have.
         """
         self._num_calls += calls
-        if not compiling_pays(calls, self._num_calls):
+        choice, num_batches = _choice.get()
+        repaid = (self._num_calls if num_batches is None else calls * num_batches) >= REPAID_AFTER
+        if choice == "eager" or (choice == "auto" and not repaid):
             return self.function
         if am_i_wrapped():
             return self._eager(graphs.PYRO_LACKS)
@@ -136,8 +162,9 @@ class Capture(Generic[F]):
         batch = next((len(arg) for arg in flat if arg.dim() > 0), 0)
         if batch == 0 or self._given_up:
             return self.function
-        now = self._parts.read()
-        key = (structure(args), *_modes(flat), now.key)
+        now, device = Reading.of(self._modules), flat[0].device.type
+        modes = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), torch.get_num_threads()
+        key = structure(args), modes, *((arg.shape[1:], arg.dim(), arg.dtype, arg.device) for arg in flat), now.key
         for size in (None, batch):  # a graph for every batch size, else one for this
             bound = self._bound((key, size), now, args, batch)
             if bound is not None:
@@ -147,14 +174,14 @@ class Capture(Generic[F]):
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_graphs": {}}  # copies and pickles capture anew
 
-    def _eager(self, reason: str) -> F:
+    def _eager(self, reason: str) -> Function:
         if reason and reason not in self._warned:
             self._warned.add(reason)
             message = f"{self.name} is not compiled, which makes it slower: {reason}"
             warnings.warn(message, CaptureWarning, stacklevel=3)
         return self.function
 
-    def _bound(self, place: tuple, now: Reading, args: tuple[Nested, ...], batch: int) -> F | None:
+    def _bound(self, place: tuple, now: Reading, args: tuple[Any, ...], batch: int) -> Function | None:
         """The graph kept at `place`, made if it is not there yet, with its weights; None if there can be none."""
         kept = self._graphs.get(place)
         if kept is None and len(self._graphs) >= MAX_GRAPHS:
@@ -163,15 +190,15 @@ class Capture(Generic[F]):
             return None
         try:
             if kept is None:
-                kept = self._graphs[place] = self._kept(now, args, place[1])
-                if self._parts.read().key != now.key:
+                kept = self._graphs[place] = self._captured(now, args, place[1])
+                if Reading.of(self._modules).key != now.key:
                     self._given_up = "it changes attributes of its modules as it runs"
                     return None
             if kept.graph is None or not kept.graph.admits(batch):
                 return None
             start = perf_counter()
             run, fixed = kept.graph.bind(now.weights, tuple(arg.contiguous() for arg in leaves(args)))
-            bound: F = kept.call(run, fixed, batch, self.name)
+            bound: Function = kept.call(run, fixed, batch, self.name)
             if not kept.graph.verified:
                 sizes = "" if place[1] is None else f" for batches of {batch}"
                 _log.info("compiled %s%s in %.1f s", self.name, sizes, perf_counter() - start)
@@ -184,23 +211,23 @@ class Capture(Generic[F]):
             self._graphs[place] = _Kept(now.objects, _explain(error))
             return None
 
-    def _kept(self, now: Reading, args: tuple[Nested, ...], size: int | None) -> "_Kept":
-        pack, calls = packer(args), []
+    def _captured(self, now: Reading, args: tuple[Any, ...], size: int | None) -> _Kept:
+        types: dict[str, Any] = {}
+        calls, packed = [], eval(f"lambda flat: {_source(args, map('flat[{}]'.format, count()), types)}", types)
 
         def flat(*tensors: Tensor) -> list[Tensor]:
-            results = self.function(*pack(tensors))
-            calls.append(caller(args, results))
+            results = self.function(*packed(tensors))
+            calls.append(_caller(args, results))
             return leaves(results)
 
-        graph = Graph(flat, self._parts, tuple(leaves(args)), size)
+        graph = Graph(flat, self._modules, now.weights, tuple(leaves(args)), size)
         return _Kept(now.objects, "", graph, calls[-1])
 
-    def _verify(self, bound: F, args: tuple[Nested, ...]) -> None:
+    def _verify(self, bound: Function, args: tuple[Any, ...]) -> None:
         """Runs both twins on the same noise and compares."""
-        device = leaves(args)[0].device
-        results = []
+        device, results = leaves(args)[0].device, []
         for function in (bound, self.function):
-            with undone(self._parts.modules, device):
+            with undone(self._modules, device):
                 results.append(leaves(function(*args)))
         worst = max(_distance(*pair) for pair in zip(*results, strict=True))
         # Loose, for rounding in bfloat16 changes the sign of Adam's first step where the gradient is small.
@@ -208,14 +235,7 @@ class Capture(Generic[F]):
             raise RuntimeError(f"its compiled results differ from the eager ones by {worst:.2g} of their norm")
 
 
-class _Kept(NamedTuple):
-    objects: list[Any]  # that the key knows by identity
-    lacks: str  # why there is no graph
-    graph: Graph | None = None
-    call: Any = None  # by `caller`
-
-
-def leaves(value: Nested) -> list[Tensor]:
+def leaves(value: Any) -> list[Tensor]:
     """The tensors of nested tuples, from left to right."""
     if isinstance(value, tuple):
         return [leaf for item in value for leaf in leaves(item)]
@@ -224,57 +244,41 @@ def leaves(value: Nested) -> list[Tensor]:
     return [] if value is None else [value]
 
 
-def structure(value: Nested) -> Hashable:
+def structure(value: Any) -> Hashable:
     """Nested tuples without their tensors."""
     return (type(value), *map(structure, value)) if isinstance(value, tuple) else value is None
 
 
-def caller(args: tuple[Nested, ...], results: Nested) -> Any:
+def _caller(args: tuple[Any, ...], results: Any) -> Any:
     """(run, fixed, rows, name) to `run(*fixed, *tensors)` as a function of nested tuples like these, of so many rows.
 
     It is written out as source, as Python's `NamedTuple` and torch's `fx` do, for it runs at every inner step.
     """
-    shapes = {f"t{i}": leaf.dim() > 0 for i, leaf in enumerate(leaves(args))}
-    scope: dict[str, Any] = {"refuse": _refuse}
+    batched = {f"t{i}": leaf.dim() > 0 for i, leaf in enumerate(leaves(args))}
+    sizes = [f"{name}.shape[0]" for name in batched if batched[name]]
+    scope: dict[str, Any] = {}
     source = f"""
 def make(run, fixed, rows, name):
     def call(*args):
-        {_source(args, iter(shapes), None)} = args
-        if not {" == ".join([f"{t}.shape[0]" for t, batched in shapes.items() if batched])} == rows:
-            refuse(args, rows, name)
-        flat = run(*fixed, {", ".join(f"{t}.contiguous()" if batched else t for t, batched in shapes.items())})
-        return {_source(results, (f"flat[{i}]" for i in count()), scope)}
+        {_source(args, iter(batched), None)} = args
+        if not {" == ".join(sizes)} == rows:
+            sizes = ", ".join(sorted({{str(size) for size in ({", ".join(sizes)},)}}))
+            raise ValueError(f"{{name}} is bound for batches of {{rows}}, and called with {{sizes}}; bind it again")
+        flat = run(*fixed, {", ".join(f"{t}.contiguous()" if batched[t] else t for t in batched)})
+        return {_source(results, map("flat[{}]".format, count()), scope)}
     return call"""
     exec(source, scope)
     return scope["make"]
 
 
-def packer(example: Nested) -> Callable[[Sequence[Tensor]], Any]:
-    """A function that makes of tensors nested tuples like `example`."""
-    kinds: dict[str, Any] = {}
-    return eval(f"lambda flat: {_source(example, (f'flat[{i}]' for i in count()), kinds)}", kinds)
-
-
-def _source(value: Nested, leaf: Iterator[str], kinds: dict[str, Any] | None) -> str:
-    """Nested tuples like `value`, of types that `kinds` learns, or as a target to assign to."""
+def _source(value: Any, leaf: Iterator[str], types: dict[str, Any] | None) -> str:
+    """Nested tuples like `value`, of types that `types` learns, or as a target to assign to."""
     if not isinstance(value, tuple):
-        return next(leaf) if value is not None else "_" if kinds is None else "None"
+        return next(leaf) if value is not None else "_" if types is None else "None"
     name = ""
-    if kinds is not None and type(value) is not tuple:
-        kinds[name := f"kind{len(kinds)}"] = type(value)
-    return f"{name}({''.join(f'{_source(item, leaf, kinds)}, ' for item in value)})"
-
-
-def _refuse(args: Nested, rows: int, name: str) -> None:
-    sizes = ", ".join(sorted({str(len(leaf)) for leaf in leaves(args) if leaf.dim() > 0}))
-    raise ValueError(f"{name} is bound for batches of {rows}, and called with {sizes}; bind it again")
-
-
-def _modes(args: list[Tensor]) -> tuple:
-    """What of the arguments and of torch's state a graph holds fast."""
-    device = args[0].device.type
-    modes = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), torch.get_num_threads()
-    return *modes, *((arg.shape[1:], arg.dim(), arg.dtype, arg.device) for arg in args)
+    if types is not None and type(value) is not tuple:
+        types[name := f"type{len(types)}"] = type(value)
+    return f"{name}({''.join(f'{_source(item, leaf, types)}, ' for item in value)})"
 
 
 def _explain(error: Exception) -> str:
@@ -296,9 +300,6 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float((a - b)[finite].norm() / b[finite].norm().clamp_min(1e-6))
 
 
-MAX_PROGRAMS = 16  # of one owner
-
-
 class Programs:
     """The last few things made for one owner, by what they were made of. Copies and pickles of it start empty."""
 
@@ -308,8 +309,7 @@ class Programs:
     def get(self, make: Callable[[], Made], objects: tuple[Any, ...], *settings: Hashable) -> Made:
         """What `make` made of these `objects`, by identity, and `settings`, by value; made now if it was not.
 
-        >>> programs = Programs()
-        >>> programs.get(lambda: "step", (), 2)
+        >>> Programs().get(lambda: "step", (), 2)
         'step'
         """
         key = getattr(make, "__code__", make), *map(id, objects), *settings
@@ -326,10 +326,9 @@ class Programs:
 def programs_of(owner: nn.Module) -> Programs:
     """The captured programs that `owner`, a model mostly, carries along: they die with it.
 
-    >>> def step(model):
-    ...     return programs_of(model).get(lambda: Capture(model, model), (model,))
     >>> model = nn.Linear(3, 2)
-    >>> step(model) is step(model)
+    >>> step, again = (programs_of(model).get(lambda: Capture(model, model), (model,)) for _ in range(2))
+    >>> step is again
     True
     """
     programs: Programs = owner.__dict__.setdefault("_programs", Programs())

@@ -2,21 +2,25 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, fx, nn
 
 Tensors = tuple[Tensor, ...]
 Modules = tuple[nn.Module, ...]
 Flat = Callable[..., Sequence[Tensor]]  # of tensors
+Surroundings = tuple[list[Any], list[Any]]  # Pyro handlers at work, and plates that hold dimensions
+
+TRACED_BATCH = 64  # the size that stands for any; always the same, so that caches on disk are found again
+MAX_REPLAYS = 8  # of one graph
+WARMUP = 3  # runs before recording, on which kernels are loaded and libraries take their workspaces
 
 # Private names. Where a release lacks one, programs run eagerly and one `CaptureWarning` names it. Besides these:
 # `_parameters`, `_buffers` and `_modules` of `nn.Module`, and `torch._foreach_copy_`.
@@ -42,85 +46,6 @@ def inside_torch() -> Any:
     return SimpleNamespace(**found)
 
 
-_PLAIN = (str, type(None), bool, int, float, complex, bytes)
-# What every module has, what `validated` and `programs_of` keep in it, and a recurrent one's list of its own weights.
-_NO_PART = (frozenset(vars(nn.Module())) - {"training"}) | {"_arguments", "_programs"}
-_NO_PART |= {"_flat_weights", "_flat_weight_refs"}
-
-
-class Reading(NamedTuple):
-    """The modules at one time."""
-
-    weights: list[Tensor]  # parameters and buffers, shared ones once
-    key: tuple[Hashable, ...]  # of what a graph holds fast: attributes' values, and which object every other one is
-    objects: list[Any]  # those: to keep as long as the key, for Python gives their ids to others once they are gone
-
-
-class Parts(NamedTuple):
-    """The modules that a program runs, with all their parameters and buffers."""
-
-    modules: Modules
-
-    def read(self) -> Reading:
-        """What the modules are now."""
-        weights: dict[int, Tensor] = {}
-        key: list[Any] = []
-        objects: list[Any] = []
-        for module in self._walk():
-            attributes = module.__dict__
-            for tensors in (attributes["_parameters"], attributes["_buffers"]):
-                weights.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
-            key.append(type(module))
-            for name, value in attributes.items():
-                if name not in _NO_PART:
-                    key.append((name, _held(value, objects)))
-        found = list(weights.values())
-        return Reading(found, (*key, *(weight.requires_grad for weight in found)), objects)
-
-    @contextmanager
-    def swapped(self, weights: Sequence[Tensor]) -> Iterator[None]:
-        """Inside, `weights` stand in the places of those that `read` gives, in its order.
-
-        By hand: `torch.func.functional_call` does not put back what it swapped in a module that has two names.
-        """
-        owners = [tensors for module in self._walk() for tensors in (module._parameters, module._buffers)]
-        places = [(tensors, name, old) for tensors in owners for name, old in tensors.items() if old is not None]
-        new = dict(zip(map(id, self.read().weights), weights, strict=True))
-        try:
-            for tensors, name, old in places:
-                tensors[name] = new[id(old)]
-            yield
-        finally:
-            for tensors, name, old in places:
-                tensors[name] = old
-
-    def _walk(self) -> Iterator[Any]:
-        """Every module once. Not by `nn.Module.modules`: this runs at every batch."""
-        todo: list[Any] = list(self.modules)
-        seen = set()
-        while todo:
-            module = todo.pop()
-            if module is not None and module not in seen:
-                seen.add(module)
-                todo += module.__dict__["_modules"].values()
-                yield module
-
-
-def _held(value: Any, objects: list[Any]) -> Hashable:
-    """What is equal as long as `value` is; what it only knows by identity is added to `objects`."""
-    if isinstance(value, _PLAIN):
-        return value if isinstance(value, str) else (type(value), value)  # True is not 1, nor is 1.0
-    if isinstance(value, list | tuple):
-        return tuple(_held(item, objects) for item in value)
-    if isinstance(value, dict):
-        return tuple((_held(key, objects), _held(item, objects)) for key, item in value.items())
-    objects.append(value)
-    return id(value)
-
-
-Surroundings = tuple[list[Messenger], list[str | None]]  # Pyro handlers at work, and plates that hold dimensions
-
-
 def surroundings() -> Surroundings:
     """The Pyro handlers and plates of here and now, for `isolated` to put in their place later.
 
@@ -134,10 +59,9 @@ def surroundings() -> Surroundings:
 def isolated(instead: Surroundings | None = None) -> Iterator[None]:
     """Inside, no handler from outside sees a site, and plates start again from the rightmost dimension.
 
-    Or else the surroundings are those given `instead`, so that what ran there runs again as it did.
-
-    `poutine.block` hides sites; the dimensions that plates outside hold are known to one global allocator, which has
-    no public way to set them aside. An empty stack also tells `Capture` that no handler would be lost in the graph.
+    Or else the surroundings are those given `instead`, so that what ran there runs again as it did. (`poutine.block`
+    hides sites, but the dimensions that plates outside hold are known to one global allocator, which has no public way
+    to set them aside. An empty stack also tells `Capture` that no handler would be lost in the graph.)
 
     >>> with pyro.poutine.trace() as outside, isolated():
     ...     z = pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
@@ -148,13 +72,12 @@ def isolated(instead: Surroundings | None = None) -> Iterator[None]:
         with poutine.block():
             yield
         return
-    handlers, dims = _PYRO_STACK[:], _DIM_ALLOCATOR._stack
-    _PYRO_STACK[:], _DIM_ALLOCATOR._stack = ([], []) if instead is None else (instead[0], instead[1][:])
+    before, (handlers, dims) = surroundings(), instead or ([], [])
+    _PYRO_STACK[:], _DIM_ALLOCATOR._stack = handlers, dims[:]
     try:
         yield
     finally:
-        _PYRO_STACK[:] = handlers
-        _DIM_ALLOCATOR._stack = dims
+        _PYRO_STACK[:], _DIM_ALLOCATOR._stack = before
 
 
 def noise_state(device: torch.device) -> Tensor:
@@ -171,9 +94,8 @@ def noise_state(device: torch.device) -> Tensor:
 def set_noise_state(state: Tensor, device: torch.device) -> None:
     """Goes back to a state that `noise_state` gave: the same draws follow.
 
-    >>> cpu = torch.device("cpu")
-    >>> state, first = noise_state(cpu), torch.randn(3)
-    >>> set_noise_state(state, cpu)
+    >>> state, first = noise_state(torch.device("cpu")), torch.randn(3)
+    >>> set_noise_state(state, torch.device("cpu"))
     >>> torch.equal(torch.randn(3), first)
     True
     """
@@ -215,7 +137,7 @@ def undone(modules: Modules, device: torch.device) -> Iterator[None]:
             set_noise_state(state, place)
 
 
-def lift_constants(graph: fx.GraphModule, num_weights: int) -> list[Tensor]:
+def _lift_constants(graph: fx.GraphModule, num_weights: int) -> list[Tensor]:
     """Makes inputs, after the first `num_weights`, of the tensors that a program holds apart from its weights.
 
     As constants their values would be compiled in, and changes to them unseen. Returns those tensors.
@@ -232,17 +154,20 @@ def lift_constants(graph: fx.GraphModule, num_weights: int) -> list[Tensor]:
     return lifted
 
 
-def hoist(graph: fx.GraphModule, num_fixed: int) -> fx.GraphModule | None:
-    """Takes out of `graph` what depends on its first `num_fixed` inputs alone; their casts to bfloat16, say.
+def _hoist(graph: fx.GraphModule, num_fixed: int) -> fx.GraphModule | None:
+    """Takes out of `graph` what depends on its first `num_fixed` inputs alone: their casts to bfloat16, say.
 
-    Returns a graph of that work, to be done once for many calls; its results are new inputs of `graph`, after the fixed
-    ones. None if there is no such work.
+    Returns a graph of that work, to be done once for many calls, if there is any; its results are new inputs of
+    `graph`, after the fixed ones.
     """
     placeholders = list(graph.graph.find_nodes(op="placeholder"))
     fixed = dict.fromkeys(placeholders[:num_fixed])
     for node in graph.graph.nodes:
-        inputs = node.all_input_nodes
-        if node.op == "call_function" and inputs and all(source in fixed for source in inputs):
+        if (
+            node.op == "call_function"
+            and node.all_input_nodes
+            and all(source in fixed for source in node.all_input_nodes)
+        ):
             if node.is_impure():
                 return None  # it writes to a weight, a layer's running mean perhaps: order matters
             fixed[node] = None
@@ -271,10 +196,6 @@ def _replace_by_input(graph: fx.GraphModule, node: fx.Node, before: fx.Node) -> 
     graph.graph.erase_node(node)
 
 
-MAX_REPLAYS = 8
-WARMUP = 3  # runs before recording, on which kernels are loaded and libraries take their workspaces
-
-
 class CUDAGraphs:
     """A CUDA graph for each batch size, with its own memory for arguments.
 
@@ -294,21 +215,21 @@ class CUDAGraphs:
                 self._replays.pop(next(iter(self._replays)))  # the oldest
             own = [value.clone() for value in computed]
             with undone(self.modules, args[0].device):
-                self._replays[key] = own, _record(function, [*weights, *own], args)
+                self._replays[key] = own, _recorded(function, [*weights, *own], args)
         own, replay = self._replays[key]
         if own:
             torch._foreach_copy_(own, computed)
         return replay
 
 
-def _record(function: Flat, fixed: list[Tensor], args: Tensors) -> Flat:
-    held = [arg.clone() for arg in args]
+def _recorded(function: Flat, fixed: list[Tensor], args: Tensors) -> Flat:
+    held, now = [arg.clone() for arg in args], torch.cuda.current_stream(args[0].device)
     stream = torch.cuda.Stream(args[0].device)
-    stream.wait_stream(torch.cuda.current_stream(args[0].device))
+    stream.wait_stream(now)
     with torch.cuda.stream(stream):
         for _ in range(WARMUP):
             function(*fixed, *held)
-    torch.cuda.current_stream(args[0].device).wait_stream(stream)
+    now.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         results = function(*fixed, *held)
@@ -321,18 +242,19 @@ def _record(function: Flat, fixed: list[Tensor], args: Tensors) -> Flat:
     return replay
 
 
-TRACED_BATCH = 64  # the size that stands for any; always the same, so that caches on disk are found again
-
-
 class Graph:
-    """`function`, which runs `parts`, for arguments like `args`: of any batch size, or of `batch` alone."""
+    """`function`, which runs `modules` of these `weights`, for arguments like `args`: of any batch size, or `batch`."""
 
-    def __init__(self, function: Flat, parts: Parts, args: Tensors, batch: int | None = None) -> None:
+    def __init__(
+        self, function: Flat, modules: Modules, weights: list[Tensor], args: Tensors, batch: int | None = None
+    ) -> None:
         self._inside = inside = inside_torch()
-        weights = parts.read().weights
         self._env = inside.ShapeEnv()
-        self._admitted: dict[int, bool] = {}
         self._symbols: list[Any] = []
+        self._admitted: dict[int, bool] = {}
+        self._compiled: Flat | None = None
+        self._replays = CUDAGraphs(modules)
+        self.verified: set[bool] = set()  # alone in its batch, and not
         mode = inside.FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True)
         fake_weights = [self._stand_in(mode, weight) for weight in weights]
         fake_args = []
@@ -344,17 +266,28 @@ class Graph:
         def run(fake_weights: list[Tensor], fake_args: list[Tensor]) -> list[Tensor]:
             for fake, weight in zip(fake_weights, weights, strict=True):
                 fake.requires_grad_(weight.requires_grad)
-            with parts.swapped(fake_weights):
+            with _swapped(modules, dict(zip(map(id, weights), fake_weights, strict=True))):
                 return [value.detach() for value in function(*fake_args)]
 
-        with mode, _tracing(), inside.enable_python_dispatcher():
-            traced = inside.make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True)(fake_weights, fake_args)
-        self._constants = lift_constants(traced, len(weights))
-        self._prologue = hoist(traced, len(weights) + len(self._constants))
-        self._traced = traced
-        self._compiled: Flat | None = None
-        self._replays = CUDAGraphs(parts.modules)
-        self.verified: set[bool] = set()  # alone in its batch, and not
+        cache = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)  # it would keep stand-ins for weights
+        try:
+            with mode, isolated(), pyro.validation_enabled(False), torch.enable_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # what torch says to itself about its next version
+                trace = inside.make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True)
+                with inside.enable_python_dispatcher():
+                    self._traced = trace(fake_weights, fake_args)
+        finally:
+            torch.set_autocast_cache_enabled(cache)
+        self._constants = _lift_constants(self._traced, len(weights))
+        self._prologue = _hoist(self._traced, len(weights) + len(self._constants))
+
+    def _stand_in(self, mode: Any, tensor: Tensor, dynamic: bool = False) -> Any:
+        """`tensor` without its values, and with a symbol for its leading size if `dynamic`."""
+        kind = self._inside.DimDynamic
+        dims = [kind.DYNAMIC if dynamic and dim == 0 else kind.STATIC for dim in range(tensor.dim())]
+        context = self._inside.StatelessSymbolicContext(dynamic_sizes=dims)
+        return mode.from_tensor(tensor.detach(), symbolic_context=context)
 
     def admits(self, batch: int) -> bool:
         """Whether it serves this batch size, by what tracing asked of sizes."""
@@ -375,44 +308,39 @@ class Graph:
             return self._replays.bind(self._compiled, values, computed, args), []
         return self._compiled, [*values, *computed]
 
-    def _stand_in(self, mode: Any, tensor: Tensor, dynamic: bool = False) -> Any:
-        """`tensor` without its values, and with a symbol for its leading size if `dynamic`."""
-        kind = self._inside.DimDynamic
-        dims = [kind.DYNAMIC if dynamic and dim == 0 else kind.STATIC for dim in range(tensor.dim())]
-        context = self._inside.StatelessSymbolicContext(dynamic_sizes=dims)
-        return mode.from_tensor(tensor.detach(), symbolic_context=context)
-
 
 @contextmanager
-def _tracing() -> Iterator[None]:
-    cache = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)  # it would keep stand-ins for weights
+def _swapped(modules: Modules, weights: dict[int, Tensor]) -> Iterator[None]:
+    """Inside, `weights` stand in the places of the parameters and buffers that have their ids.
+
+    By hand: `torch.func.functional_call` does not put back what it swapped in a module that has two names.
+    """
+    everything = {module for part in modules for module in part.modules()}
+    owners: list[Any] = [tensors for module in everything for tensors in (module._parameters, module._buffers)]
+    places = [(tensors, name, old) for tensors in owners for name, old in tensors.items() if old is not None]
     try:
-        with isolated(), pyro.validation_enabled(False), torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # what torch says to itself about its next version
-            yield
+        for tensors, name, old in places:
+            tensors[name] = weights[id(old)]
+        yield
     finally:
-        torch.set_autocast_cache_enabled(cache)
+        for tensors, name, old in places:
+            tensors[name] = old
 
 
 def _compiled(traced: fx.GraphModule) -> Flat:
     """`traced` through Inductor."""
-    standalone_compile = inside_torch().standalone_compile
+    compiled = inside_torch().standalone_compile
     # Stand-ins, not real tensors: of those it would take every size, of weights too, for a symbol.
     inputs = [node.meta["val"] for node in traced.graph.find_nodes(op="placeholder")]
     for node in traced.graph.output_node().all_input_nodes:
         node.meta["example_value"] = node.meta["val"]  # where torch before 2.15 looks for the mode of stand-ins
     # It mentions CUDA_HOME, if set, on every machine without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    options = {
-        "fallback_random": True,  # draws come from torch's generators, so they are those of an eager run
-        "reorder_for_locality": False,  # and in the program's order
-        "triton.cudagraphs": False,  # our own: see CUDAGraphs
-    }
-    quick = {**options, "cpp.vec_isa_ok": True}  # trust the processor's flags: saves 7 s of trial compilations
+    # Draws are an eager run's: of torch's generators, in the program's order. CUDA graphs are our own.
+    options = {"fallback_random": True, "reorder_for_locality": False, "triton.cudagraphs": False}
     with torch.inference_mode(False), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        try:
-            return standalone_compile(traced, inputs, options={"config_patches": quick})
+        try:  # trust the processor's flags: saves 7 s of trial compilations
+            return compiled(traced, inputs, options={"config_patches": {**options, "cpp.vec_isa_ok": True}})
         except Exception:  # a compiler older than the processor, perhaps
-            return standalone_compile(traced, inputs, options={"config_patches": options})
+            return compiled(traced, inputs, options={"config_patches": options})

@@ -21,29 +21,18 @@ from .components import COMPONENTS, ConfigError, joint, signature, unnamed
 from .schema import Block, Config, blocks_of
 
 
-class _Parts(Mapping[str, Any]):
+class _Parts(dict[str, Any]):
     """Things by name, each made when it is first asked for."""
 
     def __init__(self, **makers: Callable[[], Any]) -> None:
-        self.makers, self.made, self.begun = makers, dict[str, Any](), list[str]()
+        self.makers = makers
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.made:
-            if name in self.begun:
-                raise ConfigError(f"{name}: needs itself, by way of {', '.join(self.begun)}")
-            self.begun.append(name)
-            self.made[name] = self.makers[name]()
-            self.begun.remove(name)
-        return self.made[name]
+    def __missing__(self, name: str) -> Any:
+        self[name] = self.makers.pop(name)()  # popped first: what needs itself lacks it, which its constructor says
+        return self[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.makers  # without making it
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.makers)
-
-    def __len__(self) -> int:
-        return len(self.makers)
+        return name in self.makers or super().__contains__(name)
 
 
 def make(block: Block, parts: Mapping[str, Any] = {}, **more: Any) -> Any:
@@ -62,11 +51,14 @@ def make(block: Block, parts: Mapping[str, Any] = {}, **more: Any) -> Any:
     DiagonalNormal()
     """
     positional, settings = signature(block.__target__)
-    wiring = {name: more[name] if name in more else parts[name] for name in positional if name in more or name in parts}
-    arguments = {name: getattr(block, name) for name in settings}
-    arguments = {name: make(v, parts, **more) if isinstance(v, Block) else v for name, v in arguments.items()}
+    arguments = {
+        name: more[name] if name in more else parts[name] for name in positional if name in more or name in parts
+    }
+    for name in settings:
+        value = getattr(block, name)
+        arguments[name] = make(value, parts, **more) if isinstance(value, Block) else value
     try:
-        return block.__target__(**wiring, **arguments)
+        return block.__target__(**arguments)
     except (ValueError, TypeError, RuntimeError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise ConfigError("\n".join(f"{block.__kind__}: {line}" for line in lines)) from error
@@ -79,8 +71,7 @@ def build_data(config: Config) -> Dataset:
         ConfigError: Settings that do not go together.
         DataError: Missing, damaged, or outside the likelihood's support: how many values, where, and what to set.
 
-    >>> build_data(check({"dataset": {"source": "embedded"}})).x_shape  # doctest: +SKIP
-    (1, 28, 28)
+    >>> build_data(load_config("configs/ivae.yaml")).x_shape  # doctest: +SKIP
     """
     settings = config.dataset
     data = make(settings)

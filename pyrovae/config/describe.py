@@ -101,8 +101,9 @@ class _Words:
                 block["z_dim"] = plain(known.get("z_dims", sites))
             elif {"z_dim", "prior", "decoder"} & {*positional}:
                 block["z_dim"] = plain(known.get("z_dim", sites[0]))
-        if getattr(guide, "encoder", None) is not None and "encoder" in signature(type(guide))[0]:
-            block["encoder"] = self.block("encoder", guide.encoder, "model.encoder")
+        if "encoder" in signature(type(guide))[0]:
+            encoder = (arguments_of(guide) or vars(guide)["_modules"]).get("encoder")
+            block["encoder"] = self.block("encoder", encoder, "model.encoder")
         return block
 
     def guide(self, guide: Guide) -> dict[str, Any]:
@@ -158,5 +159,6 @@ def _content(model: nn.Module, guide: Guide) -> dict[str, Any]:
             with suppress(ValueError):  # a part, which is compared by itself
                 content[f"{name}, {key}"] = plain(value)
     content |= {name: tuple(value.shape) for name, value in modules.state_dict().items()}
-    refiner = getattr(guide, "refiner", None)
-    return content if refiner is None else {**content, "guide.refiner": block_of("refiner", refiner)}
+    if "refiner" in signature(type(guide))[0]:
+        content["guide.refiner"] = block_of("refiner", getattr(guide, "refiner", None))
+    return content

@@ -191,8 +191,13 @@ class _Reader:
         for key, (hint, initial) in settings.items():
             required, inner = initial is inspect.Parameter.empty, kind_of(hint)
             fields[key] = (hint, ... if required else initial)
-            if inner is not None and not (required and key not in value):
-                known = None if required or initial is None else block_of(inner, initial)
+            if inner is not None and (key in value or not required):
+                try:
+                    known: Any = None if required or initial is None else block_of(inner, initial)
+                except ValueError:  # a default that cannot be written down stays as it is
+                    if key not in value:
+                        continue
+                    known = f"{type(initial).__module__}:{type(initial).__qualname__}"
                 fields[key] = self._within(value, key, inner, known, may_lack=type(None) in get_args(hint))
         schema = create_model(f"{kind} {name}", __base__=Block, **fields)
         schema.__kind__, schema.__target__ = kind, staticmethod(target)  # or a function would become a method
@@ -268,12 +273,6 @@ _ONE_LAYER = Annotated[PositiveInt, BeforeValidator(_one_number)]
 _LAYERS = Annotated[list[PositiveInt], BeforeValidator(_a_list)]
 _SAY_WHAT = refused(": say what: {flip: true, shift: 2}"), None
 PARTS = {  # blocks of a model and of a guide, where they take such a part by position
-    "model": {
-        "prior": "prior",
-        "likelihood": "likelihood",
-        "encoder": "encoder",
-        "decoder": "decoder",
-        "layers": "decoder",
-    },
+    "model": {**{name: name for name in ("prior", "likelihood", "encoder", "decoder")}, "layers": "decoder"},
     "guide": {"family": "family", "refiner": "refiner"},
 }

@@ -12,6 +12,8 @@ from torch.distributions.transforms import ComposeTransform, ReshapeTransform
 
 from .numerics import held_fixed
 
+NUM_NODES = 64  # of the quadrature: exp(s ε) up to s = 3 in single precision
+
 
 class Concatenated(dist.TorchDistribution):
     r"""Independent parts, of one batch shape and any event shapes, their values flattened and side by side.
@@ -70,11 +72,8 @@ class Conditional(dist.Independent):
     r"""q(z_1 | z_2) of independent entries, which knows what is left of it when q is held fixed.
 
     A path gradient scores z under q with q's parameters held fixed, but z_2 is no parameter: log q(z_1 | z_2) still
-    depends on it. Only so does the gradient's noise vanish at the exact posterior.
-
-    Args:
-        base: The entries' distribution.
-        fixed: Makes the same distribution again, from parameters that take no gradient and the attached z_2.
+    depends on it. Only so does the gradient's noise vanish at the exact posterior. `fixed` makes that distribution,
+    `base` to event 1, from parameters that take no gradient and the attached z_2.
 
     Reference:
         Sticking the Landing (Roeder et al., 2017), arXiv:1703.09194
@@ -96,14 +95,11 @@ class Conditional(dist.Independent):
         return new
 
 
-NUM_NODES = 64  # of the quadrature: exp(s ε) up to s = 3 in single precision
-
-
 class Transformed(dist.TransformedDistribution):
     r"""z = T(u) for fixed bijections T, with moments.
 
     Mean and variance are exact, by Gauss-Hermite quadrature, where T acts on each entry and u is normal. Elsewhere the
-    mean is the plug-in T(E[u]), and there is no variance. (No constructor of its own, so that it can be expanded.)
+    mean is the plug-in T(E[u]), and there is no variance.
 
     >>> normal = dist.Normal(torch.zeros(3), 1.0).to_event(1)
     >>> Transformed(normal, [torch.distributions.ExpTransform()]).mean
@@ -133,10 +129,8 @@ class Transformed(dist.TransformedDistribution):
 
     def _expectation(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
-        total: Any = 0.0
-        for node, weight in zip(nodes, weights / weights.sum(), strict=True):
-            total = total + weight * function(self._transform(self.base_dist.mean + node * self.base_dist.stddev))
-        return total
+        u = (self.base_dist.mean + node * self.base_dist.stddev for node in nodes)
+        return sum(w * function(self._transform(each)) for w, each in zip(weights / weights.sum(), u, strict=True))
 
     def _transform(self, u: Tensor) -> Tensor:
         return ComposeTransform(self.transforms)(u)

@@ -26,15 +26,15 @@ class FlowDistribution(TorchDistribution):
     .. math:: \log q(z) = \log \mathcal{N}(\varepsilon \mid 0, I) - \log |\det \partial T / \partial \varepsilon|
               - \sum_d \log s_d
 
-    One way through T takes one pass of its networks and the other D passes, each after the other. The last draw is
-    remembered with its ε, so scoring it is free either way.
+    One way through T takes one pass of its networks, `sampling` (inverse autoregressive) or `density` (masked), and the
+    other D passes, each after the other. The last draw is remembered with its ε, so scoring it is free either way.
 
     Args:
         loc: μ (..., D).
         scale: s (..., D).
         transforms: T, or where density is the way of one pass, its inverse from last to first.
         noise: Standardised draws (M, D) for `mean` and `variance`, which have no closed form.
-        one_pass: `sampling` (inverse autoregressive) or `density` (masked autoregressive).
+        one_pass: The way that takes one pass.
 
     Reference:
         Fast and Unified Path Gradient Estimators for Normalizing Flows (Vaitl et al., 2024), arXiv:2403.15881
@@ -66,8 +66,7 @@ class FlowDistribution(TorchDistribution):
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
-        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        return self.transport(noise)
+        return self.transport(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
 
     def transport(self, noise: Tensor) -> Tensor:
         """The draw z (..., D) that ε = `noise` becomes; remembered."""

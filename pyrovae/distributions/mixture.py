@@ -15,14 +15,11 @@ class ReparameterizedMixture(dist.MixtureSameFamily):
 
     The components are `Normal(...).to_event(1)`. A draw z solves :math:`F_d(z_d \mid z_{<d}) = u_d` for each dimension
     in turn, with F the conditional distribution functions of the mixture and u uniform. With u held fixed that makes
-    z a function of the parameters:
+    z a function of the parameters, all of whose derivatives are right, higher ones too; F is never inverted:
 
     .. math:: \partial_\lambda z = -(\partial_z F)^{-1} \, \partial_\lambda F
 
-    where ∂F/∂z is triangular; F is never inverted. All derivatives of z are right, higher ones too.
-
     The farther apart the modes, the noisier the gradient of the weights: a draw in the gap moves far for a little mass.
-
     (In Pyro 1.9.2 the gradient of `MixtureOfDiagNormals` by its weights is not that of the expectation, as quadrature
     shows, and it knows no second derivatives and no single dimension.)
 

@@ -31,11 +31,9 @@ def scale_slope(log_scale: Tensor) -> Tensor:
 def full_precision(x: torch.Tensor) -> torch.autocast:
     """Disables autocast on the device of `x`.
 
-    Matrix products of the networks may run in bfloat16; sampling and log-densities may not: a
-    Poisson log-probability summed in bfloat16 is off by whole nats.
+    Networks may run in bfloat16; sampling and log-densities may not: a Poisson's, summed so, is off by whole nats.
 
-    >>> x = torch.ones(2, 2)
-    >>> with torch.autocast("cpu", torch.bfloat16), full_precision(x):
+    >>> with torch.autocast("cpu", torch.bfloat16), full_precision(x := torch.ones(2, 2)):
     ...     (x @ x).dtype
     torch.float32
     """
@@ -45,8 +43,7 @@ def full_precision(x: torch.Tensor) -> torch.autocast:
 def held_fixed(q: Any) -> Any:
     """A copy of `q` whose parameters take no gradient; a draw's own path stays.
 
-    A distribution that knows better than `pyro.distributions.util.detach`, as a flow that remembers where its draws
-    come from, has a method `held_fixed` of its own.
+    By a method `held_fixed` of q if it has one, as a flow that remembers where its draws come from.
 
     >>> import pyro.distributions as dist
     >>> held_fixed(dist.Normal(torch.zeros(3, requires_grad=True), 1.0)).loc.requires_grad

@@ -2,12 +2,10 @@
 
 from .base import Family
 from .flow import Flow
-from .full_normal import FullNormal
 from .joint import Joint
 from .ladder import Ladder
 from .location_scale import DiagonalNormal, Laplace, StudentT
-from .low_rank_normal import LowRankNormal
-from .mixture_normal import MixtureNormal
+from .normal import FullNormal, LowRankNormal, MixtureNormal
 
 __all__ = ["DiagonalNormal", "Family", "Flow", "FullNormal", "Joint", "Ladder", "Laplace"]
 __all__ += ["LowRankNormal", "MixtureNormal", "StudentT"]

@@ -17,25 +17,19 @@ Density = Literal["any", "own", "none"]
 class Family(nn.Module, ABC):
     """Turns unconstrained parameters λ, a row per datapoint, into q(z | λ).
 
-    Args:
-        z_dim: Number of latent dimensions, D: the entries of z, whatever its shape.
-
-    Attributes:
-        num_params: P, the length of a row of λ.
-        density: The z that q(z | λ) has a density for: `any`, and a twice differentiable one; its `own` draws alone; or
-            `none`: then it has `rsample` and a KL to the prior, registered with `torch.distributions.kl.register_kl`.
+    A family says for which z the density of q is known: for `any`, twice differentiable; for its `own` draws alone; or
+    for `none`: then it has `rsample` and a KL to the prior, registered with `torch.distributions.kl.register_kl`.
 
     >>> class Cauchy(Family):
-    ...     def __init__(self, z_dim):
-    ...         super().__init__(z_dim)
-    ...         self.num_params = z_dim
+    ...     num_params = 3
     ...     def forward(self, params):
     ...         return dist.Cauchy(params, 1.0).to_event(1)
     >>> Cauchy(3).sample(torch.zeros(7, 3)).shape
     torch.Size([7, 3])
     """
 
-    num_params: int
+    z_dim: int  # D, the entries of z, whatever its shape
+    num_params: int  # P, the length of a row of λ
     density: Density = "any"
 
     @validated

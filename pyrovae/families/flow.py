@@ -25,15 +25,14 @@ class Flow(Family):
     identity, whatever the weights are: the family holds every diagonal normal, and λ = 0 is the standard normal.
 
     Draws of `iaf` and `nsf` take one pass, and their path gradient is solved for in blocks. `maf` scores in one pass
-    and draws in D, each of which a captured graph holds; of the way that takes D passes, gradients cost one.
+    and draws in D; of the way that takes D passes, gradients cost one.
 
     Args:
-        transform: `iaf`, affine, one pass a draw; `maf`, affine, one pass a density; `nsf`, rational quadratic
-            splines, one pass a draw.
+        transform: `iaf`, affine, one pass a draw; `maf`, affine, one pass a density; `nsf`, splines, one pass a draw.
         num_transforms: Transforms in the chain; the order of entries reverses after each.
         context_dim: C.
         widths: Hidden units of each transform's network; `()` makes it linear.
-        num_bins: Bins of a spline; for `nsf`.
+        num_bins: Bins of a spline, for `nsf`.
 
     References:
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), arXiv:1606.04934

@@ -1,6 +1,6 @@
 """Several latent sites, a family for each, on each one's support."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -61,11 +61,8 @@ class Joint(Family):
 
     .. math:: q(z \mid \lambda) = \prod_l q_l(z_l \mid \lambda_l)
 
-    `sample` is a Pyro program with all sites in plate `"data"`; as one distribution, z is the flattened values side by
-    side. Where the one site is an array, as (T, D) over time, z is that array.
-
-    Args:
-        families: Family of each site, by name; `others` the same, as keywords.
+    `families` by site name, `others` the same. As one distribution, z is the flattened values side by side; where the
+    one site is an array, as (T, D) over time, z is that array.
 
     >>> import pyrovae as pv
     >>> family = Joint(z1=pv.FullNormal(5), z2=pv.DiagonalNormal(3))
@@ -86,7 +83,7 @@ class Joint(Family):
 
     @classmethod
     def of(cls, model: Callable, x: Tensor, family: Callable[[int], Family] = DiagonalNormal) -> "Joint":
-        """The family of a model of one's own: a `family` for each latent site, on the site's support.
+        """The family of a model of one's own: one that `family` makes for each latent site, on the site's support.
 
         Args:
             model: Pyro model of plate `"data"`; run once.
@@ -104,27 +101,22 @@ class Joint(Family):
         return cls(made)
 
     def forward(self, params: Tensor) -> dist.TorchDistribution:
-        parts = [q for _, q in self._by_site(params)]
+        parts = self._parts(params)
         return parts[0] if _is_array(parts) else Concatenated(parts)
 
     def init_params(self) -> Tensor:
-        return torch.cat([family.init_params() for family in self._families()])
+        return torch.cat([family.init_params() for family in self.families])  # type: ignore[operator]
 
     def sample(self, params: Tensor) -> Tensor:
-        parts, values = [], []
         with pyro.plate("data", params.shape[0]), full_precision(params):
-            for name, q in self._by_site(params):
-                parts.append(q)
-                values.append(pyro.sample(name, q))
+            parts = self._parts(params)
+            values = [pyro.sample(name, q) for name, q in zip(self.sites, parts, strict=True)]
         return values[0] if _is_array(parts) else joined(values, [len(q.event_shape) for q in parts])  # (..., B, D)
 
-    def _by_site(self, params: Tensor) -> Iterator[tuple[str, Any]]:
-        blocks = params.split([family.num_params for family in self._families()], -1)
-        for name, family, block in zip(self.sites, self._families(), blocks, strict=True):
-            yield name, family(block)
-
-    def _families(self) -> list[Any]:
-        return list(self.families)
+    def _parts(self, params: Tensor) -> list[Any]:
+        families: Any = self.families
+        blocks = params.split([family.num_params for family in families], -1)
+        return [family(block) for family, block in zip(families, blocks, strict=True)]
 
 
 def _is_array(parts: list[Any]) -> bool:

@@ -22,8 +22,7 @@ class Ladder(Family):
         q(z_l \mid z_{l+1}) \propto \mathcal{N}(z_l \mid \hat\mu_l, \hat s_l^2) \; p(z_l \mid z_{l+1})
 
     The product is weighted by precisions; gradients reach the model's weights. λ = (μ̂, log ŝ) of each layer, bottom
-    first, P = 2 (D_1 + ... + D_L). As one distribution, for statistics and pictures, it is the plug-in: each layer
-    given the *mean* of the one above.
+    first, P = 2 (D_1 + ... + D_L). As one distribution it is the plug-in: each layer given the *mean* of the one above.
 
     Reference:
         Ladder Variational Autoencoders (Sønderby et al., 2016), arXiv:1602.02282

@@ -20,9 +20,6 @@ class LocationScale(Family):
 
     λ = (μ, log s), P = 2 D; λ = 0 has mean 0 and variance 1 (to the scale floor of 1e-5).
 
-    Attributes:
-        fisher: The Fisher informations of μ, at s = 1, and of log s.
-
     Reference:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), section 2.4, arXiv:1312.6114
 
@@ -33,7 +30,7 @@ class LocationScale(Family):
     torch.Size([2, 7, 3])
     """
 
-    fisher: tuple[float, float]
+    fisher: tuple[float, float]  # informations of μ, at s = 1, and of log s; without them, no natural gradient
 
     @validated
     def __init__(self, z_dim: PositiveInt) -> None:

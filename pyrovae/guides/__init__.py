@@ -3,16 +3,8 @@
 from .amortized import AmortizedGuide
 from .base import Guide
 from .learned_iterative import LearnedIterativeGuide
-from .refined import EncoderLoss, RefinedGuide
-from .semi_amortized import SemiAmortizedGuide
-from .svi import SVIGuide
+from .refined import EncoderLoss, RefinedGuide, SemiAmortizedGuide, SVIGuide
 
 __all__ = [
-    "AmortizedGuide",
-    "EncoderLoss",
-    "Guide",
-    "LearnedIterativeGuide",
-    "RefinedGuide",
-    "SVIGuide",
-    "SemiAmortizedGuide",
-]
+    "AmortizedGuide", "EncoderLoss", "Guide", "LearnedIterativeGuide", "RefinedGuide", "SVIGuide", "SemiAmortizedGuide",
+]  # fmt: skip

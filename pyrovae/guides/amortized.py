@@ -5,15 +5,14 @@ from torch import Tensor, nn
 from ..families import Family
 from ..inference import Inferred
 from ..validation import validated
-from .base import Guide
+from .base import Beta, Guide, Rows
 
 
 class AmortizedGuide(Guide):
     r"""λ = encoder(x): the inference network of a standard VAE.
 
     Args:
-        family: Turns λ into q.
-        encoder: Network from (..., *x_shape) to (..., P).
+        encoder: Network from (..., *x_shape) to (..., P); `family` turns λ into q.
 
     Reference:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114
@@ -31,12 +30,7 @@ class AmortizedGuide(Guide):
         self.encoder = encoder
 
     def infer(
-        self,
-        x: Tensor,
-        beta: float | Tensor = 1.0,
-        record: bool = False,
-        start: Tensor | None = None,
-        prior: Tensor | None = None,
+        self, x: Tensor, beta: Beta = 1.0, record: bool = False, start: Rows = None, prior: Rows = None
     ) -> Inferred:
         params = self.encoder(x).to(x.dtype)  # (B, P), back from bfloat16 under autocast
         return Inferred(params, params)

@@ -11,15 +11,14 @@ from torch import Tensor
 from ..capture import isolated
 from ..families import Family
 from ..inference import Inferred
+from ..inference.elbo import Beta, Rows
 
 
 class Guide(PyroModule):
     """A way to find λ; as a Pyro program, a guide for a model of plate `"data"` and the family's sites.
 
-    A new guide writes `infer`. `pyrovae.fit` trains it, or any torch optimizer on `Trace_ELBO()(model, guide)(x)`.
-
-    Args:
-        family: Turns λ into q.
+    A new guide writes `infer`; `family` turns λ into q. `pyrovae.fit` trains it, or any torch optimizer on
+    `Trace_ELBO()(model, guide)(x)`.
 
     >>> import pyrovae as pv
     >>> class Fixed(pv.Guide):
@@ -36,27 +35,20 @@ class Guide(PyroModule):
 
     @abstractmethod
     def infer(
-        self,
-        x: Tensor,
-        beta: float | Tensor = 1.0,
-        record: bool = False,
-        start: Tensor | None = None,
-        prior: Tensor | None = None,
+        self, x: Tensor, beta: Beta = 1.0, record: bool = False, start: Rows = None, prior: Rows = None
     ) -> Inferred:
-        """Finds λ for data `x` (B, *x_shape).
+        """Finds λ for data `x` (B, *x_shape); guides without a loop leave the other arguments out.
 
         What the ELBO at λ_K cannot teach goes into `Inferred.teaching`, a sequence of losses.
 
         Args:
-            x: Data.
-            beta: Weight of the KL term, for guides that refine.
-            record: Keep the path, for guides that refine.
-            start: λ (B, P) carried from elsewhere, the frame before say, to start at, and at the proposal where it is
-                NaN; guides without a loop leave it out.
+            beta: Weight of the KL term.
+            record: Keep the path.
+            start: λ (B, P) carried from elsewhere, the frame before say, to start at; at the proposal where it is NaN.
             prior: λ (B, P) carried likewise, whose q takes the place of the model's p(z).
         """
 
-    def forward(self, x: Tensor, inferred: Inferred | None = None, beta: float | Tensor = 1.0) -> Tensor:
+    def forward(self, x: Tensor, inferred: Inferred | None = None, beta: Beta = 1.0) -> Tensor:
         """Samples z ~ q(z | x), shape (..., B, D); `inferred`, if at hand, saves inferring again.
 
         What teaches enters as a `pyro.factor` of value zero, so that the reported ELBO stays the ELBO.

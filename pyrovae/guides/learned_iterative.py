@@ -1,6 +1,7 @@
 """A network that has learned to take the steps."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import pyro
@@ -13,8 +14,8 @@ from ..inference.elbo import sampler
 from ..inference.steps import Settings
 from ..nets import MLP
 from ..nets.mlp import Activation
-from ..validation import PositiveInt, validated
-from .base import Guide
+from ..validation import PositiveInt, Sizes, validated
+from .base import Beta, Guide, Rows
 
 Input = Literal["params", "gradient", "errors"]
 
@@ -32,17 +33,14 @@ class LearnedIterativeGuide(Guide):
     \rangle`, whose gradient the steps have already estimated, so they cost no pass.
 
     Args:
-        model: The model that λ is found under; held fixed meanwhile.
-        family: Turns λ into q; gives λ₀ its first value.
+        model: The model that λ is found under; held fixed meanwhile. `family` gives λ₀ its first value.
         encoder: Network from (..., *x_shape) to (..., P).
         num_steps: K.
-        widths: Hidden units of the head; `()` is affine.
-        activation: Nonlinearity of the head.
+        widths, activation: Hidden units of the head, `()` is affine, and their nonlinearity.
         inputs: What the head reads; without `errors` there is no encoder.
         num_particles: Draws of z a datapoint and step.
         gradient: `stopped`, as published: each step learns what it is worth by itself. `unrolled`: gradients run
-            through the whole loop, second derivatives of the ELBO included, and a step also learns what it is worth to
-            later ones.
+            through the whole loop, second derivatives included, and a step also learns what it is worth to later ones.
 
     Raises:
         ValueError: No inputs or one twice; when called, a model without one observed site for x.
@@ -54,25 +52,17 @@ class LearnedIterativeGuide(Guide):
     >>> import pyrovae as pv
     >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
     >>> guide = pv.LearnedIterativeGuide(model, family, pv.nets.MLP((4,), (family.num_params,)), num_steps=3)
-    >>> inferred = guide.infer(torch.ones(8, 4))
-    >>> inferred.params.shape, len(inferred.teaching)
-    (torch.Size([8, 4]), 3)
+    >>> len(guide.infer(torch.ones(8, 4)).teaching)
+    3
     """
 
     @validated
     def __init__(
-        self,
-        model: nn.Module,
-        family: Family,
-        encoder: nn.Module,
-        *,
-        num_steps: PositiveInt = 5,
-        widths: Sequence[PositiveInt] = (256,),
-        activation: Activation = "elu",
+        self, model: nn.Module, family: Family, encoder: nn.Module, *,
+        num_steps: PositiveInt = 5, widths: Sizes = (256,), activation: Activation = "elu",
         inputs: Sequence[Input] = ("params", "gradient", "errors"),
-        num_particles: PositiveInt = 1,
-        gradient: Literal["stopped", "unrolled"] = "stopped",
-    ) -> None:
+        num_particles: PositiveInt = 1, gradient: Literal["stopped", "unrolled"] = "stopped",
+    ) -> None:  # fmt: skip
         super().__init__(family)
         if not inputs or len({*inputs}) < len(inputs):
             raise ValueError(f"inputs must be some of params, gradient, errors, each once, got {list(inputs)}")
@@ -80,13 +70,12 @@ class LearnedIterativeGuide(Guide):
         size = family.num_params
         head = MLP((len(inputs) * size,), (2, size), widths=widths, activation=activation)
         self.update = _Update(head, encoder if "errors" in inputs else None, inputs)
-        # In a tuple: no submodule, for it knows the model.
-        self._loop = (_LearnedLoop(self.update, num_steps, num_particles, gradient),)
+        # In tuples: no submodules of the guide.
+        self._loop = (_LearnedLoop(self.update, num_steps, num_particles, gradient == "unrolled"),)
         self._model = (model,)
 
     @property
     def refiner(self) -> Refiner:
-        """The loop."""
         return self._loop[0]
 
     def initial(self, x: Tensor) -> Tensor:
@@ -94,12 +83,7 @@ class LearnedIterativeGuide(Guide):
         return self.init_params.expand(x.shape[0], -1)
 
     def infer(
-        self,
-        x: Tensor,
-        beta: float | Tensor = 1.0,
-        record: bool = False,
-        start: Tensor | None = None,
-        prior: Tensor | None = None,
+        self, x: Tensor, beta: Beta = 1.0, record: bool = False, start: Rows = None, prior: Rows = None
     ) -> Inferred:
         init = self.initial(x)
         first = init if start is None else torch.where(start.isnan(), init, start)
@@ -124,17 +108,19 @@ class _Update(nn.Module):
         return torch.lerp(params, update, gate.sigmoid())
 
 
+@dataclass(eq=False, repr=False)
 class _LearnedLoop(Refiner):
     """K steps of an `_Update`."""
 
-    def __init__(self, update: _Update, num_steps: int, num_particles: int, gradient: str) -> None:
-        self.update = update
-        self.num_steps = num_steps
-        self.num_particles = num_particles
-        self.through = gradient == "unrolled"
+    update: _Update
+    num_steps: int
+    num_particles: int
+    through: bool
 
     def make_step(self, model: nn.Module, family: Family) -> "_LearnedStep":
-        return _LearnedStep(model, family, self)
+        # A q held fixed would hide how the gradient itself changes with λ.
+        objective = ELBO(num_particles=self.num_particles, path_gradient=not self.through)
+        return _LearnedStep(model, family, objective, self.through, self.update)
 
 
 class _LearnedState(NamedTuple):
@@ -142,23 +128,20 @@ class _LearnedState(NamedTuple):
     gradient: Tensor  # (B, P) that of -L_β before the last step
 
 
+@dataclass(eq=False, repr=False)
 class _LearnedStep(Step[_LearnedState]):
     """A step of the loop; attached to the network's weights, and to the state if gradients run through."""
 
-    def __init__(self, model: nn.Module, family: Family, loop: _LearnedLoop) -> None:
-        self.model = model
-        self.family = family
-        self.update = self.learned = loop.update
-        self.through = loop.through
-        # A q held fixed would hide how the gradient itself changes with λ.
-        self.objective = ELBO(num_particles=loop.num_particles, path_gradient=not loop.through)
+    model: nn.Module
+    family: Family
+    objective: ELBO
+    through: bool
+    learned: Any  # the `_Update`
 
     def init(self, params: Tensor) -> _LearnedState:
         return _LearnedState(params, torch.zeros_like(params))
 
-    def __call__(
-        self, x: Tensor, settings: Settings, state: _LearnedState, prior: Tensor | None = None
-    ) -> _LearnedState:
+    def __call__(self, x: Tensor, settings: Settings, state: _LearnedState, prior: Rows = None) -> _LearnedState:
         through = self.through and torch.is_grad_enabled() and state.params.requires_grad
         params = state.params if through else state.params.detach()
         with torch.enable_grad(), pyro.validation_enabled(False):
@@ -166,9 +149,9 @@ class _LearnedStep(Step[_LearnedState]):
             objective: Any = self.objective.scaled(settings.beta, prior=sampler(self.family, prior))
             traces = objective.traces(self.model, sampler(self.family, point), x)
             (gradient,) = torch.autograd.grad(objective.loss_of(*traces), point, create_graph=through)
-            error = None if self.update.encoder is None else _error(traces[0], x)
+            error = None if self.learned.encoder is None else _error(traces[0], x)
         error = error if through or error is None else error.detach()
-        return _LearnedState(self.update(params, gradient, error), gradient)
+        return _LearnedState(self.learned(params, gradient, error), gradient)
 
 
 def _error(model_trace: Any, x: Tensor) -> Tensor:

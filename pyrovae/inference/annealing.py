@@ -8,7 +8,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ..capture import Capture, isolated
+from ..capture import Capture
 from ..families import Family
 from ..validation import PositiveInt, validated
 from .elbo import evaluating, frozen
@@ -26,22 +26,18 @@ STEEPNESS = 4.0  # of the schedule, as in Wu et al.
 class Annealing:
     r"""Transitions along :math:`\log f_\beta(u) = \log f_0(u) + \beta \, [\log p(x, u) - \log f_0(u)]`, β from 0 to 1.
 
-    f_0 is q(u | λ) or the prior p(u), u the coordinates of `Unconstrained`. Chains (C, B) are folded into one batch, C
-    outermost. Arguments and errors are those of `ais`.
+    f_0 is q(u | λ) or the prior p(u), u the coordinates of `Unconstrained`. Chains (C, B) are one batch, C outermost.
+    Arguments and errors are those of `ais`.
     """
 
     def __init__(
         self, model: nn.Module, family: Family, x: Tensor, *, num_steps: int, num_leapfrog: int, start: Start
     ) -> None:
         if start == "q" and family.density != "any":
-            raise ValueError(
-                f"start q needs the density of any z under q, which {type(family).__name__} lacks; set start='prior'"
-            )
-        self.family = family
-        self.space = Unconstrained(model, x)
-        self.start = start
-        self.num_steps = num_steps
-        self.num_leapfrog = num_leapfrog
+            name = type(family).__name__
+            raise ValueError(f"start q needs the density of any z under q, which {name} lacks; set start='prior'")
+        self.family, self.space, self.start = family, Unconstrained(model, x), start
+        self.num_steps, self.num_leapfrog = num_steps, num_leapfrog
         self.num_batches = 1  # to come, which tells whether compiling pays
         level = (STEEPNESS * torch.linspace(-1, 1, num_steps + 1, dtype=torch.float64)).sigmoid()
         self.betas: list[float] = ((level - level[0]) / (level[-1] - level[0])).tolist()
@@ -51,12 +47,10 @@ class Annealing:
         """log f_0 and log p(x, u) - log f_0 at u, (B,) each, and their gradients, (B, D) each; to capture."""
         with torch.enable_grad(), pyro.validation_enabled(False):
             u = u.detach().requires_grad_()
-            prior, likelihood = self.space.log_densities(x, u)
-            if self.start == "prior":
-                log_start, log_weight = prior, likelihood
-            else:
-                log_start = self.space.log_q(self.family, params, u)
-                log_weight = prior + likelihood - log_start
+            log_start, log_weight = self.space.log_densities(x, u)  # of the prior, and the likelihood
+            if self.start == "q":
+                log_q = self.space.log_q(self.family, params, u)
+                log_start, log_weight = log_q, log_start + log_weight - log_q
             slopes = [
                 torch.autograd.grad(value.sum(), u, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
                 for value in (log_start, log_weight)
@@ -67,9 +61,8 @@ class Annealing:
         """How many datapoints to anneal in one batch."""
 
         def run(size: int) -> None:
-            rows = x[:1].expand(size, *x.shape[1:]), params[:1].expand(size, -1)
-            with isolated():
-                self.terms(*rows, self.space.draw_prior(rows[0]))
+            rows = x[:1].expand(size, *x.shape[1:])
+            self.terms(rows, params[:1].expand(size, -1), self.space.draw_prior(rows))
 
         return max(1, points_at_once(run, x.device) // num_chains)
 
@@ -93,13 +86,13 @@ class Annealing:
     ) -> Chained:
         """Adds up the weight's share of each interval from β_{t-1} to β_t, with transitions where two meet."""
         terms = self.capture.bind(x, params, u, calls=self.num_steps * self.num_leapfrog * self.num_batches)
-        found, batch = terms(x, params, u), len(step_sizes[0]) if step_sizes else 0
-        total, accepted, last = torch.zeros_like(found[0]), torch.zeros_like(found[0]), 0
-        for number, t in enumerate(intervals):
-            if number > 0:
-                at = min(t, last)
-                size = step_sizes[at - 1].repeat(len(u) // batch)
-                u, found, acceptance = self.transition(terms, x, params, u, found, self.betas[at], size)
+        found, last = terms(x, params, u), None
+        total, accepted = torch.zeros_like(found[0]), torch.zeros_like(found[0])
+        for t in intervals:
+            if last is not None:
+                size = step_sizes[min(t, last) - 1]
+                beta, size = self.betas[min(t, last)], size.repeat(len(u) // len(size))
+                u, found, acceptance = self.transition(terms, x, params, u, found, beta, size)
                 accepted = accepted + acceptance
             total, last = total + (self.betas[t] - self.betas[t - 1]) * found[1], t
         return total, accepted / max(1, self.num_steps - 1)
@@ -113,9 +106,8 @@ class Annealing:
             log_start, log_weight, *slopes = found
             return Chains(u, log_start + beta * log_weight, slopes[0] + beta * slopes[1], found)
 
-        moved, acceptance = hmc_transition(
-            lambda u: chains(u, terms(x, params, u)), chains(u, found), size, self.num_leapfrog
-        )
+        there = chains(u, found)
+        moved, acceptance = hmc_transition(lambda u: chains(u, terms(x, params, u)), there, size, self.num_leapfrog)
         return moved.position, moved.more, acceptance
 
 
@@ -135,17 +127,15 @@ def tuned_step_sizes(annealing: Annealing, x: Tensor, params: Tensor, num_chains
 
     Held fixed in the next run they leave its weights unbiased; step sizes that adapt within a run do not.
     """
-    num = min(num_chains, MAX_CHAINS)
-    size = x.new_full((x.shape[0],), 0.5)
+    num, size = min(num_chains, MAX_CHAINS), x.new_full((x.shape[0],), 0.5)
     x, params = repeated(num, x, params)
     u = annealing.draw_start(x, params)
     stays = math.ceil(MIN_TRANSITIONS / annealing.num_steps)
     calls = annealing.num_steps * stays * annealing.num_leapfrog * annealing.num_batches
     terms = annealing.capture.bind(x, params, u, calls=calls)
     found, sizes = terms(x, params, u), []
-    for t in range(annealing.num_steps):
+    for t, beta in enumerate(annealing.betas[:-1]):
         for _ in range(stays if t else WARMUP):
-            beta = annealing.betas[t]
             u, found, acceptance = annealing.transition(terms, x, params, u, found, beta, size.repeat(num))
             error = acceptance.reshape(num, -1).mean(0) - TARGET_ACCEPTANCE
             size = size * ((SLOW if t else FAST) * error).exp()
@@ -154,30 +144,27 @@ def tuned_step_sizes(annealing: Annealing, x: Tensor, params: Tensor, num_chains
 
 
 class Annealed(NamedTuple):
-    """What annealed importance sampling found."""
+    """What annealed importance sampling found.
+
+    >>> Annealed(log_weights=torch.tensor([[0.0], [2.0]]), acceptance=torch.tensor([0.7])).bound
+    tensor([1.4338])
+    """
 
     log_weights: Tensor  # (C, B) nats
     acceptance: Tensor  # (B,) mean acceptance probability of the transitions
 
     @property
     def bound(self) -> Tensor:
-        """The estimate of log p(x), (B,), in nats, which on average is below it; chains that failed weigh nothing."""
+        """The estimate of log p(x), (B,), which on average is below it; chains that failed weigh nothing."""
         weights = self.log_weights.nan_to_num(-math.inf, posinf=-math.inf, neginf=-math.inf)
         return weights.logsumexp(0) - math.log(len(weights))
 
 
 @validated
 def ais(
-    model: nn.Module,
-    family: Family,
-    x: Tensor,
-    params: Tensor,
-    *,
-    num_chains: PositiveInt = 16,
-    num_steps: PositiveInt = 1000,
-    num_leapfrog: PositiveInt = 5,
-    start: Start = "q",
-) -> Annealed:
+    model: nn.Module, family: Family, x: Tensor, params: Tensor, *, num_chains: PositiveInt = 16,
+    num_steps: PositiveInt = 1000, num_leapfrog: PositiveInt = 5, start: Start = "q",
+) -> Annealed:  # fmt: skip
     r"""log p(x) per datapoint by annealed importance sampling with Hamiltonian transitions.
 
     .. math:: \log w = \sum_{t=1}^T (\beta_t - \beta_{t-1}) \, [\log p(x, z_{t-1}) - \log f_0(z_{t-1})], \qquad
@@ -188,13 +175,9 @@ def ais(
     temperature, to an acceptance of 0.65.
 
     Args:
-        model: Pyro model of plate `"data"`.
-        family: Turns λ into q.
-        x: Data (B, *x_shape).
-        params: λ (B, P).
+        model, family, x, params: As in `elbo_terms`.
         num_chains: C.
-        num_steps: T.
-        num_leapfrog: Steps of a transition.
+        num_steps, num_leapfrog: T, and the steps of a transition.
         start: f_0: `q`, by far the nearer, or `prior`, which needs no density of q.
 
     Raises:
@@ -239,7 +222,11 @@ def in_batches(
 
 
 class Bidirectional(NamedTuple):
-    """Bounds per datapoint, (B,), in nats."""
+    """Bounds per datapoint, (B,), in nats.
+
+    >>> Bidirectional._fields
+    ('x', 'lower', 'upper', 'acceptance')
+    """
 
     x: Tensor  # (B, *x_shape) data drawn from the model
     lower: Tensor  # below log p(x) on average
@@ -249,16 +236,9 @@ class Bidirectional(NamedTuple):
 
 @validated
 def bidirectional(
-    model: nn.Module,
-    family: Family,
-    infer: Callable[[Tensor], Tensor],
-    like: Tensor,
-    *,
-    num_chains: PositiveInt = 16,
-    num_steps: PositiveInt = 1000,
-    num_leapfrog: PositiveInt = 5,
-    start: Start = "q",
-) -> Bidirectional:
+    model: nn.Module, family: Family, infer: Callable[[Tensor], Tensor], like: Tensor, *, num_chains: PositiveInt = 16,
+    num_steps: PositiveInt = 1000, num_leapfrog: PositiveInt = 5, start: Start = "q",
+) -> Bidirectional:  # fmt: skip
     r"""log p(x) of data drawn from the model, between the bounds of bidirectional Monte Carlo.
 
     The z that made x is an exact draw from its posterior. From there the path of `ais` runs back to f_0, and
@@ -268,17 +248,14 @@ def bidirectional(
     with w of the way there and w' of the way back. The gap bounds the error of `ais` on such data.
 
     Args:
-        model: Pyro model of plate `"data"`, run without its observations to draw z and x.
         infer: x to λ.
-        like: Data of the kind and number to draw, (B, *x_shape); its values do not matter.
-        family, num_chains, num_steps, num_leapfrog, start: As in `ais`.
+        like: Data of the kind and number to draw, (B, *x_shape); its values do not matter. The others are as in `ais`.
 
     Raises:
         ValueError: As `ais`; and a model that does not draw x.
 
-    References:
+    Reference:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015), arXiv:1511.02543
-        On the quantitative analysis of decoder-based generative models (Wu et al., 2017), arXiv:1611.04273
 
     >>> import pyrovae as pv
     >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)

@@ -22,6 +22,8 @@ from ..validation import PositiveInt, validated
 
 Result = TypeVar("Result")
 Program = Callable[..., Any]
+Beta = float | Tensor  # a weight of the KL term
+Rows = Tensor | None  # λ (B, P), if there is one
 
 
 @contextmanager
@@ -47,9 +49,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def frozen(module: nn.Module) -> Iterator[None]:
     """Inside, the parameters of `module` take no gradient and its layers are in evaluation mode.
 
-    Gradients still flow through it. Both are put back on exit. Under autocast this matters twice: a weight cast to
-    bfloat16 without gradient would be cached, and the next pass that wants the weight's gradient would find the cached
-    copy and silently get none; frozen weights are not cached.
+    Gradients still flow through it. (Autocast caches no frozen weight; a cast made under `no_grad` would be cached, and
+    hide the weight from the next pass that wants its gradient.)
 
     >>> layer = torch.nn.Linear(2, 1)
     >>> with frozen(layer):
@@ -73,7 +74,12 @@ def scored(name: str, site: Any) -> bool:
 
 
 def scored_sites(trace: Any) -> Iterator[tuple[str, Any]]:
-    """Name and message of each such site."""
+    """Name and message of each such site.
+
+    >>> trace = poutine.trace(lambda: pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))).get_trace()
+    >>> [name for name, _ in scored_sites(trace)]
+    ['z']
+    """
     return ((name, site) for name, site in trace.nodes.items() if scored(name, site))
 
 
@@ -83,12 +89,9 @@ def latent_sites_of(trace: Any) -> Iterator[tuple[str, Any]]:
 
 
 class _ScaleLatents(Messenger):
-    """Multiplies the log-density of every latent site by β; observed sites and factors keep theirs.
+    """Multiplies the log-densities of latent sites, around model and guide both: β on one side alone is no bound."""
 
-    Around model and guide both: β on one side alone is no bound of anything.
-    """
-
-    def __init__(self, beta: float | Tensor) -> None:
+    def __init__(self, beta: Beta) -> None:
         super().__init__()
         self.beta = beta
 
@@ -100,43 +103,31 @@ class _ScaleLatents(Messenger):
 class Objective(Trace_ELBO):
     """What training or a loop climbs, for reparameterised guides, without `.item()`: a bound, or any energy.
 
-    A final class writes `differentiable_loss`. Those who climb it call `scaled`, and never write to it.
-
-    Args:
-        num_particles: Draws of z a datapoint, in one vectorised pass.
-        beta: Weight of the latent sites' log-densities, on both sides.
-        path_gradient: Score z under q with q held fixed.
-
-    Attributes:
-        scores_latents: Whether it needs the densities of latent draws, or makes do without.
-        twice_differentiable: Whether an unrolled loop may take derivatives of its gradient.
+    A final class writes `differentiable_loss`. Those who climb it call `scaled`, and never write to it. Arguments are
+    those of `ELBO`.
 
     Raises:
-        ValueError: When called, latent sites or plates of model and guide that differ, or a guide site without
-            `rsample`.
+        ValueError: When called, latent sites or plates of model and guide that differ, or a site without `rsample`.
+
+    >>> ELBO(0.5).scaled(0.5).beta, isinstance(ELBO(), Objective)
+    (0.25, True)
     """
 
-    scores_latents: bool = True
-    twice_differentiable: bool = True
+    scores_latents: bool = True  # it needs the densities of latent draws
+    twice_differentiable: bool = True  # an unrolled loop may take derivatives of its gradient
 
-    def __init__(self, num_particles: int, beta: float | Tensor, path_gradient: bool) -> None:
-        super().__init__(
-            num_particles=num_particles,
-            vectorize_particles=num_particles > 1,
-            max_plate_nesting=1,  # the plate "data"; particles lie left of it
-        )
+    def __init__(self, num_particles: int, beta: Beta, path_gradient: bool) -> None:
+        # Of plates there is "data"; particles lie left of it.
+        super().__init__(num_particles=num_particles, vectorize_particles=num_particles > 1, max_plate_nesting=1)
         self.beta = beta
         self.path_gradient = path_gradient
         self.prior: Program | None = None
         self.scorer: Program | None = None
 
-    def scaled(
-        self, beta: float | Tensor = 1.0, *, prior: Program | None = None, scorer: Program | None = None
-    ) -> "Objective":
+    def scaled(self, beta: Beta = 1.0, *, prior: Program | None = None, scorer: Program | None = None) -> "Objective":
         """A copy whose β is that of this one times `beta`.
 
         Args:
-            beta: Factor.
             prior: A guide whose q takes the place of the model's p(z): the posterior of the step before, say.
             scorer: A guide to score z under, in place of the guide held fixed: for derivatives of a path gradient, to
                 which the q held fixed is one more function of λ.
@@ -165,7 +156,7 @@ class Objective(Trace_ELBO):
                 site["fn"] = site["scored_by"] or held_fixed(site["fn"])
         with full_precision(args[0]):
             for trace in (model_trace, guide_trace):
-                trace.compute_log_prob(scored if self.scores_latents else _observed)
+                trace.compute_log_prob(lambda *at: scored(*at) and (self.scores_latents or at[1]["is_observed"]))
         return model_trace, guide_trace
 
     def _shown(self, guide_trace: Any, replayed: Callable[[Any], Any]) -> Any:
@@ -174,8 +165,8 @@ class Objective(Trace_ELBO):
 
     def traces(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Traces of model and guide with their log-densities, all particles in one."""
-        ((model_trace, guide_trace),) = self._get_traces(model, guide, args, kwargs)
-        return model_trace, guide_trace
+        (traces,) = self._get_traces(model, guide, args, kwargs)
+        return traces
 
     def factors(self, guide_trace: Any) -> Any:
         """The sum of the guide's factors, a teaching term say, over the batch."""
@@ -210,8 +201,7 @@ class ELBO(Objective):
     Args:
         beta: Weight of the latent sites' log-densities, on both sides.
         num_particles: Draws of z a datapoint, in one vectorised pass.
-        path_gradient: Score z under q with q held fixed ("sticking the landing"). The value is the same, the gradient
-            loses the term :math:`E_q \nabla \log q = 0` and its noise.
+        path_gradient: Score z under q held fixed: same value, less noise, as :math:`E_q \nabla \log q = 0` goes.
 
     References:
         beta-VAE (Higgins et al., 2017), openreview.net/forum?id=Sy2fzU9gl
@@ -225,9 +215,7 @@ class ELBO(Objective):
     """
 
     @validated
-    def __init__(
-        self, beta: float | Tensor = 1.0, *, num_particles: PositiveInt = 1, path_gradient: bool = True
-    ) -> None:
+    def __init__(self, beta: Beta = 1.0, *, num_particles: PositiveInt = 1, path_gradient: bool = True) -> None:
         super().__init__(num_particles, beta, path_gradient)
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
@@ -235,9 +223,7 @@ class ELBO(Objective):
 
     def loss_of(self, model_trace: Any, guide_trace: Any) -> Tensor:
         """The loss from `traces`."""
-        elbo: Any = 0.0
-        for _, site in scored_sites(model_trace):
-            elbo = elbo + site["log_prob_sum"]
+        elbo: Any = sum(site["log_prob_sum"] for _, site in scored_sites(model_trace))
         for _, site in scored_sites(guide_trace):
             elbo = elbo - site["log_prob_sum"]
         return -elbo / self.num_particles
@@ -253,18 +239,23 @@ class Terms(NamedTuple):
     recon: Tensor  # (B,) E_q log p(x | z)
     kl: Tensor  # (B,) E_q [log q(z | x) - log p(z)]
 
-    def elbo(self, beta: float | Tensor = 1.0) -> Tensor:
+    def elbo(self, beta: Beta = 1.0) -> Tensor:
         """recon - β kl, shape (B,)."""
         return self.recon - beta * self.kl
 
 
-def sampler(family: Family, params: Tensor | None) -> Any:
+def sampler(family: Family, params: Rows) -> Any:
     """The guide that draws from q at fixed λ (B, P), as a program of x; None for None."""
     return None if params is None else lambda x: family.sample(params)
 
 
 def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
-    """KL of one latent site (..., B): in closed form where torch knows one, else from the draw."""
+    """KL of one latent site (..., B): in closed form where torch knows one, else from the draw.
+
+    >>> q, p = (pyro.distributions.Normal(loc, 1.0) for loc in torch.tensor([0.0, 1.0]))
+    >>> kl_of_site({"fn": q}, {"fn": p})
+    tensor(0.5000)
+    """
     q, p = guide_site["fn"], model_site["fn"]
     try:
         return kl_divergence(q, p)
@@ -274,20 +265,13 @@ def kl_of_site(guide_site: Any, model_site: Any) -> Tensor:
 
 @validated
 def elbo_terms(
-    model: Program,
-    family: Family,
-    x: Tensor,
-    params: Tensor,
-    num_particles: PositiveInt = 1,
-    prior: Tensor | None = None,
+    model: Program, family: Family, x: Tensor, params: Tensor, num_particles: PositiveInt = 1, prior: Rows = None
 ) -> Terms:
     """Monte Carlo estimate of the ELBO's terms at λ = `params`, per datapoint; takes no gradient.
 
     Args:
-        model: Pyro model of plate `"data"`; called with `x`.
-        family: Turns λ into q.
-        x: Data (B, *x_shape).
-        params: λ (B, P).
+        model: Pyro model of plate `"data"`; called with `x`, data (B, *x_shape).
+        params: λ (B, P); `family` turns it into q.
         num_particles: Draws of z a datapoint.
         prior: λ (B, P) whose q takes the place of the model's p(z).
 
@@ -328,7 +312,7 @@ def common_noise(function: Callable[[Tensor], Result], *params: Tensor) -> list[
 
 
 def common_noise_terms(
-    model: Program, family: Family, x: Tensor, *params: Tensor, num_particles: int = 1, prior: Tensor | None = None
+    model: Program, family: Family, x: Tensor, *params: Tensor, num_particles: int = 1, prior: Rows = None
 ) -> list[Terms]:
     """`elbo_terms` at several λ under common noise.
 
@@ -341,32 +325,24 @@ def common_noise_terms(
     return common_noise(lambda row: elbo_terms(model, family, x, row, num_particles, prior), *params)
 
 
-def _observed(name: str, site: Any) -> bool:
-    return scored(name, site) and site["is_observed"]
-
-
 def _check_sites(model_trace: Any, guide_trace: Any) -> None:
     """Raises `ValueError` unless model and guide have the same latent sites, in the same plates."""
-    model, guide = _plates_of_latents(model_trace), _plates_of_latents(guide_trace)
-    if model == guide:
-        return
+    model, guide = (
+        {name: {frame.name for frame in site["cond_indep_stack"]} for name, site in latent_sites_of(trace)
+         if not site["infer"].get("is_auxiliary")}
+        for trace in (model_trace, guide_trace)
+    )  # fmt: skip
     if model.keys() != guide.keys():
         sides = (f"{{{', '.join(sorted(side))}}}" for side in (model, guide))
         raise ValueError(
             "the model has latent sites {} and the guide's family {}; name them alike, or let Joint.of(model, x) "
             "make the family".format(*sides)
         )
-    name = next(name for name in model if model[name] != guide[name])
-    inside = (", ".join(sorted(side[name])) or "none" for side in (model, guide))
-    raise ValueError(
-        'latent site {!r} lies in plates {} of the model and {} of the guide; put with pyro.plate("data", x.shape[0]) '
-        "around what belongs to a datapoint, and nothing else around that".format(name, *inside)
-    )
-
-
-def _plates_of_latents(trace: Any) -> dict[str, set[str]]:
-    return {
-        name: {frame.name for frame in site["cond_indep_stack"]}
-        for name, site in latent_sites_of(trace)
-        if not site["infer"].get("is_auxiliary")
-    }
+    for name in model:
+        if model[name] != guide[name]:
+            inside = (", ".join(sorted(side[name])) or "none" for side in (model, guide))
+            raise ValueError(
+                "latent site {!r} lies in plates {} of the model and {} of the guide; put with "
+                'pyro.plate("data", x.shape[0]) around what belongs to a datapoint, and nothing else around that'
+                .format(name, *inside)
+            )  # fmt: skip

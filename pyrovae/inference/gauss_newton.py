@@ -1,6 +1,7 @@
 """Refinement by Gauss-Newton steps to the posterior's mode."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import pyro
@@ -12,6 +13,7 @@ from ..distributions import full_precision
 from ..families import Family, FullNormal
 from ..models import VAE
 from ..validation import PositiveFloat, PositiveInt, validated
+from .elbo import Rows
 from .refiner import Refiner
 from .steps import Settings, Step
 
@@ -27,9 +29,8 @@ class GaussNewtonRefiner(Refiner):
 
     J is the decoder's Jacobian, R the likelihood's Fisher information of its output, P the prior's precision. For a
     linear decoder and a normal likelihood one step finds the exact posterior. A step that lowers a datapoint's joint
-    density is not taken, and half of it is tried next. No draw is taken but for the safeguard's scores.
-
-    A call runs the decoder forwards along all D latent dimensions, K + 1 times: it is for D up to a hundred or so.
+    density is not taken, and half of it is tried next. No draw is taken but for the safeguard's scores. The decoder
+    runs forwards along all D latent dimensions, K + 1 times: for D up to a hundred or so.
 
     Args:
         num_steps: K.
@@ -37,8 +38,7 @@ class GaussNewtonRefiner(Refiner):
         safeguard, score_particles: As in `SVIRefiner`.
 
     Raises:
-        ValueError: From `check`: a family other than `FullNormal`, a model that is no `VAE`, or a prior that is no
-            diagonal normal.
+        ValueError: From `check`: no `FullNormal`, no `VAE`, or a prior that is no diagonal normal.
 
     Reference:
         Variational Laplace Autoencoders (Park et al., 2019), ICML, arXiv:2211.17267
@@ -52,13 +52,9 @@ class GaussNewtonRefiner(Refiner):
 
     @validated
     def __init__(
-        self,
-        *,
-        num_steps: PositiveInt = 4,
-        lr: PositiveFloat = 1.0,
-        safeguard: bool = True,
+        self, *, num_steps: PositiveInt = 4, lr: PositiveFloat = 1.0, safeguard: bool = True,
         score_particles: PositiveInt = 4,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.num_steps = num_steps
         self.lr = lr
         self.safeguard = safeguard
@@ -66,8 +62,8 @@ class GaussNewtonRefiner(Refiner):
 
     def check(self, model: nn.Module, family: Family) -> None:
         if not isinstance(family, FullNormal):
-            found = type(family).__name__
-            raise ValueError(f"gauss_newton finds a full covariance, got {found}; use FullNormal, or SVIRefiner")
+            name = type(family).__name__
+            raise ValueError(f"gauss_newton finds a full covariance, got {name}; use FullNormal, or SVIRefiner")
         if not isinstance(model, VAE):
             raise ValueError(f"gauss_newton needs the decoder of a VAE, got {type(model).__name__}; use SVIRefiner")
         prior = model.prior()
@@ -87,34 +83,22 @@ class GaussNewtonState(NamedTuple):
     share: Tensor  # (B,) η of it
 
 
+@dataclass(eq=False, repr=False)
 class GaussNewtonStep(Step[GaussNewtonState]):
     r"""A step of z towards the mode of the joint density, and q around where it leads.
 
-    .. math:: z' = z + \eta \Lambda^{-1} \nabla_z \big(\tfrac1\beta \log p(x \mid z) + \log p(z)\big), \qquad
-        \Lambda = \tfrac1\beta J^\top R J + P
-
-    J is the decoder's Jacobian, R the likelihood's Fisher information of its output, P the prior's precision. Where the
-    joint density falls, the datapoint stays and tries half that step the next time.
-
-    Args:
-        model: Held fixed.
-        family: Turns λ into q.
+    .. math:: z' = z + \eta \Lambda^{-1} \nabla_z \big(\tfrac1\beta \log p(x \mid z) + \log p(z)\big)
     """
 
+    model: VAE
+    family: FullNormal
     num_looks = 1  # finds the density and the direction at the mean of q
 
-    def __init__(self, model: VAE, family: FullNormal) -> None:
-        self.model = model
-        self.family = family
-
     def init(self, params: Tensor) -> GaussNewtonState:
-        rows = params[:, 0]
-        newton = torch.zeros_like(params[:, : self.family.z_dim])
+        rows, newton = params[:, 0], torch.zeros_like(params[:, : self.family.z_dim])
         return GaussNewtonState(params, torch.full_like(rows, -torch.inf), newton, torch.ones_like(rows))
 
-    def __call__(
-        self, x: Tensor, settings: Settings, state: GaussNewtonState, prior: Tensor | None = None
-    ) -> GaussNewtonState:
+    def __call__(self, x: Tensor, settings: Settings, state: GaussNewtonState, prior: Rows = None) -> GaussNewtonState:
         if prior is not None:
             raise ValueError("gauss_newton takes the model's prior, not one that is carried; use SVIRefiner")
         z = state.params[:, : self.family.z_dim] + settings.lr * state.share[:, None] * state.newton

@@ -35,14 +35,9 @@ def hmc_transition(density: Density, chains: Chains, step_size: Tensor, num_leap
 
     .. math:: v \sim \mathcal{N}(0, I), \qquad \min(1, e^{H(u, v) - H(u', v')}), \qquad H = \tfrac12 \|v\|^2 - \log f(u)
 
-    It leaves f invariant and is reversible whatever the step sizes, as long as they do not look at the chains. A
-    proposal whose numbers are not finite is rejected, row by row.
-
-    Args:
-        density: What is known of f at positions (B, D).
-        chains: Where they are.
-        step_size: A row's step (B,), in units of u; varied by up to a fifth at random.
-        num_leapfrog: Steps of a trajectory.
+    It leaves f invariant and is reversible whatever the step sizes (B,), in units of u, as long as they do not look at
+    the chains; they are varied by up to a fifth at random. A proposal whose numbers are not finite is rejected, row by
+    row. `density` tells what is known of f at positions (B, D), and `chains` where they are.
 
     Reference:
         MCMC using Hamiltonian dynamics (Neal, 2011), arXiv:1206.1901
@@ -52,8 +47,7 @@ def hmc_transition(density: Density, chains: Chains, step_size: Tensor, num_leap
     >>> bool((acceptance > 0.99).all())
     True
     """
-    spread = JITTER * (2 * torch.rand_like(step_size) - 1)
-    step = (step_size * (1 + spread))[:, None]
+    step = (step_size * (1 + JITTER * (2 * torch.rand_like(step_size) - 1)))[:, None]
     momentum = torch.randn_like(chains.position)
     velocity, proposal = momentum, chains
     for _ in range(num_leapfrog):
@@ -63,28 +57,21 @@ def hmc_transition(density: Density, chains: Chains, step_size: Tensor, num_leap
     change = proposal.value - chains.value - (velocity.square() - momentum.square()).sum(-1) / 2
     acceptance = change.clamp(max=0).exp().nan_to_num(0.0)  # NaN is no density
     accepted = torch.rand_like(acceptance) < acceptance
-    return _where(accepted, proposal, chains), acceptance
 
+    def choose(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(accepted.reshape(-1, *[1] * (new.dim() - 1)), new, old)
 
-def _where(rows: Tensor, new: Chains, old: Chains) -> Chains:
-    def choose(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(rows.reshape(-1, *[1] * (a.dim() - 1)), a, b)
-
-    position, value, slope = (choose(a, b) for a, b in zip(new[:3], old[:3], strict=True))
-    return Chains(position, value, slope, tuple(map(choose, new.more, old.more)))
+    position, value, slope, *more = map(choose, (*proposal[:3], *proposal.more), (*chains[:3], *chains.more))
+    return Chains(position, value, slope, tuple(more)), acceptance
 
 
 class Unconstrained:
     r"""Coordinates u (B, D) of a model's latent sites, flattened and side by side: z = T(u), T site by site.
 
-    Densities in u are those of z times :math:`|\det J_T(u)|`; the sites' supports choose T.
-
-    Args:
-        model: Pyro model of plate `"data"`.
-        x: Data (B, *x_shape); the model is run on it once.
+    Densities in u are those of z times :math:`|\det J_T(u)|`; the sites' supports choose T. The model runs once on x.
 
     Raises:
-        ValueError: A latent site that is discrete, or belongs to no datapoint.
+        ValueError: A latent site that is discrete, or belongs to no datapoint; sites of model and family that differ.
     """
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
@@ -120,11 +107,7 @@ class Unconstrained:
         return sum(_scores(family.sample, values, params).values(), log_det)
 
     def draw_q(self, family: Family, x: Tensor, params: Tensor) -> Tensor:
-        """u (B, D) of draws from q.
-
-        Raises:
-            ValueError: Sites of model and family that differ.
-        """
+        """u (B, D) of draws from q."""
         guide_trace = ELBO(path_gradient=False).traces(self.model, sampler(family, params), x)[1]
         return self.coordinates({name: guide_trace.nodes[name]["value"] for name in self.sites})
 

@@ -39,12 +39,8 @@ class _Count(TorchDispatchMode):
 def points_at_once(program: Callable[[int], Any], device: torch.device) -> int:
     """How many points, a draw of z for a datapoint each, to score in one pass, at least 1.
 
-    Small enough for the caches of a CPU, large enough to keep a GPU busy. What a point costs is counted in two runs;
-    the generator goes back to where it was, and no Pyro handler sees them.
-
-    Args:
-        program: Scores so many points; run with 2 and with 4.
-        device: Where it runs.
+    Small enough for the caches of a CPU, large enough to keep a GPU busy. What a point costs is counted in two runs of
+    `program`, with 2 and with 4 points; the generator goes back to where it was, and no Pyro handler sees them.
 
     >>> points_at_once(lambda size: torch.zeros(size, 1000) + 1, torch.device("cpu"))  # two results a point
     4194
@@ -61,13 +57,9 @@ def points_at_once(program: Callable[[int], Any], device: torch.device) -> int:
 
 @validated
 def log_weights(
-    model: nn.Module,
-    family: Family,
-    x: Tensor,
-    params: Tensor,
-    num_samples: PositiveInt,
+    model: nn.Module, family: Family, x: Tensor, params: Tensor, num_samples: PositiveInt,
     chunk_size: PositiveInt | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     r"""Log importance weights of draws from q, (K, B), in nats; takes no gradient.
 
     .. math:: \log w_{ki} = \log p(x_i, z_{ki}) - \log q(z_{ki} \mid x_i), \qquad z_{ki} \sim q(z \mid x_i)
@@ -75,10 +67,7 @@ def log_weights(
     Their mean is the ELBO, and the mean of :math:`w_{ki}` is p(x_i).
 
     Args:
-        model: Pyro model of plate `"data"`.
-        family: Turns λ into q.
-        x: Data (B, *x_shape).
-        params: λ (B, P).
+        model, family, x, params: As in `elbo_terms`.
         num_samples: K.
         chunk_size: Draws of every datapoint scored at a time. By default a pass takes as many datapoints and draws as
             fit the caches, or on a GPU the memory.
@@ -93,15 +82,17 @@ def log_weights(
     """
     if family.density == "none":
         raise ValueError(f"importance weights need the density of q, which {type(family).__name__} lacks")
+    rows, draws = len(x), min(chunk_size or 0, num_samples)
     if chunk_size is None:
         rows, draws = _shape_of_pass(model, family, x, params, num_samples)
-    else:
-        rows, draws = len(x), min(chunk_size, num_samples)
     num_passes = math.ceil(num_samples / draws)
-    capture = programs_of(model).get(lambda: _captured(model, family, draws), (family,), "weights", draws)
+
+    def make() -> Capture:
+        return Capture(_weigh(model, family, draws), model, family, name="the importance weights")
+
+    capture, start = programs_of(model).get(make, (family,), "weights", draws), 0
     # Filled in place: small results kept between large ones that go would break up the heap.
     found = params.new_empty(num_passes * draws, len(x))
-    start = 0
     with evaluating(model), evaluating(family):
         while start < len(x):
             part = slice(start, start + rows)
@@ -122,10 +113,7 @@ def log_weights(
 def _shape_of_pass(model: nn.Module, family: Family, x: Tensor, params: Tensor, num_samples: int) -> tuple[int, int]:
     """Datapoints and draws of a pass: about as many of one as of the other, all of equal size."""
 
-    def score(draws: int) -> None:
-        _weigh(model, family, draws)(x[:1], params[:1])
-
-    points = points_at_once(score, x.device)
+    points = points_at_once(lambda draws: _weigh(model, family, draws)(x[:1], params[:1]), x.device)
     rows = min(len(x), max(math.isqrt(points), points // num_samples))
     draws = min(num_samples, max(1, points // max(1, rows)))
     # Evened out, and the last pass has as many draws as the others: one graph serves them all.
@@ -141,10 +129,6 @@ def _weigh(model: nn.Module, family: Family, draws: int) -> Callable[[Tensor, Te
             return (log_weights_of(*traces, draws, x.shape[0]),)
 
     return weigh
-
-
-def _captured(model: nn.Module, family: Family, draws: int) -> Capture:
-    return Capture(_weigh(model, family, draws), model, family, name="the importance weights")
 
 
 MIN_DRAWS_FOR_TAIL = 25  # of which a fifth, 5, are the tail
@@ -172,7 +156,7 @@ def iwae_bounds(log_weights: Tensor, ks: Sequence[int]) -> Tensor:
     for k in ks:
         if not 1 <= k <= num:
             raise ValueError(f"k must be between 1 and the number of draws, {num}, got {k}; draw more")
-        groups = log_weights[: num // k * k].reshape(num // k, k, batch)
+        groups = log_weights[: num // k * k].reshape(-1, k, batch)
         bounds.append(groups.logsumexp(1).mean(0) - math.log(k))
     return torch.stack(bounds)
 
@@ -231,21 +215,8 @@ def iwae(
 ) -> Tensor:
     r"""The bound of `IWAE` per datapoint, (B,), in nats; takes no gradient.
 
-    It grows with k = `num_samples` to log p(x), from the ELBO at k = 1.
-
-    Args:
-        model: Pyro model of plate `"data"`.
-        family: Turns λ into q.
-        x: Data (B, *x_shape).
-        params: λ (B, P).
-        num_samples: k.
-        chunk_size: As in `log_weights`.
-
-    Raises:
-        ValueError: A family without density.
-
-    Reference:
-        Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
+    It grows with k = `num_samples` to log p(x), from the ELBO at k = 1. Arguments and errors are those of
+    `log_weights`.
 
     >>> import pyrovae as pv
     >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)

@@ -10,7 +10,7 @@ from torch.distributions import Independent, kl_divergence
 from ..distributions.composed import Conditional
 from ..distributions.numerics import full_precision, held_fixed
 from ..validation import NonNegativeFloat, PositiveInt, validated
-from .elbo import Objective, Program, latent_sites_of, scored_sites
+from .elbo import Beta, Objective, Program, latent_sites_of, scored_sites
 
 
 class AnalyticELBO(Objective):
@@ -24,27 +24,21 @@ class AnalyticELBO(Objective):
     A site whose KL is not a sum over its dimensions has one allowance of D λ nats.
 
     Args:
-        beta: Weight of the KL term.
-        num_particles: Draws of z a datapoint, in one vectorised pass.
+        beta, num_particles: As in `ELBO`.
         free_bits: λ, nats a dimension that cost nothing.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), section 2.3, estimator B, arXiv:1312.6114
-        Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), appendix C.8,
-        arXiv:1606.04934
+        Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), C.8, arXiv:1606.04934
 
-    >>> import pyrovae as pv
-    >>> objective = pv.AnalyticELBO(free_bits=0.1)
-    >>> objective.scaled(0.5).beta  # a copy, for a warm-up
+    >>> AnalyticELBO(free_bits=0.1).scaled(0.5).beta  # a copy, for a warm-up
     0.5
     """
 
     scores_latents = False
 
     @validated
-    def __init__(
-        self, beta: float | Tensor = 1.0, *, num_particles: PositiveInt = 1, free_bits: NonNegativeFloat = 0.0
-    ) -> None:
+    def __init__(self, beta: Beta = 1.0, *, num_particles: PositiveInt = 1, free_bits: NonNegativeFloat = 0.0) -> None:
         super().__init__(num_particles, beta, path_gradient=False)  # q stays attached for the closed form
         self.free_bits = free_bits
 
@@ -67,12 +61,10 @@ class AnalyticELBO(Objective):
     def _kl(self, guide_site: Any, model_site: Any) -> tuple[Tensor, int]:
         """KL of a site (..., B), or (..., B, D) where it is such a sum; and of how many dimensions each entry is."""
         q, p, z = guide_site["fn"], model_site["fn"], guide_site["value"]
-        dim = q.event_shape.numel()
-        shape = z.shape[: z.dim() - len(q.event_shape)]  # (..., B)
+        dim, shape = q.event_shape.numel(), z.shape[: z.dim() - len(q.event_shape)]  # (..., B)
         try:
             if self.free_bits > 0 and isinstance(q, Independent) and isinstance(p, Independent):
-                entries = kl_divergence(q.base_dist, p.base_dist)
-                return entries.expand(*shape, *q.event_shape), 1
+                return kl_divergence(q.base_dist, p.base_dist).expand(*shape, *q.event_shape), 1
             return kl_divergence(q, p).expand(shape), dim
         except NotImplementedError:
             return (guide_site["scored_by"] or held_fixed(q)).log_prob(z) - p.log_prob(z), dim
@@ -83,16 +75,10 @@ class IWAE(Objective):
 
     .. math:: L_S = E_{z_1 \ldots z_S \sim q} \log \frac1S \sum_j w_j, \qquad w_j = \frac{p(x, z_j)}{q(z_j \mid x)}
 
-    With `doubly_reparameterized` the guide's gradient is that of DReG, :math:`\sum_j \tilde w_j^2 \, \partial_z \log
-    w_j \, \partial_\phi z_j` with normalised weights :math:`\tilde w_j`: the same mean, less noise, and a signal that
-    does not fade as S grows. The model's gradient is the ordinary one, of weights :math:`\tilde w_j`.
-
-    (`pyro.infer.RenyiELBO` weighs whole batches, and has no differentiable loss.)
-
-    Args:
-        beta: Weight of the latent sites' log-densities.
-        num_particles: S.
-        doubly_reparameterized: DReG.
+    With `doubly_reparameterized` (DReG) the guide's gradient is :math:`\sum_j \tilde w_j^2 \, \partial_z \log w_j \,
+    \partial_\phi z_j` with normalised weights :math:`\tilde w_j`: the same mean, less noise, and a signal that does not
+    fade as S grows. The model's gradient is the ordinary one, of weights :math:`\tilde w_j`. β is as in `ELBO`, and
+    `num_particles` S. (`pyro.infer.RenyiELBO` weighs whole batches, and has no differentiable loss.)
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
@@ -106,7 +92,7 @@ class IWAE(Objective):
 
     @validated
     def __init__(
-        self, beta: float | Tensor = 1.0, *, num_particles: PositiveInt = 5, doubly_reparameterized: bool = True
+        self, beta: Beta = 1.0, *, num_particles: PositiveInt = 5, doubly_reparameterized: bool = True
     ) -> None:
         super().__init__(num_particles, beta, path_gradient=doubly_reparameterized)
         self.doubly_reparameterized = doubly_reparameterized
@@ -145,9 +131,7 @@ class IWAE(Objective):
 
 def log_weights_of(model_trace: Any, guide_trace: Any, num_particles: int, batch: int) -> Tensor:
     """log p(x, z) - log q(z | x) from `Objective.traces`, per draw and datapoint, (S, B)."""
-    total: Any = 0.0
-    for _, site in scored_sites(model_trace):
-        total = total + site["log_prob"]
+    total: Any = sum(site["log_prob"] for _, site in scored_sites(model_trace))
     for _, site in latent_sites_of(guide_trace):
         total = total - site["log_prob"]
     return total.reshape(num_particles, batch)

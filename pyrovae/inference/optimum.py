@@ -10,7 +10,7 @@ from ..validation import PositiveFloat, PositiveInt, validated
 from .elbo import ELBO, Terms, common_noise, frozen
 from .objectives import AnalyticELBO
 from .refiner import SVIRefiner, check_rows, scalar, score_of
-from .steps import AdamState, Settings
+from .steps import Settings
 
 DRAWS = 25  # in a pass; alike for all, so that one graph serves
 # Floats of data in a pass: more leave a CPU's cache, and fewer keep a GPU waiting.
@@ -23,14 +23,7 @@ def precise_terms(
 ) -> list[Terms]:
     """`common_noise_terms` for many draws and datapoints, in passes of bounded memory.
 
-    The several λ of a datapoint meet the same draws; another call meets others.
-
-    Args:
-        model: Pyro model of plate `"data"`.
-        family: Turns λ into q.
-        x: Data (B, *x_shape).
-        params: λ (B, P), each.
-        num_particles: Draws of z a datapoint.
+    The several λ (B, P) of a datapoint meet the same draws; another call meets others.
 
     >>> import pyrovae as pv
     >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
@@ -56,13 +49,11 @@ def _split(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:
 
 
 def _score(model: nn.Module, family: Family, x: Tensor, params: list[Tensor], draws: int) -> list[Terms]:
-    """One pass."""
     scored = score_of(model, family, draws).bind(x, params[0], None, calls=len(params))
     return common_noise(lambda row: scored(x, row, None), *params)
 
 
 def _weighted_mean(terms: tuple[Terms, ...], counts: list[int]) -> Terms:
-    """The mean of terms from so many draws each."""
     weights = torch.tensor(counts, dtype=terms[0].kl.dtype, device=terms[0].kl.device)
     return Terms(*(weights @ torch.stack(side) / weights.sum() for side in zip(*terms, strict=True)))
 
@@ -78,13 +69,11 @@ class Search:
     """
 
     def __init__(self, model: nn.Module, family: Family, x: Tensor, start: Tensor, num_particles: int) -> None:
-        self.model, self.family, self.x = model, family, x
-        self.best = start
+        self.model, self.family, self.x, self.best = model, family, x, start
         self.num_steps = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.converged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.taken = 0
-        scores = family.density != "none"
-        objective: Any = (ELBO if scores else AnalyticELBO)(num_particles=num_particles)
+        objective: Any = (AnalyticELBO if family.density == "none" else ELBO)(num_particles=num_particles)
         run = SVIRefiner(objective=objective).programs(model, family)
         self.step, self.capture = run.step, run.advance
         largest, self.smallest = STEP_SIZES
@@ -128,15 +117,18 @@ class Search:
 
     def _keep(self, moving: Tensor, best: Tensor) -> None:
         """The next window starts at the best λ with the moments of the last, unless those are not finite."""
-        mean, square = (part.nan_to_num(0.0, 0.0, 0.0)[moving] for part in self.state.optimizer)
+        moments = tuple(part.nan_to_num(0.0, 0.0, 0.0)[moving] for part in self.state.optimizer)
         self.rows, self.lr, self.windows = self.rows[moving], self.lr[moving], self.windows[moving]
-        self.state = self.state._replace(
-            params=best[moving], gradient=self.state.gradient[moving], optimizer=AdamState(mean, square)
-        )
+        gradient = self.state.gradient[moving]
+        self.state = self.state._replace(params=best[moving], gradient=gradient, optimizer=moments)
 
 
 class Optimum(NamedTuple):
-    """What `optimum` found."""
+    """What `optimum` found.
+
+    >>> Optimum(torch.zeros(1, 4), torch.tensor([-90.0]), torch.tensor([300]), torch.tensor([True])).elbo
+    tensor([-90.])
+    """
 
     params: Tensor  # (B, P) λ*
     elbo: Tensor  # (B,) there, from draws that chose nothing
@@ -146,16 +138,10 @@ class Optimum(NamedTuple):
 
 @validated
 def optimum(
-    model: nn.Module,
-    family: Family,
-    x: Tensor,
-    *starts: Tensor,
-    tolerance: PositiveFloat = 0.02,
-    max_steps: PositiveInt = 5000,
-    window: PositiveInt = 100,
-    num_particles: PositiveInt = 1,
-    score_particles: PositiveInt = 25,
-) -> Optimum:
+    model: nn.Module, family: Family, x: Tensor, *starts: Tensor,
+    tolerance: PositiveFloat = 0.02, max_steps: PositiveInt = 5000, window: PositiveInt = 100,
+    num_particles: PositiveInt = 1, score_particles: PositiveInt = 25,
+) -> Optimum:  # fmt: skip
     r"""The best q* of the family for each datapoint, by SVI to convergence.
 
     .. math:: \lambda^*_i = \arg\max_\lambda L(x_i, \lambda)
@@ -166,20 +152,15 @@ def optimum(
     step size gains it less than `tolerance`**, and takes no further step. The others go on to `max_steps`.
 
     The steps' noise that is left in the mean grows with the number of parameters: of a diagonal normal of 50 dimensions
-    on MNIST about 0.03 nats are left to gain, which more draws a step or a longer window lower.
-
-    What a family's datapoints share, a flow's weights say, is held still: q* is the best over λ.
+    on MNIST about 0.03 nats are left to gain, which more draws a step or a longer window lower. What a family's
+    datapoints share, a flow's weights say, is held still: q* is the best over λ.
 
     Args:
-        model: Pyro model of plate `"data"`, held fixed.
-        family: Turns λ into q.
-        x: Data (B, *x_shape).
+        model: Pyro model of plate `"data"`, held fixed; called with `x`, data (B, *x_shape).
         starts: λ (B, P), one or more; each datapoint starts at the best of them, and never ends at a worse one.
         tolerance: Nats a window.
-        max_steps: Inner steps a datapoint.
-        window: Inner steps between scores.
-        num_particles: Draws of z a datapoint and step.
-        score_particles: Draws of z a datapoint and score.
+        max_steps, window: Inner steps a datapoint, and between scores.
+        num_particles, score_particles: Draws of z a datapoint and step, and a datapoint and score.
 
     Raises:
         ValueError: No start, or one of another shape.

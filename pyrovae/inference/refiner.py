@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ..capture import Capture, programs_of
 from ..families.base import Family
 from ..validation import NonNegativeFloat, Number, PositiveFloat, PositiveInt, validated
-from .elbo import ELBO, Objective, Terms, common_noise, elbo_terms, frozen
+from .elbo import ELBO, Beta, Objective, Rows, Terms, common_noise, elbo_terms, frozen
 from .steps import SGD, Adam, AdaptiveStep, Settings, Step, SVIStep, weights
-from .unrolled import Gradient, depth_of, unrolled
+from .unrolled import Given, Gradient, Programs, depth_of, unrolled
 
 # Attributes that no graph of a step holds fast.
 _OF_LOOP = {"num_steps", "lr", "gradient", "checkpoint", "safeguard", "score_particles", "_arguments"}
@@ -42,35 +42,21 @@ class Inferred(NamedTuple):
         return self.params is self.init or self.params.requires_grad
 
 
-class Programs(NamedTuple):
-    """What a loop runs for a model and family."""
-
-    step: Any
-    advance: Capture  # of the step
-    pulled: Capture | None  # of its vector-Jacobian product, where it has one
-
-
 class Refiner(ABC):
     """A loop that improves λ: state in, result out, and nothing kept between calls but graphs, which the model keeps.
 
     A final class writes `make_step`. Rows, freezing, inference mode, gradients, recording, engine and safeguard are the
     loop's, and the same for all.
 
-    Attributes:
-        num_steps: K.
-        objective: What is climbed, where that is a choice.
-        lr: η.
-        gradient: What comes back through the loop; see `SVIRefiner`.
-        checkpoint: Whether the backward pass runs the steps again.
-        stop_below: Nats that a step must be worth, or its datapoint stops.
-        safeguard: Whether λ₀ is kept where λ_K is worse or not finite.
-        score_particles: Draws of z a datapoint for those scores.
+    >>> import pyrovae as pv
+    >>> [isinstance(refiner, Refiner) for refiner in (pv.SVIRefiner(), pv.GaussNewtonRefiner())]
+    [True, True]
     """
 
-    num_steps: int
-    objective: Objective | None = None
-    lr: float = 1.0
-    gradient: str = "stopped"
+    num_steps: int  # K
+    objective: Objective | None = None  # what is climbed, where that is a choice
+    lr: float = 1.0  # η
+    gradient: str = "stopped"  # what comes back through the loop; this and the rest as in `SVIRefiner`
     checkpoint: bool = False
     stop_below: float | None = None
     safeguard: bool = False
@@ -89,34 +75,22 @@ class Refiner(ABC):
         def make() -> Programs:
             step = self.make_step(model, family)
             modules = [model, family, *([] if step.learned is None else [step.learned])]
-            pulled = getattr(step, "pulled", None)
-            return Programs(
-                step,
-                Capture(step, *modules, name="the inner step"),
-                pulled and Capture(pulled, *modules, name="the gradient through the inner step"),
-            )
+            advance, pulled = Capture(step, *modules, name="the inner step"), getattr(step, "pulled", None)
+            through = pulled and Capture(pulled, *modules, name="the gradient through the inner step")
+            return Programs(step, advance, through)
 
         self.check(model, family)  # a loop may be called without a guide
         settings = tuple(_hashable(item) for item in vars(self).items() if item[0] not in _OF_LOOP)
         return programs_of(model).get(make, (family,), type(self), *settings)
 
     def __call__(
-        self,
-        model: nn.Module,
-        family: Family,
-        x: Tensor,
-        params: Tensor,
-        beta: float | Tensor = 1.0,
-        record: bool = False,
-        prior: Tensor | None = None,
-    ) -> Inferred:
+        self, model: nn.Module, family: Family, x: Tensor, params: Tensor,
+        beta: Beta = 1.0, record: bool = False, prior: Rows = None,
+    ) -> Inferred:  # fmt: skip
         """Improves λ₀ = `params` (B, P) for data `x` (B, *x_shape).
 
         Args:
             model: Pyro model, held fixed.
-            family: Turns λ into q.
-            x: Data.
-            params: λ₀.
             beta: Factor on the objective's weight of the KL term.
             record: Keep the path.
             prior: λ (B, P) whose q takes the place of the model's p(z): the posterior of the step before, say.
@@ -128,6 +102,8 @@ class Refiner(ABC):
         run, learns = self.programs(model, family), torch.is_grad_enabled()
         through = learns and self.gradient != "stopped" and (params.requires_grad or bool(weights(model, family)))
         learned = learns and run.step.learned is not None
+        if through and run.pulled is None:
+            raise ValueError(f"gradient {self.gradient} goes through steps of SVIRefiner, got {type(self).__name__}")
         # Lightning validates under inference mode, where autograd is off and SVI would move λ by zero.
         with torch.inference_mode(False), torch.set_grad_enabled(through or learned):
             x = x.clone() if x.is_inference() else x
@@ -135,13 +111,15 @@ class Refiner(ABC):
             start = params if through or learned else params.detach().clone()
             settings = Settings(*(scalar(value, start.detach()) for value in (beta, self.lr, self.num_steps)))
             given = x, settings, start, prior
-            states = self._unrolled(run, given) if through else self._run(model, family, run, given, eager=learned)
             refined, slope, path, teaching = start, None, [start.detach()], list[Tensor]()
+            states: Iterator[tuple[Tensor, Rows]] = self._run(model, family, run, given, eager=learned)
+            if through:  # the ELBO at λ_K teaches, and no gradient on the way
+                rows = unrolled(run, given, self.num_steps, depth_of(self.gradient), self.checkpoint)
+                states = ((row, None) for row in rows)
             for row, gradient in states:
                 if learned and gradient is not None:
                     teaching.append((gradient.detach() * refined).sum(-1))
-                slope = gradient if slope is None else slope
-                refined = row
+                slope, refined = gradient if slope is None else slope, row
                 if record:
                     path.append(row.detach())
             found = Inferred(params, refined, slope=slope, teaching=tuple(teaching))
@@ -152,20 +130,9 @@ class Refiner(ABC):
                     found = _better(lambda row: score(x, row, prior), start, found, weight)
         return found._replace(path=torch.stack(path) if record else None)
 
-    def _unrolled(self, run: Programs, given: tuple) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """As `_run`, with gradients that come back; none is handed on, for the ELBO at λ_K teaches."""
-        x, settings, start, prior = given
-        if run.pulled is None:
-            raise ValueError(f"gradient {self.gradient} goes through steps of SVIRefiner, got {type(self).__name__}")
-        states = unrolled(
-            run.step, (run.advance, run.pulled), x, settings, start, prior,
-            num_steps=self.num_steps, depth=depth_of(self.gradient), checkpoint=self.checkpoint,
-        )  # fmt: skip
-        return ((state.params, None) for state in states)
-
     def _run(
-        self, model: nn.Module, family: Family, run: Programs, given: tuple, *, eager: bool
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        self, model: nn.Module, family: Family, run: Programs, given: Given, *, eager: bool
+    ) -> Iterator[tuple[Tensor, Rows]]:
         """λ_k (B, P) for k = 1, ..., K, and the gradient that led there, if a gradient did."""
         x, settings, start, prior = given
         state, num_left = run.step.init(start), run.step.num_looks + self.num_steps
@@ -196,8 +163,8 @@ class SVIRefiner(Refiner):
     .. math:: \lambda_{k+1} = \lambda_k + \eta \, \nabla_\lambda \sum_i L_\beta(x_i, \lambda_{k,i})
 
     A genuine `pyro.infer.SVI` over a local guide. The objective is the sum over the batch and clipping is row by row,
-    so a datapoint ends at the same λ alone and in any batch, given the same noise. Gradients are taken with respect to
-    λ alone: the model's parameters neither move nor collect gradient.
+    so a datapoint ends at the same λ alone and in any batch, given the same noise. The model's parameters neither move
+    nor collect gradient.
 
     With a `gradient` other than `stopped` the ELBO at λ_K teaches what proposed λ₀, and the model through the loop too:
 
@@ -209,27 +176,25 @@ class SVIRefiner(Refiner):
         num_steps: K.
         lr: Step size η.
         optimizer: `adam`; `sgd`; or `natural`, the same on natural gradients, for families that have them. There η is
-            a share of the way, 0.3 say whatever the posterior's scale, and wants a `clip`, 2 say, for the way is found
-            where q is, and may lead astray where q is far too wide.
+            a share of the way, 0.3 say, and wants a `clip`, 2 say: the way is found where q is, and may lead astray
+            where q is far too wide.
         momentum: For `sgd` and `natural`.
         objective: What is climbed, L: `ELBO(num_particles=4)` for four draws of z a datapoint and step.
-        clip: Largest norm of one datapoint's gradient; none by default. Euclidean, in nats per unit of λ; of `natural`
-            in its own metric, so that a step without momentum moves q by a KL of about (η clip)² / 2 nats at most.
+        clip: Largest norm of one datapoint's gradient, in nats per unit of λ; of `natural` in its own metric, so that a
+            step without momentum moves q by a KL of about (η clip)² / 2 nats at most.
         lr_decay: `linear` lowers η to zero over the K steps; then `lr` can be larger.
-        adapt: Largest change of a datapoint's log step size in a step; see `AdaptiveStep`.
-        stop_below: A datapoint stops once a step is worth fewer nats; see `AdaptiveStep`. By default all take K steps.
-        gradient: What comes back through the loop, where there is one to take: nothing (`stopped`), so that the guide's
-            `encoder_loss` teaches; gradients through all K steps (`unrolled`), through the last n, the others counting
-            as the identity (`truncated(n)`), or through none, λ_K = λ₀ + const (`first_order`).
+        adapt, stop_below: As in `AdaptiveStep`.
+        gradient: What comes back through the loop: nothing (`stopped`), so that the guide's `encoder_loss` teaches;
+            gradients through all K steps (`unrolled`), through the last n, the others counting as the identity
+            (`truncated(n)`), or through none, λ_K = λ₀ + const (`first_order`).
         checkpoint: Keep the states of λ only and run each step again in the backward pass: memory grows with K by a few
             rows, not by the networks' activations. Always so where the engine compiles.
         safeguard: Score λ₀ and λ_K under common noise, and keep λ₀ where λ_K is worse or not finite.
         score_particles: Draws of z a datapoint for those scores. With few, noise sends many a good λ_K back.
 
     Raises:
-        ValueError: From `check`: `natural` for a family without natural gradients; gradients through path gradients
-            with a family that has densities of its own draws alone, or through an objective that has no second
-            derivative; `stop_below` with them.
+        ValueError: From `check`: a family or objective that lacks what `optimizer` or `gradient` takes, or `stop_below`
+            with gradients.
 
     References:
         Stochastic Variational Inference (Hoffman et al., 2013), arXiv:1206.7051
@@ -287,9 +252,7 @@ class SVIRefiner(Refiner):
         if family.density == "none" and self.objective.scores_latents:
             kind = type(self.objective).__name__
             raise ValueError(f"objective {kind} scores draws, and {name} has no density; use AnalyticELBO")
-        if self.gradient == "stopped":
-            return
-        if self.stop_below is not None:
+        if self.gradient != "stopped" and self.stop_below is not None:
             raise ValueError(f"stop_below is for gradient stopped, got {self.gradient}; leave one of them out")
         if depth_of(self.gradient) == 0:
             return
@@ -305,20 +268,14 @@ class SVIRefiner(Refiner):
             )
 
     def make_step(self, model: nn.Module, family: Family) -> SVIStep:
-        adaptive = self.adapt > 0 or self.stop_below is not None
-        return SVIStep(
-            model,
-            family,
-            objective=self.objective,
-            optimizer=Adam() if self.optimizer == "adam" else SGD(self.momentum),
-            natural=self.optimizer == "natural",
-            adaptive=AdaptiveStep(self.adapt, self.stop_below) if adaptive else None,
-            clip=self.clip,
-            decay=self.lr_decay == "linear",
-        )
+        optimizer = Adam() if self.optimizer == "adam" else SGD(self.momentum)
+        adapts = self.adapt > 0 or self.stop_below is not None
+        adaptive = AdaptiveStep(self.adapt, self.stop_below) if adapts else None
+        natural, decay = self.optimizer == "natural", self.lr_decay == "linear"
+        return SVIStep(model, family, self.objective, optimizer, natural, adaptive, self.clip, decay)
 
 
-def scalar(value: float | Tensor, like: Tensor) -> Tensor:
+def scalar(value: Beta, like: Tensor) -> Tensor:
     """A number as a program takes it, a tensor of shape (); made on the device, for a copy from the host would wait."""
     return value.detach().to(like) if isinstance(value, Tensor) else like.new_full((), value)
 
@@ -326,7 +283,7 @@ def scalar(value: float | Tensor, like: Tensor) -> Tensor:
 def score_of(model: nn.Module, family: Family, num_particles: int) -> Capture:
     """(x, λ, prior) to the ELBO's terms, as a `Capture`; kept by the model."""
 
-    def score(x: Tensor, params: Tensor, prior: Tensor | None) -> Terms:
+    def score(x: Tensor, params: Tensor, prior: Rows) -> Terms:
         return elbo_terms(model, family, x, params, num_particles, prior)
 
     def make() -> Capture:
@@ -335,7 +292,7 @@ def score_of(model: nn.Module, family: Family, num_particles: int) -> Capture:
     return programs_of(model).get(make, (family,), "score", num_particles)
 
 
-def _better(score: Any, start: Tensor, found: Inferred, beta: float | Tensor) -> Inferred:
+def _better(score: Any, start: Tensor, found: Inferred, beta: Beta) -> Inferred:
     """λ_K where it is at least as good as the start, and the start where it is worse or not finite."""
     terms_init, terms = common_noise(score, start.detach(), found.params.detach())
     # Written so that NaN, which compares false with everything, counts as worse.
@@ -362,7 +319,7 @@ def _hashable(value: Any) -> Hashable:
     return value if isinstance(value, Hashable) else id(value)
 
 
-def check_rows(family: Family, x: Tensor, **named: Tensor | None) -> None:
+def check_rows(family: Family, x: Tensor, **named: Rows) -> None:
     """Raises `ValueError` unless each λ has a row for each datapoint."""
     expected = x.shape[0], family.num_params
     for name, rows in named.items():

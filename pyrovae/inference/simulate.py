@@ -25,11 +25,10 @@ def simulate(
     Args:
         model: Pyro model of plate `"data"`, with one observed site.
         like: Data (B, *x_shape); only shape, type and device count.
-        num: Draws, N.
         sites: Latent sites in the order that a family has them in; by default `model.sites`, else the model's own.
 
     Returns:
-        z, the flattened sites side by side, (N, D), and x (N, *x_shape).
+        z, the flattened sites side by side, (N, D), and x (N, *x_shape), N = `num`.
 
     Raises:
         ValueError: Not one observed site.
@@ -46,11 +45,7 @@ def simulate(
 
 
 def draw_joint(model: Callable, like: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """x, shaped as `like` (B, *x_shape), and the latent sites that made it, by name; takes no gradient.
-
-    Raises:
-        ValueError: Not one observed site, or one of another shape.
-    """
+    """x, shaped as `like` (B, *x_shape), and the latent sites that made it, by name; errors as in `simulate`."""
     with torch.no_grad(), isolated(), pyro.validation_enabled(False):
         trace = poutine.trace(poutine.uncondition(model)).get_trace(like)
     sites = dict(scored_sites(trace))
@@ -70,11 +65,8 @@ def mutual_information(family: Family, params: Tensor) -> Tensor:
     .. math:: I_q(x; z) = E_x KL(q(z \mid x) \,\|\, p(z)) - KL(q(z) \,\|\, p(z))
         = E_x E_{q(z \mid x)} [\log q(z \mid x) - \log q(z)], \qquad q(z) = \tfrac1B \sum_j q(z \mid x_j)
 
-    With the aggregate posterior of these B datapoints, its mean is at most log B. The prior cancels.
-
-    Args:
-        family: Turns λ into q; one whose q can score any z.
-        params: λ (B, P).
+    With the aggregate posterior of these B datapoints, its mean is at most log B. The prior cancels. `family` is one of
+    `density` "any", and `params` λ (B, P).
 
     References:
         ELBO surgery (Hoffman & Johnson, 2016), approximateinference.org/accepted/HoffmanJohnson2016.pdf

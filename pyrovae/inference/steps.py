@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import pyro
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from ..distributions.numerics import full_precision
 from ..families.base import Family
 from ..validation import NonNegativeFloat, validated
-from .elbo import Objective, Program, evaluating, sampler
+from .elbo import Objective, Program, Rows, evaluating, sampler
 
 State = TypeVar("State", bound=tuple)
+Tensors = tuple[Tensor, ...]
 
 
 class Settings(NamedTuple):
@@ -29,61 +31,47 @@ class Settings(NamedTuple):
 
 
 class Step(ABC, Generic[State]):
-    """One step of a loop as a function of tensors: what it reads and writes are its arguments and results.
+    """One step of a loop as a function of tensors, to run eagerly, captured as a graph, replayed or unrolled.
 
-    So it runs eagerly, is captured as a graph, replayed or unrolled. A state is a `NamedTuple` of tensors, a row of
-    each for a datapoint but for counters, with λ as `params` (B, P); `gradient` (B, P), if it has that, is the one of
-    the objective before the step.
+    A state is a `NamedTuple` of tensors, a row of each for a datapoint but for counters, with λ as `params` (B, P);
+    `gradient` (B, P), if it has that, is the one of the loss before the step.
 
-    Attributes:
-        num_looks: Calls before the first step, which only look.
-        learned: A network that learns from λ_1 ... λ_K, if there is one.
+    >>> import pyrovae as pv
+    >>> step = pv.SVIRefiner().make_step(pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2))
+    >>> isinstance(step, Step), step.init(torch.zeros(8, 4)).gradient.shape
+    (True, torch.Size([8, 4]))
     """
 
-    num_looks: int = 0
-    learned: nn.Module | None = None
+    num_looks: int = 0  # calls before the first step, which only look
+    learned: nn.Module | None = None  # a network that learns from λ_1 ... λ_K
 
     @abstractmethod
     def init(self, params: Tensor) -> State:
         """The state of a loop that starts at λ (B, P)."""
 
     @abstractmethod
-    def __call__(self, x: Tensor, settings: Settings, state: State, prior: Tensor | None = None) -> State:
+    def __call__(self, x: Tensor, settings: Settings, state: State, prior: Rows = None) -> State:
         """The next state; `prior` is λ (B, P) of the q that takes the place of the model's p(z), if one does."""
 
 
-class SGDState(NamedTuple):
-    """Of `SGD`."""
-
-    velocity: Tensor  # (B, P)
-
-
-class AdamState(NamedTuple):
-    """Of `Adam`: running means."""
-
-    mean: Tensor  # (B, P) of the gradient
-    square: Tensor  # (B, P) of its square
-
-
-class RowOptimizer(ABC, Generic[State]):
+class RowOptimizer(ABC):
     """Turns the gradient of each row of λ into a direction, as a function of tensors without hidden state."""
 
     @abstractmethod
-    def init(self, params: Tensor) -> State:
-        """The state before the first step from λ (B, P)."""
+    def init(self, params: Tensor) -> Tensors:
+        """The state before the first step from λ (B, P): running means, (B, P) each."""
 
     @abstractmethod
-    def __call__(self, grad: Tensor, step: Tensor, state: State) -> tuple[Tensor, State]:
+    def __call__(self, grad: Tensor, step: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
         """The direction (B, P) to subtract, at a step size of one, in step 0, 1, ..., and the new state."""
 
 
-class SGD(RowOptimizer[SGDState]):
+class SGD(RowOptimizer):
     """Gradient descent with momentum, as `torch.optim.SGD`.
 
     >>> optimizer, params = SGD(momentum=0.5), torch.zeros(3, 2)
-    >>> direction, state = optimizer(torch.ones(3, 2), torch.tensor(0.0), optimizer.init(params))
-    >>> direction, state = optimizer(torch.ones(3, 2), torch.tensor(1.0), state)
-    >>> direction[0]
+    >>> _, state = optimizer(torch.ones(3, 2), torch.tensor(0.0), optimizer.init(params))
+    >>> optimizer(torch.ones(3, 2), torch.tensor(1.0), state)[0][0]
     tensor([1.5000, 1.5000])
     """
 
@@ -91,39 +79,38 @@ class SGD(RowOptimizer[SGDState]):
     def __init__(self, momentum: NonNegativeFloat) -> None:
         self.momentum = momentum
 
-    def init(self, params: Tensor) -> SGDState:
-        return SGDState(torch.zeros_like(params))
+    def init(self, params: Tensor) -> Tensors:
+        return (torch.zeros_like(params),)
 
-    def __call__(self, grad: Tensor, step: Tensor, state: SGDState) -> tuple[Tensor, SGDState]:
-        velocity = self.momentum * state.velocity + grad
-        return velocity, SGDState(velocity)
+    def __call__(self, grad: Tensor, step: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
+        velocity = self.momentum * state[0] + grad
+        return velocity, (velocity,)
 
 
-class Adam(RowOptimizer[AdamState]):
+class Adam(RowOptimizer):
     """As `torch.optim.Adam`.
 
     Reference:
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015), arXiv:1412.6980
 
     >>> optimizer, params = Adam(), torch.zeros(3, 2)
-    >>> direction, state = optimizer(torch.full((3, 2), 0.1), torch.tensor(0.0), optimizer.init(params))
-    >>> direction[0]  # the first step is the step size, whatever the gradient's
+    >>> optimizer(0.1 * torch.ones(3, 2), torch.tensor(0.0), optimizer.init(params))[0][0]  # whatever its size
     tensor([1.0000, 1.0000])
     """
 
     BETAS, EPS = (0.9, 0.999), 1e-8
 
-    def init(self, params: Tensor) -> AdamState:
-        return AdamState(torch.zeros_like(params), torch.zeros_like(params))
+    def init(self, params: Tensor) -> Tensors:
+        return torch.zeros_like(params), torch.zeros_like(params)
 
-    def __call__(self, grad: Tensor, step: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
-        b1, b2 = self.BETAS
-        mean = torch.lerp(state.mean, grad, 1 - b1)
-        square = b2 * state.square + (1 - b2) * grad * grad
+    def __call__(self, grad: Tensor, step: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
+        (mean, square), (b1, b2) = state, self.BETAS
+        mean = torch.lerp(mean, grad, 1 - b1)
+        square = b2 * square + (1 - b2) * grad * grad
         correct1, correct2 = 1 - b1 ** (step + 1), 1 - b2 ** (step + 1)
         # Clamped, for the derivative of a square root is infinite at zero, which an unrolled loop would meet.
         root = (square / correct2).clamp_min(torch.finfo(square.dtype).tiny).sqrt()
-        return (mean / correct1) / (root + self.EPS), AdamState(mean, square)
+        return (mean / correct1) / (root + self.EPS), (mean, square)
 
 
 class AdaptiveState(NamedTuple):
@@ -138,10 +125,9 @@ class AdaptiveState(NamedTuple):
 class AdaptiveStep:
     r"""A step size for each datapoint that adapts, and a halt for those that no longer gain.
 
-    A step's gradient comes from fresh noise, so its product with the *last* step estimates, without bias and at no
-    cost, what the last direction is still worth: :math:`s_k = \nabla L_k \cdot (\lambda_k - \lambda_{k-1})` nats to
-    first order. While the two agree the step size grows, by :math:`e^{\text{adapt} \cos}`, and shrinks where they do
-    not. A datapoint whose running mean of s falls below `stop_below` stays where it is.
+    A gradient of fresh noise estimates without bias what the *last* step's direction is still worth, to first order
+    :math:`s_k = \nabla L_k \cdot (\lambda_k - \lambda_{k-1})` nats. While the two agree the step size grows, by
+    :math:`e^{\text{adapt} \cos}`, else it shrinks. A datapoint whose running mean of s falls below `stop_below` stays.
 
     Args:
         adapt: Largest change of a log step size in a step; 0 holds it.
@@ -192,7 +178,7 @@ class SVIState(NamedTuple):
     step: Tensor  # () how many were taken
     params: Tensor  # (B, P) λ
     gradient: Tensor  # (B, P) that of -L_β before the last step
-    optimizer: tuple[Tensor, ...]  # SGDState or AdamState
+    optimizer: Tensors  # state of `SGD` or `Adam`
     adaptive: AdaptiveState | None
 
 
@@ -222,48 +208,27 @@ class _Take(PyroOptim):
             self.move(leaf.grad)
 
 
+@dataclass(eq=False, repr=False)
 class SVIStep(Step[SVIState]):
     r"""One step of `pyro.infer.SVI` on λ.
 
     .. math:: \lambda_{k+1} = \lambda_k + \eta_k \, d(\nabla_\lambda \sum_i L_\beta(x_i, \lambda_{k,i}))
-
-    Args:
-        model: Pyro model, held fixed.
-        family: Turns λ into q.
-        objective: L.
-        optimizer: d, with momentum or moments.
-        natural: Give `optimizer` the family's natural gradient.
-        adaptive: Step sizes by datapoint; none for one that all share.
-        clip: Largest norm of a row's gradient, in the metric of the step.
-        decay: Lower η linearly to zero over the loop.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        family: Family,
-        *,
-        objective: Objective,
-        optimizer: RowOptimizer,
-        natural: bool,
-        adaptive: AdaptiveStep | None,
-        clip: float | None,
-        decay: bool,
-    ) -> None:
-        self.model = model
-        self.family = family
-        self.objective = objective
-        self.optimizer = optimizer
-        self.natural = natural
-        self.adaptive = adaptive
-        self.clip = clip
-        self.decay = decay
+    model: nn.Module  # held fixed
+    family: Family
+    objective: Objective  # L
+    optimizer: RowOptimizer  # d, with momentum or moments
+    natural: bool  # `optimizer` is given the family's natural gradient
+    adaptive: AdaptiveStep | None  # step sizes by datapoint; none for one that all share
+    clip: float | None  # largest norm of a row's gradient, in the metric of the step
+    decay: bool  # η falls linearly to zero over the loop
 
     def init(self, params: Tensor) -> SVIState:
         adaptive = None if self.adaptive is None else self.adaptive.init(params)
         return SVIState(params.new_zeros(()), params, torch.zeros_like(params), self.optimizer.init(params), adaptive)
 
-    def __call__(self, x: Tensor, settings: Settings, state: SVIState, prior: Tensor | None = None) -> SVIState:
+    def __call__(self, x: Tensor, settings: Settings, state: SVIState, prior: Rows = None) -> SVIState:
         after: list[SVIState] = []
 
         def loss_and_grads(model: Program, guide: Program, x: Tensor) -> float:
@@ -280,14 +245,10 @@ class SVIStep(Step[SVIState]):
             SVI(model, guide, optimizer, loss=objective.loss, loss_and_grads=loss_and_grads).step(x)
         return after[0]
 
-    def attached(self, x: Tensor, settings: Settings, state: SVIState, prior: Tensor | None = None) -> SVIState:
-        r"""The same step, attached to `state`, `prior` and weights, for gradients from outside.
+    def attached(self, x: Tensor, settings: Settings, state: SVIState, prior: Rows = None) -> SVIState:
+        """The same step, of same noise and values, attached to `state`, `prior` and weights.
 
-        .. math:: \lambda_{k+1} = \lambda_k - \eta_k \, d(g(\lambda_k, \theta)), \qquad
-            g = -\nabla_\lambda \sum_i L_\beta
-
-        has derivatives with respect to λ_k and θ, which take second derivatives of L. (SVI itself has none: it takes
-        its gradient with respect to a leaf.) Same noise, same values.
+        Gradients from outside then take second derivatives of L. (SVI takes its gradient with respect to a leaf.)
         """
         family, params = self.family, state.params
         # The gradient is taken with respect to a view, of which z is made. A path gradient holds fixed the q that z is
@@ -315,13 +276,11 @@ class SVIStep(Step[SVIState]):
             move, adaptive = self.adaptive(move, share * grad, state.step, adaptive)
         return SVIState(state.step + 1, state.params + move, grad, optimizer, adaptive)
 
-    def pulled(
-        self, x: Tensor, settings: Settings, state: SVIState, prior: Tensor | None, after: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def pulled(self, x: Tensor, settings: Settings, state: SVIState, prior: Rows, after: Tensors) -> Tensors:
         """The step's vector-Jacobian product, to capture.
 
-        `after` are the gradients of something with respect to `moving` of the state after the step; returned are its
-        gradients with respect to `moving` of the one before, `prior` if there is one, and each of `weights`.
+        `after` are gradients with respect to `moving` of the state after the step; returned are those with respect to
+        `moving` of the one before, `prior` if there is one, and each of `weights`.
         """
         with torch.enable_grad():
             before = [part.detach().requires_grad_() for part in moving(state)]
@@ -331,17 +290,16 @@ class SVIStep(Step[SVIState]):
             return torch.autograd.grad(moved, inputs, after, materialize_grads=True, allow_unused=True)
 
 
-def moving(state: SVIState) -> tuple[Tensor, ...]:
-    """What of a state the next one depends on smoothly: λ first."""
+def moving(state: SVIState) -> Tensors:
+    """What of a state the next one depends on smoothly; λ is the first."""
     return state.params, *state.optimizer, *(state.adaptive or ())
 
 
 def with_moving(state: SVIState, parts: Sequence[Tensor]) -> SVIState:
     """`state` with other values for what `moving` gives."""
     num = 1 + len(state.optimizer)
-    optimizer: Any = type(state.optimizer)
     adaptive = None if state.adaptive is None else AdaptiveState(*parts[num:])
-    return state._replace(params=parts[0], optimizer=optimizer(*parts[1:num]), adaptive=adaptive)
+    return state._replace(params=parts[0], optimizer=tuple(parts[1:num]), adaptive=adaptive)
 
 
 def weights(*modules: nn.Module) -> list[Tensor]:

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import AfterValidator
@@ -12,18 +12,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..capture import Capture, isolated, noise_state, set_noise_state, surroundings
-from .elbo import evaluating, frozen
-from .steps import Settings, SVIState, SVIStep, moving, weights
+from .elbo import Rows, evaluating, frozen
+from .steps import Settings, SVIState, Tensors, moving, weights
 
-Advance = Any  # a step as `Capture.bind` gives it: (x, settings, state, prior) to the next state
+Given = tuple[Tensor, Settings, Tensor, Rows]  # x, settings, λ₀ and prior
 
 
 def _known(gradient: str) -> str:
-    if gradient not in ("stopped", "unrolled", "first_order") and not re.fullmatch(r"truncated\(\d+\)", gradient):
-        raise PydanticCustomError(
-            "gradient", "must be stopped, unrolled, truncated(n) for the last n steps, or first_order"
-        )
-    return gradient
+    if re.fullmatch(r"stopped|unrolled|first_order|truncated\(\d+\)", gradient):
+        return gradient
+    raise PydanticCustomError(
+        "gradient", "must be stopped, unrolled, truncated(n) for the last n steps, or first_order"
+    )
 
 
 Gradient = Annotated[str, AfterValidator(_known)]
@@ -39,79 +39,49 @@ def depth_of(gradient: str) -> int:
     return int(counted[1]) if counted else sys.maxsize if gradient == "unrolled" else 0
 
 
-def unrolled(
-    step: SVIStep,
-    captures: tuple[Capture, Capture],
-    x: Tensor,
-    settings: Settings,
-    params: Tensor,
-    prior: Tensor | None,
-    *,
-    num_steps: int,
-    depth: int,
-    checkpoint: bool,
-) -> Iterator[SVIState]:
-    """States after 1, ..., K steps from λ₀ = `params` (B, P); λ of the last is attached to λ₀, prior and weights.
+class Programs(NamedTuple):
+    """What a loop runs for a model and family."""
+
+    step: Any
+    advance: Capture  # of the step
+    pulled: Capture | None  # of its vector-Jacobian product, where it has one
+
+
+def unrolled(run: Programs, given: Given, num_steps: int, depth: int, checkpoint: bool) -> Iterator[Tensor]:
+    """λ (B, P) after 1, ..., K steps of `SVIStep`; the last is attached to λ₀, prior and weights.
 
     Gradients go through the last `depth` steps, the others counting as the identity. Those steps form one graph; or
     else, with `checkpoint` and where the step is compiled, the backward pass runs them again.
-
-    Args:
-        step: The inner step.
-        captures: Of that step, and of its `pulled`.
-        x: Data.
-        settings: β, η and K.
-        params: λ₀.
-        prior: λ (B, P) of the q that takes the place of p(z), if one does.
-        num_steps: K.
-        depth: Steps to differentiate.
-        checkpoint: Keep states and no graph.
     """
-    model, family, depth = step.model, step.family, min(depth, num_steps)
+    step, (x, settings, params, prior), depth = run.step, given, min(depth, num_steps)
+    model, family = step.model, step.family
     state = step.init(params.detach().clone())
     fixed = None if prior is None else prior.detach()
     with frozen(model), frozen(family):
-        advance = captures[0].bind(x, settings, state, fixed, calls=num_steps)
+        advance = run.advance.bind(x, settings, state, fixed, calls=num_steps)
         for k in range(num_steps - depth):
             state = advance(x, settings, state, fixed)
             if k < num_steps - 1:
-                yield state
-    if depth > 0 and (checkpoint or advance is not captures[0].function):
-        yield from _replayed(step, advance, captures[1], x, settings, params, state, prior, depth)
+                yield state.params
+    if depth > 0 and run.pulled is not None and (checkpoint or advance is not run.advance.function):
+        with evaluating(model), evaluating(family):
+            like = tuple(torch.ones_like(part) for part in moving(state))
+            replay = Replay(run.pulled.bind(x, settings, state, fixed, like, calls=depth), x, settings, fixed)
+        for left in reversed(range(depth)):
+            replay.keep(state)
+            with frozen(model), frozen(family):
+                state = advance(x, settings, state, fixed)
+            if left == 0:
+                inputs = [params, *([] if prior is None else [prior]), *weights(model, family)]
+                state = state._replace(params=_Attach.apply(state.params, replay, *inputs))
+            yield state.params
         return
     state = state._replace(params=state.params + (params - params.detach()))  # attached to λ₀, and no bit changed
     if depth == 0:
-        yield state
+        yield state.params
     for _ in range(depth):
         state = step.attached(x, settings, state, prior)
-        yield state
-
-
-def _replayed(
-    step: SVIStep,
-    advance: Advance,
-    pulled: Capture,
-    x: Tensor,
-    settings: Settings,
-    params: Tensor,
-    state: SVIState,
-    prior: Tensor | None,
-    depth: int,
-) -> Iterator[SVIState]:
-    """The last `depth` states, found without a graph; those steps run again, last first, when gradients come back."""
-    model, family = step.model, step.family
-    fixed = None if prior is None else prior.detach()
-    with evaluating(model), evaluating(family):
-        like = tuple(torch.ones_like(part) for part in moving(state))
-        replay = Replay(pulled.bind(x, settings, state, fixed, like, calls=depth), x, settings, fixed)
-    for left in reversed(range(depth)):
-        replay.keep(state)
-        with frozen(model), frozen(family):
-            state = advance(x, settings, state, fixed)
-        if left == 0:
-            inputs = [params, *([] if prior is None else [prior]), *weights(model, family)]
-            state = state._replace(params=_Attach.apply(state.params, replay, *inputs))
-        yield state
+        yield state.params
 
 
 class Replay:
@@ -120,7 +90,7 @@ class Replay:
     Memory holds a step's state and the generator's, whatever the size of the networks.
     """
 
-    def __init__(self, pulled: Any, x: Tensor, settings: Settings, prior: Tensor | None) -> None:
+    def __init__(self, pulled: Any, x: Tensor, settings: Settings, prior: Rows) -> None:
         self.pulled, self.x, self.settings, self.prior = pulled, x, settings, prior
         self.steps: list[tuple[SVIState, Tensor]] = []
         # A backward pass runs after the forward pass's contexts are left, and for a GPU in a thread of its own.
@@ -132,11 +102,9 @@ class Replay:
         """Notes the state before the step that comes next, and where its noise starts."""
         self.steps.append((state, noise_state(self.x.device)))
 
-    def back(self, grad: Tensor) -> tuple[Tensor, ...]:
+    def back(self, grad: Tensor) -> Tensors:
         """From the gradient with respect to λ_K, that with respect to λ₀, prior and weights."""
-        after: tuple[Tensor, ...] = ()
-        total: tuple[Tensor, ...] = ()
-        device = self.x.device
+        after, total, device = Tensors(), Tensors(), self.x.device
         now = noise_state(device)
         # Without the cache, which would keep casts of weights beyond this.
         with isolated(self.surroundings), torch.autocast(*self.autocast, cache_enabled=False):

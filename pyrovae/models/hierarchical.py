@@ -21,9 +21,7 @@ from .priors import StandardNormal
 class HierarchicalVAE(PyroModule):
     r"""A chain of L latent layers, of which the bottom one makes the data.
 
-    .. math::
-        p(x, z) = p(z_L) \prod_{l < L} \mathcal{N}(z_l \mid m_l(z_{l+1}), \mathrm{diag}(s_l^2(z_{l+1}))) \,
-        p(x \mid f(z_1))
+    .. math:: p(z_L) \prod_{l < L} \mathcal{N}(z_l \mid m_l(z_{l+1}), \mathrm{diag}(s_l^2(z_{l+1}))) \, p(x \mid f(z_1))
 
     As a Pyro program: plate `"data"`, latent sites `"z1"` (bottom) to `"zL"` (top), observed site `"x"`.
 
@@ -33,9 +31,6 @@ class HierarchicalVAE(PyroModule):
         layers: Networks from (..., D_{l+1}) to (..., 2, D_l), location and log-scale of z_l; l = 1 ... L - 1.
         decoder: Network f from (..., D_1) to (..., *x_shape).
         likelihood: Module that turns f(z_1) into p(x | z_1), event shape `x_shape`.
-
-    Raises:
-        ValueError: Fewer than two layers, or not a network between each two.
 
     Reference:
         Ladder Variational Autoencoders (Sønderby et al., 2016), arXiv:1602.02282
@@ -55,12 +50,8 @@ class HierarchicalVAE(PyroModule):
             raise ValueError(f"z_dims must name at least two layers, bottom first, got {list(z_dims)}; use VAE for one")
         if len(layers) != len(z_dims) - 1:
             raise ValueError(f"layers must be {len(z_dims) - 1} networks for z_dims {list(z_dims)}, got {len(layers)}")
-        self.z_dims = tuple(z_dims)
-        self.sites = tuple(f"z{level + 1}" for level in range(len(z_dims)))
-        self.prior = prior
-        self.layers = nn.ModuleList(layers)
-        self.decoder = decoder
-        self.likelihood = likelihood
+        self.z_dims, self.sites = tuple(z_dims), tuple(f"z{level + 1}" for level in range(len(z_dims)))
+        self.prior, self.layers, self.decoder, self.likelihood = prior, nn.ModuleList(layers), decoder, likelihood
 
     def forward(self, x: Tensor) -> None:
         """Scores `x`, shape (B, *x_shape)."""
@@ -71,10 +62,7 @@ class HierarchicalVAE(PyroModule):
             pyro.sample("x", self.decode(z), obs=x)
 
     def conditional(self, level: int, above: Tensor, fixed: bool = False) -> dist.Independent:
-        """p of the layer at `level`, 0 the bottom, given that above it, (..., D_{l+1}).
-
-        Gradients go to `above`, and, unless `fixed`, to the weights.
-        """
+        """p of the layer at `level`, 0 the bottom, given that above (..., D_{l+1}); `fixed` weights get no gradient."""
         net = self.layers[level]
         weights = {name: weight.detach() for name, weight in net.named_parameters()} if fixed else {}
         h = functional_call(net, weights, above) if fixed else net(above)  # (..., 2, D_l)

@@ -33,7 +33,7 @@ class LatentSite(NamedTuple):
     def is_real(self) -> bool:
         """Whether each entry may be any real number."""
         support = self.support
-        while isinstance(support, type(constraints.independent(constraints.real, 1))):
+        while isinstance(support, type(constraints.real_vector)):
             support = support.base_constraint
         return isinstance(support, type(constraints.real))
 

@@ -15,14 +15,9 @@ __all__ = ["Bernoulli", "ContinuousBernoulli", "Likelihood", "Normal", "Poisson"
 
 
 class Likelihood(nn.Module, ABC):
-    """p(x | h), independent over the event dimensions of x given h.
+    """p(x | h), independent over the event dimensions of x given h, which `event_dim` counts: 3 for images (C, H, W).
 
-    Args:
-        event_dim: Number of rightmost dimensions of h that make one datapoint: 3 for images (C, H, W).
-
-    Attributes:
-        support: Constraint on a datapoint's entries.
-        values: The same in words.
+    `support` is a constraint on a datapoint's entries, and `values` the same in words.
 
     >>> class Exponential(Likelihood):
     ...     support = constraints.nonnegative

@@ -36,7 +36,7 @@ class StandardNormal(nn.Module):
 class Laplace(nn.Module):
     r"""Independent Laplace distributions of standard deviation s = `scale`: most values near zero, a few large.
 
-    .. math:: p(z) = \prod_d \frac{1}{\sqrt2 s} \exp\Big(-\frac{\sqrt2 \, |z_d|}{s}\Big)
+    .. math:: p(z) = \prod_d \exp(-\sqrt2 |z_d| / s) \, / \, (\sqrt2 s)
 
     Reference:
         Emergence of simple-cell receptive field properties by learning a sparse code for natural images (Olshausen &
@@ -45,9 +45,6 @@ class Laplace(nn.Module):
     >>> Laplace(2, scale=3.0)().variance
     tensor([9.0000, 9.0000])
     """
-
-    loc: Tensor
-    scale: Tensor
 
     @validated
     def __init__(self, z_dim: PositiveInt, *, scale: PositiveFloat = 1.0) -> None:
@@ -86,13 +83,8 @@ class VampPrior(nn.Module):
 
     .. math:: p(z) = \frac1C \sum_c q(z \mid u_c)
 
-    Encoder and family are the guide's own, so the model learns them too. Pseudo-inputs stay within [0, 1].
-
-    Args:
-        x_shape: Of a datapoint.
-        family: The guide's family.
-        encoder: The guide's encoder, from (..., *x_shape) to (..., P).
-        num_components: C.
+    Encoder, from (..., *x_shape) to (..., P), and family are the guide's own, so the model learns them too.
+    Pseudo-inputs stay within [0, 1].
 
     Reference:
         VAE with a VampPrior (Tomczak & Welling, 2018), arXiv:1705.07120
@@ -108,8 +100,7 @@ class VampPrior(nn.Module):
         self, x_shape: Sizes, family: nn.Module, encoder: nn.Module, *, num_components: PositiveInt = 500
     ) -> None:
         super().__init__()
-        self.family = family
-        self.encoder = encoder
+        self.family, self.encoder = family, encoder
         # Apart from each other and mostly dark, as images of things on a dark ground are.
         self.pseudo_inputs = nn.Parameter(torch.randn(num_components, *x_shape) - 2.0)  # (C, *x_shape), logits
         self.logits: Tensor
@@ -128,8 +119,8 @@ class Flow(nn.Module):
 
     .. math:: p(z) = \mathcal{N}(\varepsilon(z) \mid 0, I) \, |\det \partial \varepsilon / \partial z|
 
-    Densities, which training needs, take one pass; draws take D. It begins near the standard normal. The networks are
-    those of the family of this name, as are the arguments, at one learned context for all datapoints.
+    Densities, which training needs, take one pass; draws take D. It begins near the standard normal. Networks and
+    arguments are those of the family of this name, at one learned context for all datapoints.
 
     Reference:
         Variational Lossy Autoencoder (Chen et al., 2017), arXiv:1611.02731

@@ -14,11 +14,7 @@ from .priors import StandardNormal
 
 
 class VAE(PyroModule):
-    r"""The latent-variable model of a variational autoencoder.
-
-    .. math:: p(x, z) = p(z) \, p(x \mid f(z))
-
-    As a Pyro program: plate `"data"`, latent site `"z"`, observed site `"x"`.
+    r"""p(x, z) = p(z) p(x | f(z)), as a Pyro program: plate `"data"`, latent site `"z"`, observed site `"x"`.
 
     Args:
         prior: Module whose call without arguments returns p(z), event shape (D,), or another, (T, D) for a sequence.
@@ -28,10 +24,7 @@ class VAE(PyroModule):
     Reference:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114
 
-    >>> import pyrovae as pv
-    >>> decoder = pv.nets.MLP((8,), (40,), widths=(64,))
-    >>> model = VAE(StandardNormal(8), decoder, pv.models.likelihoods.Poisson(event_dim=1))
-    >>> model.sample(7).shape
+    >>> VAE(StandardNormal(8), MLP((8,), (40,), widths=(64,)), Bernoulli(event_dim=1)).sample(7).shape
     torch.Size([7, 40])
     """
 
@@ -40,9 +33,7 @@ class VAE(PyroModule):
     @validated
     def __init__(self, prior: nn.Module, decoder: nn.Module, likelihood: nn.Module) -> None:
         super().__init__()
-        self.prior = prior
-        self.decoder = decoder
-        self.likelihood = likelihood
+        self.prior, self.decoder, self.likelihood = prior, decoder, likelihood
 
     def forward(self, x: Tensor) -> None:
         """Scores `x`, shape (B, *x_shape)."""

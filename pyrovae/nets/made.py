@@ -17,12 +17,11 @@ class MADE(nn.Module):
 
     .. math:: h = \mathrm{elu}(W x + b + V c), \qquad r = U (h \odot \tanh G c)
 
-    W and U are masked (one hidden layer shown). The gate has a purpose: c = 0 makes r = 0, the identity, whatever the
-    weights are, and near it the transform is gentle, yet every weight has a gradient as soon as c is not zero.
+    W and U are masked (one hidden layer shown). By the gate, c = 0 makes r = 0, the identity, whatever the weights are;
+    near it the transform is gentle, yet every weight has a gradient as soon as c is not zero.
 
     Args:
-        dim: Inputs, D.
-        context_dim: Entries of c.
+        dim, context_dim: Entries of x, D, and of c.
         monotone: What r shapes, of K numbers for each input.
         widths: Hidden units of each layer; `()` makes r linear in x.
 
@@ -43,19 +42,18 @@ class MADE(nn.Module):
         # A unit of degree m reads the first m inputs; ascending, from 0 to D - 1.
         self.degrees = tuple(tuple(torch.linspace(0, dim - 1, width).round().int().tolist()) for width in widths)
         inputs = tuple(range(1, dim + 1))
-        sizes = [inputs, *self.degrees]
-        self.layers = nn.ModuleList(_MaskedLinear(*pair) for pair in pairwise(sizes))
-        self.head = _MaskedLinear(sizes[-1], [i - 1 for i in inputs for _ in range(monotone.num_raw)], bias=False)
+        degrees = [inputs, *self.degrees]
+        self.layers = nn.ModuleList(_MaskedLinear(*pair) for pair in pairwise(degrees))
+        self.head = _MaskedLinear(degrees[-1], [i - 1 for i in inputs for _ in range(monotone.num_raw)], bias=False)
         self.shift = nn.Linear(context_dim, widths[0], bias=False) if widths else None
-        self.gate = nn.Linear(context_dim, len(sizes[-1]), bias=False)
+        self.gate = nn.Linear(context_dim, len(degrees[-1]), bias=False)
 
     def forward(self, context: Tensor) -> Autoregressive:
         """The transform for a context (..., C)."""
-        layers: list[tuple[Tensor, Tensor]] = []
-        layer: Any
-        for layer in self.layers:
-            bias = layer.bias if layers or self.shift is None else layer.bias + self.shift(context)
-            layers.append((layer.masked(), bias))
+        modules: Any = self.layers
+        layers = [(layer.masked(), layer.bias) for layer in modules]
+        if self.shift is not None:
+            layers[0] = (layers[0][0], layers[0][1] + self.shift(context))
         head = self.head.masked().unflatten(0, (-1, self.monotone.num_raw))  # (D, K, H)
         return Autoregressive(self.monotone, tuple(layers), head, self.gate(context).tanh(), self.degrees)
 

@@ -10,7 +10,6 @@ from torch.distributions import constraints
 from ..validation import Sizes, validated
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "softplus"]
-
 _LAYERS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Softplus)
 
 
@@ -28,10 +27,8 @@ class MLP(nn.Module):
     """Maps `(..., *in_shape)` to `(..., *out_shape)` through dense hidden layers.
 
     Args:
-        in_shape: Event shape of the input; flattened.
-        out_shape: Event shape of the output.
-        widths: Hidden units of each layer; its length is the depth, and `()` is affine.
-        activation: Nonlinearity between the layers.
+        in_shape, out_shape: Event shapes of input and output.
+        widths: Hidden units of each layer; `()` is affine.
 
     >>> import torch
     >>> MLP((1, 28, 28), (50,), widths=(64,))(torch.zeros(7, 1, 28, 28)).shape

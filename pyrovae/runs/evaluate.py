@@ -101,14 +101,7 @@ def evaluate(
         ConfigError: Settings that cannot be followed.
         ValueError: Data of another shape than the model's.
 
-    >>> import pyrovae as pv
-    >>> x = (torch.rand(30, 6) < 0.5).float()
-    >>> data = pv.data.Dataset("coins", "drawn", x[:10], x[10:20], x[20:])
-    >>> model = pv.models.mlp((6,), 2, widths=(8,), likelihood=pv.models.likelihoods.Bernoulli(1))
-    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,), widths=(8,)))
-    >>> few = dict(splits=["test"], shifts=[], num_samples=4, num_particles=4, num_annealed=0, num_simulated=0)
-    >>> sorted(evaluate(model, guide, data, max_steps=10, **few)["splits"]["test"]["elbo"])  # doctest: +SKIP
-    ['mean', 'se']
+    >>> evaluate(model, guide, data, num_data=200)["splits"]["test"]["elbo"]["mean"]  # doctest: +SKIP
     """
     origin = {"run": None, "train_seconds": None}
     return _evaluate(model, guide, data, config, origin, check_settings(settings), progress)[0]

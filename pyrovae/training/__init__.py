@@ -7,18 +7,5 @@ from .fit import SettingsError, TerminatedError, fit
 from .module import LitVAE, NumericsError
 from .schedules import CyclicalWarmup, LinearWarmup, Schedule
 
-__all__ = [
-    "AggressiveTraining",
-    "CheckpointError",
-    "CyclicalWarmup",
-    "LinearWarmup",
-    "LitVAE",
-    "NumericsError",
-    "Schedule",
-    "SettingsError",
-    "TerminatedError",
-    "check_support",
-    "fit",
-    "is_of",
-    "read_checkpoint",
-]
+__all__ = ["AggressiveTraining", "CheckpointError", "CyclicalWarmup", "LinearWarmup", "LitVAE", "NumericsError"]
+__all__ += ["Schedule", "SettingsError", "TerminatedError", "check_support", "fit", "is_of", "read_checkpoint"]

@@ -16,32 +16,22 @@ class AggressiveTraining:
     The guide steps, batch after batch, until the mean loss of `window` steps is no lower than that of the `window`
     before, or for `max_steps`; then the model takes one step, on the next batch. That ends for good after the first
     epoch, or `patience` epochs in a row, whose mutual information between x and z, on the validation split, is not
-    above the best before; from then on both step at once, as always.
+    above the best before; from then on both step at once. What belongs to both, a `VampPrior`'s encoder, is the
+    guide's: the model stands as still as it can.
 
-    What belongs to both, the encoder of a `VampPrior`, is the guide's: the method is about a guide that catches up with
-    a model that stands still, and it stands as still as it can.
-
-    (In the paper each of the model's steps has a loop of the guide's on batches drawn for it, so that an epoch is a
-    model step on every batch. Here one stream of batches feeds both, and an epoch costs what it always costs. With
-    few batches an epoch holds one or two steps of the model's, and the information may fail to rise by chance alone:
-    raise `patience`.)
+    (In the paper the guide's loop draws its own batches. Here one stream feeds both, so that an epoch of few batches
+    holds one or two steps of the model's, and the information may fail to rise by chance alone: raise `patience`.)
 
     Args:
         max_steps: Most steps of the guide for one of the model's.
         window: Steps whose losses are averaged.
         patience: Epochs in a row without a rise that end it; one in the paper.
 
-    Raises:
-        ValueError: A number below 1.
-
     Reference:
         Lagging Inference Networks and Posterior Collapse in Variational Autoencoders (He et al., 2019),
         arXiv:1901.05534
 
-    >>> import pyrovae as pv
-    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
-    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
-    >>> module = pv.LitVAE(model, guide, aggressive=AggressiveTraining(max_steps=20))
+    >>> settings = AggressiveTraining(max_steps=20, patience=3)  # for pv.fit(model, guide, data, aggressive=settings)
     """
 
     @validated
@@ -50,24 +40,16 @@ class AggressiveTraining:
 
 
 class Turns:
-    """Whose turn it is, model or guide, under `AggressiveTraining`.
-
-    Attributes:
-        active: Whether they take turns at all.
-    """
+    """Whose turn it is, model or guide, under `AggressiveTraining`; `active` while they take turns at all."""
 
     def __init__(self, settings: AggressiveTraining | None) -> None:
-        self.settings = settings
-        self.active = settings is not None
-        self.information = -math.inf  # the most so far
-        self.num_stale = 0  # epochs in a row without a rise
+        self.settings, self.active = settings, settings is not None
+        self.information, self.num_stale = -math.inf, 0  # the most so far, and epochs in a row without a rise
         self._restart()
 
     def _restart(self) -> None:
-        self.num_steps = 0  # of the guide, since the model's last
-        self.sum = torch.zeros(())  # of the losses in this window
-        self.before = math.inf  # the mean of the window before
-        self.models = False  # whether this is the model's turn
+        self.models, self.num_steps = False, 0  # whether it is the model's turn; steps of the guide since its last
+        self.sum, self.before = torch.zeros(()), math.inf  # of the losses in this window; mean of the window before
 
     def keep(self, model: nn.Module, guide: nn.Module) -> None:
         """Drops the gradients of the side whose turn it is not: its parameters, and their moments, stay as they are."""
@@ -92,13 +74,9 @@ class Turns:
 
     def after_epoch(self, information: float) -> None:
         """Ends the turns if the mutual information has not risen for long enough."""
-        if self.settings is None:
-            return
-        if information > self.information:
-            self.information, self.num_stale = information, 0
-        else:
-            self.num_stale += 1
-        self.active = self.active and self.num_stale < self.settings.patience
+        self.num_stale = 0 if information > self.information else self.num_stale + 1
+        self.information = self.information if self.num_stale else information
+        self.active = self.settings is not None and self.active and self.num_stale < self.settings.patience
 
     def state_dict(self) -> dict[str, Any]:
         """All but the settings; nothing where there are none."""

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import yaml
 from matplotlib.figure import Figure
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, LambdaCallback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from ..inference import common_noise_terms
@@ -21,6 +21,7 @@ from . import figures
 from .figures import kl_per_dim
 from .module import LitVAE
 from .noise import seed_noise
+from .scores import mean_of
 
 
 def run_loggers(
@@ -30,8 +31,7 @@ def run_loggers(
 
     A kill right after a checkpoint may have lost what its step logged, which it keeps as `row`.
     """
-    metrics = run_dir / "metrics.csv"
-    kept = []
+    metrics, kept = run_dir / "metrics.csv", []
     if resume_step is not None and metrics.is_file():
         with metrics.open(newline="") as file:
             kept = [old for old in csv.DictReader(file) if int(old["step"]) < resume_step]
@@ -48,12 +48,27 @@ def run_loggers(
     csv_logger.save()  # back on disk before anything can go wrong again
     board = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False, purge_step=resume_step)
     board.log_hyperparams(dict(hparams))
-    if lost:
-        board.log_metrics(lost, step)
-    if resume_step is None and getattr(rank_zero_only, "rank", 0) == 0:
+    board.log_metrics(lost, step)
+    if resume_step is None:
         text = yaml.safe_dump(dict(hparams), sort_keys=False, allow_unicode=True)
         board.experiment.add_text("settings", f"```yaml\n{text}```")
     return [csv_logger, board]
+
+
+def checkpoints(folder: Path, every: int | None) -> list[Callback]:
+    """`last.ckpt` at each epoch's end, each `every` steps if asked, and when SIGTERM, a scheduler's notice, ends
+    training, which Lightning raises between two steps; `best.ckpt` by validation ELBO at β = 1."""
+
+    def save(trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException):
+            trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)  # the optimizer too
+
+    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    best = ModelCheckpoint(filename="best", monitor="val/elbo", mode="max", save_on_train_epoch_end=True, **common)
+    last = [ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common)]
+    if every is not None:
+        last.append(ModelCheckpoint(filename="last", every_n_train_steps=every, **common))
+    return [LambdaCallback(on_exception=save), best, *last]  # best first, so that `last` remembers it as it is now
 
 
 class PatientEarlyStopping(EarlyStopping):
@@ -110,40 +125,15 @@ class ProgressBar(TQDMProgressBar):
         return shown
 
 
-def checkpoints(folder: Path, every: int | None) -> list[Callback]:
-    """`last.ckpt` at each epoch's end and, if asked, each `every` steps; `best.ckpt` by validation ELBO at β = 1."""
-    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    last = [ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common)]
-    if every is not None:
-        last.append(ModelCheckpoint(filename="last", every_n_train_steps=every, **common))
-    best = ModelCheckpoint(filename="best", monitor="val/elbo", mode="max", save_on_train_epoch_end=True, **common)
-    return [SaveWhenTerminated(folder), best, *last]  # best first, so that what `last` remembers of it is up to date
-
-
-class SaveWhenTerminated(Callback):
-    """Saves `last.ckpt` when SIGTERM, a scheduler's notice, ends training; Lightning raises it between two steps."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, SIGTERMException):
-            trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)  # the optimizer too
-
-
 class Pictures(Callback):
     """Draws, at the end of each validation, what people look at: to TensorBoard and as PNG.
 
-    What a model cannot give, by `decode` or `sample`, is left out, and one warning says so.
-
-    Args:
-        x: Validation datapoints (B, *x_shape); the first few are shown, all make up the curves.
-        folder: Where the PNGs go.
+    Of validation datapoints x (B, *x_shape) the first few are shown, and all make up the curves. What a model cannot
+    give, by `decode` or `sample`, is left out, and one warning says so.
     """
 
     def __init__(self, x: Tensor, folder: Path) -> None:
-        self.x = x
-        self.folder = folder
+        self.x, self.folder = x, folder
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model: Any = pl_module.model
@@ -156,43 +146,35 @@ class Pictures(Callback):
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         assert isinstance(pl_module, LitVAE)
-        x = self.x.to(pl_module.device)
         seed_noise(pl_module.device, pl_module.seed, "pictures", 0, 0)
-        for name, figure in self._draw(pl_module, x, trainer).items():
+        for name, figure in self._draw(pl_module, trainer).items():
             self.folder.mkdir(parents=True, exist_ok=True)
             figure.savefig(self.folder / f"{name}.png", dpi=150)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_figure(f"val/{name}", figure, trainer.global_step)
 
-    def _draw(self, module: LitVAE, x: Tensor, trainer: pl.Trainer) -> dict[str, Figure]:
-        model, family = module.model, module.guide.family
+    def _draw(self, module: LitVAE, trainer: pl.Trainer) -> dict[str, Figure]:
+        model, family, x = module.model, module.guide.family, self.x.to(module.device)
         with module.chosen_engine():
             inferred = module.guide.infer(x, record=True)
-        ends = {"at λ₀": inferred.init}
-        drawn: dict[str, Figure] = {}
+        ends, drawn = {"at λ₀": inferred.init}, dict[str, Figure]()
         if inferred.path is not None:
             ends["at λ_K"] = inferred.params
-            terms = common_noise_terms(model, family, x, *inferred.path)
-            curve = [t.elbo().mean().item() for t in terms]
+            curve = [terms.elbo().mean().item() for terms in common_noise_terms(model, family, x, *inferred.path)]
             drawn["trajectory"] = figures.trajectory(curve)
+            points = {f"infer/elbo_step_{k}": value for k, value in enumerate(curve)}
             for logger in trainer.loggers:
-                points = {f"infer/elbo_step_{k}": value for k, value in enumerate(curve)}
                 logger.log_metrics(points, step=trainer.global_step - 1)
         if can_decode(model):
-            rows = {title: model.decode(_center(family(params))).mean for title, params in ends.items()}
-            drawn["reconstructions"] = figures.datapoint_rows({"input": x, **rows})
+            rows = {"input": x}
+            for title, params in ends.items():
+                z = mean_of(q := family(params))
+                rows[title] = model.decode(q.sample() if z is None else z).mean
+            drawn["reconstructions"] = figures.datapoint_rows(rows)
         if can_sample(model):
             drawn["samples"] = figures.datapoint_grid(model.sample(64), like=x)
         kl = kl_per_dim(model, family, x, inferred.params)
         if kl is not None:
             drawn["kl_per_dim"] = figures.kl_bars(kl)
         return drawn
-
-
-def _center(q: Any) -> Tensor:
-    """The mean of q; a draw, where it does not know that."""
-    try:
-        return q.mean
-    except NotImplementedError:
-        return q.sample()

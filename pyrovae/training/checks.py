@@ -20,11 +20,11 @@ _DARKEST_WHITE = 127  # a largest value above it, and up to 255, is taken for th
 
 
 def check_support(likelihood: type[Likelihood], data: Any, *, keys: Collection[str] = ()) -> None:
-    """Looks at what the data set's `outside` finds, if it has that, and at one batch.
+    """Looks at all values, by `data.outside(allowed)` if there is that, and at one batch.
 
     Args:
         likelihood: Of the model.
-        data: As `fit` takes it; its `outside(allowed)` returns None, or what of it is not allowed.
+        data: As `fit` takes it.
         keys: Settings that the data set has, of which some may be advised.
 
     Raises:
@@ -37,7 +37,7 @@ def check_support(likelihood: type[Likelihood], data: Any, *, keys: Collection[s
     ValueError: 810 of 810 values, the first is 0.5 ...; outside the support of Poisson, 0, 1, 2, ...; set ...
     """
     find = getattr(data, "outside", None)
-    found = find(likelihood.supports) if find is not None else None
+    found = find and find(likelihood.supports)
     if found is not None:
         support = "[0, 1], which binarize draws from" if found.drawn_from else likelihood.described()
         raise ValueError(f"{found}; outside {support}; {_remedy(likelihood, found, keys)}")
@@ -47,32 +47,29 @@ def check_support(likelihood: type[Likelihood], data: Any, *, keys: Collection[s
 
 def _remedy(likelihood: type[Likelihood], found: Any, keys: Collection[str]) -> str:
     """What to set."""
-    scalable, binarizable = "scale" in keys, "binarize" in keys
     if found.num_nan or found.num_infinite:
         return "clean the data, for no likelihood has a density there"
     large, between = (bool(likelihood.supports(torch.tensor(value))) for value in (2.0, 0.5))
     binary, counts = not between and not large, not between and large
-    in_unit_interval, positive = found.low >= 0 and found.high <= 1, found.low >= 0
+    scalable, binarizable, drawn = "scale" in keys, "binarize" in keys, found.drawn_from
+    positive = found.low >= 0
+    in_unit_interval = positive and found.high <= 1
     choices = []
-    goes_on = binarizable or not binary or found.drawn_from  # scaled values are not yet binary
-    if scalable and goes_on and positive and not in_unit_interval and (found.drawn_from or not large):
+    goes_on = binarizable or not binary or drawn  # scaled values are not yet binary
+    if scalable and goes_on and positive and not in_unit_interval and (drawn or not large):
         scale = 255 if _DARKEST_WHITE < found.high <= 255 else found.high
-        choices.append(
-            f"dataset.scale={scale:.6g}" + (" and dataset.binarize: dynamic" if binary and not found.drawn_from else "")
-        )
-    if found.drawn_from:
+        also = " and dataset.binarize: dynamic" if binary and not drawn else ""
+        choices.append(f"dataset.scale={scale:.6g}{also}")
+    if drawn:
         return f"set {', or '.join([*choices, 'dataset.binarize: none'])}"
     if binarizable and in_unit_interval and binary:
         choices.append("dataset.binarize: dynamic")
     if scalable and positive and counts:
         choices.append("dataset.scale: none, if they are counts that were scaled")
-    likelihoods = ["normal"]
-    if in_unit_interval:
-        likelihoods.insert(0, "continuous_bernoulli")
-    elif positive and binary and found.num_whole == found.num:
-        likelihoods.insert(0, "poisson")
+    other = "continuous_bernoulli or " if in_unit_interval else ""
+    other = other or ("poisson or " if positive and binary and found.num_whole == found.num else "")
     few = "mend these values, or " if found.num <= _FEW * found.num_values else ""
-    return f"{few}set {', or '.join([*choices, 'model.likelihood: ' + ' or '.join(likelihoods)])}"
+    return f"{few}set {', or '.join([*choices, f'model.likelihood: {other}normal'])}"
 
 
 def check_shapes(model: nn.Module, guide: Guide, x: Tensor) -> None:
@@ -82,11 +79,9 @@ def check_shapes(model: nn.Module, guide: Guide, x: Tensor) -> None:
         ValueError: They do not take x of this shape, or the guide gives other λ than its family takes.
 
     >>> import pyrovae as pv
-    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
-    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((20,), (family.num_params,)))
+    >>> model, guide = pv.models.mlp((20,), 3), pv.AmortizedGuide(pv.DiagonalNormal(3), pv.nets.MLP((20,), (6,)))
     >>> check_shapes(model, guide, torch.zeros(2, 30))
     Traceback (most recent call last):
-        ...
     ValueError: the guide's encoder takes x of shape (20,), and that of the data is (30,)
     """
     shape, in_shape = tuple(x.shape[1:]), getattr(getattr(guide, "encoder", None), "in_shape", None)

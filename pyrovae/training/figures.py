@@ -16,34 +16,6 @@ from ..families import Family
 from ..inference import AnalyticELBO, scored_sites
 
 
-def heat_maps(panels: Mapping[str, Tensor], num: int = 32, like: Tensor | None = None) -> Figure:
-    """Vectors (B, ...) side by side, the first `num` of each panel, all in the colour scale of `like`.
-
-    Args:
-        panels: Vectors by title.
-        num: Most rows.
-        like: By default the first panel; a hundredth of its entries at either end may saturate.
-
-    >>> figure = heat_maps({"input": torch.rand(40, 30), "rates": torch.rand(40, 30)})
-    >>> [axes.get_title() for axes in figure.axes[:2]]
-    ['input', 'rates']
-    """
-    shown = {title: x[:num].detach().float().flatten(1).cpu().numpy() for title, x in panels.items()}
-    values = next(iter(shown.values())) if like is None else like.detach().float().cpu().numpy()
-    low, high = np.quantile(values[np.isfinite(values)], (0.01, 0.99)).tolist()
-    scale = {"vmin": min(low, 0.0), "vmax": high}  # counts and rates from zero on
-    figure = Figure(figsize=(1.2 + 2.6 * len(shown), 3.2), layout="constrained")
-    row = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-    for axes, (title, x) in zip(row, shown.items(), strict=True):
-        image = axes.imshow(x, aspect="auto", interpolation="nearest", cmap="viridis", **scale)
-        axes.set(title=title, xlabel="entry")
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    row[0].set_ylabel("datapoint")
-    row[0].yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    figure.colorbar(image, ax=row, extend="both" if low < 0 else "max", pad=0.02)
-    return figure
-
-
 def grey_range(images: Tensor) -> tuple[float, float]:
     """The values that are drawn black and white.
 
@@ -83,9 +55,63 @@ def gap_grey(limits: tuple[float, float]) -> float:
     return 1.0 if limits[0] < 0 else 0.5
 
 
-def _show(axes: object, images: Tensor, columns: int, limits: tuple[float, float]) -> None:
+def _show(axes: Any, images: Tensor, columns: int, limits: tuple[float, float]) -> None:
     grid = make_grid(to_unit(in_colour(images), limits), nrow=columns, padding=1, pad_value=gap_grey(limits))
-    axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")  # type: ignore[attr-defined]
+    axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
+    if told := range_told(limits):
+        axes.figure.supxlabel(told, fontsize=8)
+
+
+def image_rows(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
+    """One labelled row of images for each item, (B, C, H, W), all in the grey scale of the first row's.
+
+    >>> image_rows({"input": torch.rand(5, 3, 8, 8)}).axes[0].get_ylabel()
+    'input'
+    """
+    limits = grey_range(next(iter(rows.values()))[:columns])
+    figure = Figure(figsize=(8, 0.75 * len(rows) + (0.35 if range_told(limits) else 0.1)), layout="constrained")
+    for axes, (label, images) in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows.items(), strict=True):
+        _show(axes, images[:columns], columns, limits)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def image_grid(images: Tensor, columns: int = 8, like: Tensor | None = None) -> Figure:
+    """Images (B, C, H, W) in rows of `columns`, in the grey scale of `like`, data say; by default in their own.
+
+    >>> image_grid(torch.rand(64, 1, 8, 8)).get_size_inches()
+    array([4., 4.])
+    """
+    axes: Any = Figure(figsize=(4, 4), layout="constrained").subplots()
+    _show(axes, images, columns, grey_range(images if like is None else like))
+    axes.set_axis_off()
+    return axes.figure
+
+
+def heat_maps(panels: Mapping[str, Tensor], num: int = 32, like: Tensor | None = None) -> Figure:
+    """Vectors (B, ...) by title side by side, the first `num` of each.
+
+    All in the colour scale of `like`, by default the first panel; a hundredth of its entries at either end saturates.
+
+    >>> heat_maps({"input": torch.rand(40, 30), "rates": torch.rand(40, 30)}).axes[1].get_title()
+    'rates'
+    """
+    shown = {title: x[:num].detach().float().flatten(1).cpu().numpy() for title, x in panels.items()}
+    values = next(iter(shown.values())) if like is None else like.detach().float().cpu().numpy()
+    low, high = np.quantile(values[np.isfinite(values)], (0.01, 0.99)).tolist()
+    scale = {"vmin": min(low, 0.0), "vmax": high}  # counts and rates from zero on
+    figure = Figure(figsize=(1.2 + 2.6 * len(shown), 3.2), layout="constrained")
+    row = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    for axes, (title, x) in zip(row, shown.items(), strict=True):
+        image = axes.imshow(x, aspect="auto", interpolation="nearest", cmap="viridis", **scale)
+        axes.set(title=title, xlabel="entry")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    row[0].set_ylabel("datapoint")
+    row[0].yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure.colorbar(image, ax=row, extend="both" if low < 0 else "max", pad=0.02)
+    return figure
 
 
 def datapoint_rows(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
@@ -98,54 +124,18 @@ def datapoint_grid(x: Tensor, columns: int = 8, like: Tensor | None = None) -> F
     return image_grid(x, columns, like) if x.dim() == 4 else heat_maps({"samples": x}, len(x), like)
 
 
-def image_rows(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
-    """One labelled row of images for each item, (B, C, H, W), all in the grey scale of the first row's.
-
-    >>> image_rows({"input": torch.rand(5, 3, 8, 8)}).axes[0].get_ylabel()
-    'input'
-    """
-    limits = grey_range(next(iter(rows.values()))[:columns])
-    told = range_told(limits)
-    figure = Figure(figsize=(8, 0.75 * len(rows) + (0.35 if told else 0.1)), layout="constrained")
-    for axes, (label, images) in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows.items(), strict=True):
-        _show(axes, images[:columns], columns, limits)
-        axes.set_ylabel(label, rotation=0, ha="right", va="center")
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    if told:
-        figure.supxlabel(told, fontsize=8)
-    return figure
-
-
-def image_grid(images: Tensor, columns: int = 8, like: Tensor | None = None) -> Figure:
-    """Images (B, C, H, W) in rows of `columns`, in the grey scale of `like`, data say; by default in their own.
-
-    >>> image_grid(torch.rand(64, 1, 8, 8)).get_size_inches()
-    array([4., 4.])
-    """
-    limits = grey_range(images if like is None else like)
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    axes = figure.subplots()
-    _show(axes, images, columns, limits)
-    axes.set_axis_off()
-    if told := range_told(limits):
-        figure.supxlabel(told, fontsize=8)
-    return figure
-
-
 def trajectory(elbo: Sequence[float]) -> Figure:
     """The mean ELBO at λ₀ ... λ_K.
 
     >>> trajectory([-90.0, -88.0, -87.5]).axes[0].get_title()
     'refinement: +2.50 nats'
     """
-    figure = Figure(figsize=(4.5, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(range(len(elbo)), elbo, marker="o", markersize=3)
+    axes: Any = Figure(figsize=(4.5, 3), layout="constrained").subplots()
+    axes.plot(elbo, marker="o", markersize=3)
     axes.set(xlabel="inner step k", ylabel="ELBO at λ_k (nats)", title=f"refinement: {elbo[-1] - elbo[0]:+.2f} nats")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    return figure
+    return axes.figure
 
 
 def kl_bars(kl: Tensor) -> Figure:
@@ -155,11 +145,10 @@ def kl_bars(kl: Tensor) -> Figure:
     'sum 2.5 nats'
     """
     values = np.sort(kl.detach().float().cpu().numpy())[::-1]
-    figure = Figure(figsize=(4.5, 3), layout="constrained")
-    axes = figure.subplots()
+    axes: Any = Figure(figsize=(4.5, 3), layout="constrained").subplots()
     axes.bar(range(len(values)), values)
     axes.set(xlabel="latent dimension, sorted", ylabel="KL to the prior (nats)", title=f"sum {values.sum():.1f} nats")
-    return figure
+    return axes.figure
 
 
 NUM_DRAWS = 8  # of the layers above

@@ -38,8 +38,8 @@ class TerminatedError(Exception):
 class Data(Protocol):
     """What training asks of a data set; `pyrovae.data.Dataset` is one.
 
-    It may also have `outside` and `sketch`, as a `Dataset` has: all values are then checked, and else those of one
-    batch; and a checkpoint of other data is refused.
+    With `outside` and `sketch`, as a `Dataset` has them, all values are checked, not those of one batch alone, and a
+    checkpoint of other data is refused.
 
     >>> class Noise:
     ...     x_shape = (30,)
@@ -50,16 +50,13 @@ class Data(Protocol):
     """
 
     @property
-    def x_shape(self) -> tuple[int, ...]:
-        """Of a datapoint."""
-        ...
+    def x_shape(self) -> tuple[int, ...]: ...
 
     def batches(self, split: Literal["train", "val", "test"], batch_size: int, **options: Any) -> Iterable[Any]:
         """Batches x (B, *x_shape) as a function of the options seed, rank, world_size, device and position.
 
         For `warm_start` the option `numbered=True` asks for pairs with attribute `rows`, the number of each image.
         """
-        ...
 
 
 @validated
@@ -109,8 +106,8 @@ def fit(
         `val/...` and `test/...` of the best epoch by `val/elbo` if there is a `run_dir`, else of the last; `seconds`.
 
     Raises:
-        ValueError: Data that the likelihood has no density for or that have another shape than model and guide take, or
-            settings that cannot be followed.
+        ValueError: Data outside the likelihood's support, or of another shape than model and guide take, or settings
+            that cannot be followed.
         NumericsError: Three non-finite steps in a row.
         CheckpointError: `resume` cannot be read.
         TerminatedError: SIGTERM arrived; the step was finished and `last.ckpt` saved.
@@ -133,34 +130,43 @@ def fit(
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     check_shapes(model, guide, next(iter(data.batches("val", 2, seed=seed))).to(device))
     run_dir = None if run_dir is None else Path(run_dir)
-    used: list[Callback] = [ProgressBar(refresh_rate=10)] if progress and not _any(callbacks, BaseProgressBar) else []
+    used: list[Callback] = []
+    if progress and not any(isinstance(callback, BaseProgressBar) for callback in callbacks):
+        used.append(ProgressBar(refresh_rate=10))
     if early_stopping:
         used.append(_early_stopping(early_stopping, module))
     kept: list[Logger] = []
     if run_dir is not None:
         x = next(iter(data.batches("val", 64, seed=seed)))
-        saving = checkpoints(run_dir / "checkpoints", checkpoint_every)
-        used += [Stopwatch(), Pictures(x, run_dir / "figures"), *saving]
+        used += [Stopwatch(), Pictures(x, run_dir / "figures"), *checkpoints(run_dir / "checkpoints", checkpoint_every)]
         before = {} if resume is None else read_checkpoint(Path(resume))
         kept = run_loggers(run_dir, hparams or {}, before.get("global_step"), before.get("row"))
-    trainer = _trainer(
-        max_epochs=epochs,
-        accelerator=accelerator,
-        devices=devices,
-        strategy=strategy,
-        precision=_precision(accelerator) if use_amp else None,
-        logger=[*kept, *loggers],
-        callbacks=[*used, *callbacks],
-        plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=run_dir is not None or _any(callbacks, Checkpoint),
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=module.log_every,
-        use_distributed_sampler=False,
-    )
+    where: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "strategy": strategy}
+    try:
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            precision=_precision(accelerator) if use_amp else None,
+            logger=[*kept, *loggers],
+            callbacks=[*used, *callbacks],
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=run_dir is not None or any(isinstance(each, Checkpoint) for each in callbacks),
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=module.log_every,
+            use_distributed_sampler=False,
+            **where,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        given = ", ".join(f"train.{name} {value!r}" for name, value in where.items())
+        raise SettingsError(f"{given}: {str(error).splitlines()[0]}") from error
     _check_refinement(module, epochs, trainer.world_size)
-    train, val, test = _loaders(trainer, data, batch_size, seed, module.warm_start)
+    share: dict[str, Any] = {"seed": seed, "device": trainer.strategy.root_device}
+    share |= {"rank": trainer.global_rank, "world_size": trainer.world_size}
+    numbered, loop = {"numbered": True} if module.warm_start else {}, trainer.fit_loop.epoch_loop
+    at: dict[str, Any] = {"position": lambda: (trainer.current_epoch, loop.batch_progress.current.ready)}
+    train = data.batches("train", batch_size, **at, **numbered, **share)
+    val, test = data.batches("val", batch_size, **share), data.batches("test", batch_size, **share)
     try:
         trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
     except SIGTERMException as error:
@@ -169,23 +175,8 @@ def fit(
         best = trainer.strategy.broadcast(run_dir / "checkpoints" / "best.ckpt")
         module.load_state_dict(read_checkpoint(best)["state_dict"])
     trainer.loggers = []  # the curves end with training; what follows goes to the caller
-    metrics: dict[str, float] = {}
-    for loader, run in ((val, trainer.validate), (test, trainer.test)):
-        metrics.update(run(module, loader, verbose=False)[0])
+    metrics = {**trainer.validate(module, val, verbose=False)[0], **trainer.test(module, test, verbose=False)[0]}
     return {**metrics, "seconds": perf_counter() - start}
-
-
-def _any(callbacks: Sequence[Callback], kind: type) -> bool:
-    return any(isinstance(callback, kind) for callback in callbacks)
-
-
-def _trainer(**options: Any) -> pl.Trainer:
-    try:
-        return pl.Trainer(**options)
-    except (MisconfigurationException, ValueError) as error:
-        names = ("accelerator", "devices", "strategy")
-        given = ", ".join(f"train.{name} {options[name]!r}" for name in names)
-        raise SettingsError(f"{given}: {str(error).splitlines()[0]}") from error
 
 
 def _check_refinement(module: LitVAE, epochs: int, world_size: int) -> None:
@@ -198,47 +189,26 @@ def _check_refinement(module: LitVAE, epochs: int, world_size: int) -> None:
         raise SettingsError(f"train.warm_start keeps its rows in one process, got {world_size}; set devices: 1")
 
 
-def _loaders(trainer: pl.Trainer, data: Data, batch_size: int, seed: int, numbered: bool) -> list[Iterable[Any]]:
-    def position() -> tuple[int, int]:
-        return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
-
-    share: dict[str, Any] = {
-        "seed": seed,
-        "device": trainer.strategy.root_device,
-        "rank": trainer.global_rank,
-        "world_size": trainer.world_size,
-    }
-    options = {"numbered": True} if numbered else {}
-    train = data.batches("train", batch_size, position=position, **options, **share)
-    return [train, data.batches("val", batch_size, **share), data.batches("test", batch_size, **share)]
-
-
 def _precision(accelerator: str) -> Literal["bf16-mixed", "16-mixed"]:
     cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "16-mixed" if cuda and not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16-mixed"
 
 
 def _early_stopping(choice: bool | Mapping[str, Any], module: LitVAE) -> Callback:
-    given = dict(choice) if isinstance(choice, Mapping) else {}
-    start_epoch = max(given.pop("start_epoch", None) or 0, math.ceil(module.schedules_end))
-    options = {"monitor": "val/elbo", "mode": "max", "patience": 10, "min_delta": 0.0, **given}
+    given = choice if isinstance(choice, Mapping) else {}
+    options: dict[str, Any] = {"monitor": "val/elbo", "mode": "max", "patience": 10, **given}
+    start_epoch = max(options.pop("start_epoch", None) or 0, math.ceil(module.schedules_end))
     known = [f"val/{name}" for name in SplitStatistics.NAMES]
     if options["monitor"] not in known:
         raise SettingsError(f"early_stopping.monitor must be one of {', '.join(known)}, got {options['monitor']!r}")
-    if options["monitor"] == "val/kl":
-        options["mode"] = "min"
+    options |= {"mode": "min"} if options["monitor"] == "val/kl" else {}
     return PatientEarlyStopping(start_epoch, check_finite=False, **options)
 
 
 def _quiet() -> None:
-    """Silences what Lightning says about choices made here on purpose."""
+    """Silences what Lightning, and torch of its own forward-mode derivatives, say about choices made on purpose."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*exists and is not empty.*",
-        ".*smaller than the logging interval.*",
-        ".*no pre-optimization state was saved.*",
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*torch.jit.script. is deprecated.*",  # torch says so of its own forward-mode derivatives
-    ):
-        warnings.filterwarnings("ignore", message)
+    expected = ["does not have many workers", "exists and is not empty", "smaller than the logging interval"]
+    expected += ["no pre-optimization state was saved", "isinstance.treespec, LeafSpec", "torch.jit.script. is depreca"]
+    for message in expected:
+        warnings.filterwarnings("ignore", f".*{message}.*")

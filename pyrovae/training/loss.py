@@ -23,12 +23,9 @@ class BatchLoss:
         elbo: An objective applied to model and guide.
 
     >>> import pyrovae as pv
-    >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
-    >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
-    >>> loss, inferred = BatchLoss(pv.ELBO()(model, guide))(torch.ones(8, 1, 6, 5))
+    >>> model, guide = pv.models.mlp((4,), 3), pv.AmortizedGuide(pv.DiagonalNormal(3), pv.nets.MLP((4,), (6,)))
+    >>> loss, inferred = BatchLoss(pv.ELBO()(model, guide))(torch.ones(8, 4))
     >>> loss.backward()
-    >>> inferred.params.shape
-    torch.Size([8, 6])
     """
 
     def __init__(self, elbo: ELBOModule) -> None:
@@ -39,13 +36,10 @@ class BatchLoss:
     def __call__(
         self, x: Tensor, beta: float = 1.0, refine: bool = True, start: Tensor | None = None
     ) -> tuple[Tensor, Inferred]:
-        """The loss, and what was inferred.
+        """The loss for data x (B, *x_shape), and what was inferred.
 
-        Args:
-            x: Data (B, *x_shape).
-            beta: Factor on the objective's own β.
-            refine: Whether a guide that refines does; otherwise its proposal is trained as an amortized guide's.
-            start: Where refinement starts instead of at the proposal (B, P).
+        `beta` is a factor on the objective's own β. Unless `refine`, the proposal of a guide that refines is trained as
+        an amortized guide's. Refinement starts at `start` (B, P), or at the proposal.
         """
         inferred = fixed = free = None
         if refine and isinstance(self.guide, RefinedGuide):
@@ -85,36 +79,13 @@ class BatchLoss:
             fixed = free = free.detach().requires_grad_()
         inferred = self.propose(x, self.objective.beta * beta) if fixed is None else Inferred(fixed, fixed)
         loss = self.loss(x, beta, inferred)
-        inputs = [*([] if free is None else [free]), *self._parameters()]
+        inputs = self._parameters() if free is None else [free, *self._parameters()]
         grads = torch.autograd.grad(loss, inputs, allow_unused=True)
         found = (inferred.init, inferred.params)[inferred.params is inferred.init :]
-        return loss.detach(), tuple(end.detach() for end in found), grads if free is not None else (None, *grads)
+        return loss.detach(), tuple(end.detach() for end in found), (None, *grads) if free is None else grads
 
     def _parameters(self) -> list[Tensor]:
         return [p for p in self.elbo.parameters() if p.requires_grad]
-
-
-class LastRows:
-    """A row of λ per training datapoint, from which refinement of it may start; NaN for those not visited yet.
-
-    >>> rows = LastRows()
-    >>> rows.put(torch.tensor([2, 0]), torch.ones(2, 6), num_rows=4)
-    >>> rows.get(torch.tensor([0, 1]))[:, 0]
-    tensor([1., nan])
-    """
-
-    def __init__(self) -> None:
-        self.rows: Tensor | None = None  # (N, P)
-
-    def get(self, numbers: Tensor) -> Tensor | None:
-        """λ (B, P) of the datapoints numbered `numbers`; None before the first visit."""
-        return None if self.rows is None else self.rows[numbers]
-
-    def put(self, numbers: Tensor, params: Tensor, num_rows: int) -> None:
-        """Keeps λ (B, P) of the datapoints numbered `numbers`, of at most `num_rows` in all."""
-        if self.rows is None:
-            self.rows = params.new_full((num_rows, params.shape[1]), torch.nan)
-        self.rows[numbers] = params.detach()
 
 
 class _Known(torch.autograd.Function):

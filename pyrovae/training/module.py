@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from time import perf_counter
 from typing import Any, Literal
 
@@ -20,17 +20,20 @@ from ..inference import ELBO, Inferred, Objective
 from ..validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, validated
 from .aggressive import AggressiveTraining, Turns
 from .checkpoint import CheckpointError, is_of
-from .loss import BatchLoss, LastRows
+from .loss import BatchLoss
 from .noise import seed_noise
 from .schedules import Schedule, Scheduled
 from .scores import EvaluatedModule
 
+MAX_BAD_STEPS = 3
+
+
+class NumericsError(Exception):
+    """Training met non-finite numbers that it cannot step over."""
+
 
 class LightningOptim(PyroOptim):
-    """Lets `SVI.step` step the optimizer that Lightning configured, with its precision, hooks and checkpoints.
-
-    Pyro hands over the parameters it saw; they are ignored, since `configure_optimizers` named them already.
-    """
+    """Lets `SVI.step` step the optimizer that Lightning configured; what parameters Pyro saw is not asked."""
 
     def __init__(self, module: pl.LightningModule) -> None:
         self._module = (module,)  # in a tuple: no copy of the module may hang on this
@@ -41,13 +44,6 @@ class LightningOptim(PyroOptim):
         optimizer.zero_grad()
 
 
-MAX_BAD_STEPS = 3
-
-
-class NumericsError(Exception):
-    """Training met non-finite numbers that it cannot step over."""
-
-
 class LitVAE(EvaluatedModule):
     """Trains a model and a guide by `pyro.infer.SVI` under Lightning's manual optimization.
 
@@ -55,40 +51,32 @@ class LitVAE(EvaluatedModule):
     nothing that came before. A step whose loss or gradient is not finite is skipped; three in a row raise.
 
     Args:
-        model: Pyro model of plate `"data"`.
-        guide: Guide for it.
-        lr: Learning rate.
-        optimizer: `adam` or `adamw`.
-        weight_decay: For `adamw`.
-        lr_schedule: `constant`, or `cosine` from `lr` to zero over all epochs.
+        lr, lr_schedule: Learning rate; `cosine` takes it to zero over all epochs.
+        optimizer, weight_decay: `adam`, or `adamw` with that decay.
         gradient_clip: Largest Euclidean norm of the whole gradient; none by default.
-        beta: Factor on the objective's own β, the weight of the KL term.
-        beta_warmup: Another, over time.
-        schedules: Other numbers that change over time, by place: `family.temperature`, `objective.beta`. A place starts
-            with `model`, `guide`, `family` or `objective` and ends at a 0-dim buffer or a number of the objective;
-            the schedule is a factor on the value that it has now. Buffers that checkpoints hold load as they were.
+        beta, beta_warmup: Factors on the objective's own β, the weight of the KL term; the other over time.
+        schedules: Factors over time on other numbers, by place, such as `family.temperature`: from `model`, `guide`,
+            `family` or `objective` on to a 0-dim buffer or a number of the objective. Buffers that checkpoints hold
+            load as they were.
         aggressive: Steps of the guide ahead of the model's, until z tells of x; by default both step at once.
-        objective: What to maximise: `ELBO`, `AnalyticELBO` or `IWAE`; by default `ELBO()`, one draw and path gradients.
-            `ELBO(path_gradient=False)` is `pyro.infer.Trace_ELBO`, gradient and all. A copy is taken.
+        objective: What to maximise, of which a copy is taken; by default `ELBO()`, one draw and path gradients.
+            `ELBO(path_gradient=False)` is `pyro.infer.Trace_ELBO`, gradient and all.
         eval_particles: Draws of z a datapoint for validation and test.
-        seed: Of the noise.
         log_every: Steps between logged training metrics.
         refine_from: Epochs of amortized training before a guide that refines does so.
         warm_start: Start refinement of an image where that of its last visit ended; keeps a row of λ per image.
         engine: `eager`, `compiled`, or `auto` for compiling where it pays; see `pyrovae.engine`.
-        x_shape: Of a datapoint, for those who load a checkpoint.
-        sketch: A few numbers of the data; a checkpoint of others is refused.
+        x_shape, sketch: Shape of a datapoint and a few numbers of the data, for checkpoints; one of others is refused.
 
     Raises:
-        ValueError: An argument out of range; `aggressive` with a guide that has no parameters, or a family without a
-            density for any z; `schedules` that name no number.
+        ValueError: `aggressive` with a guide that has no parameters, or a family without a density for any z;
+            `schedules` that name no number.
         NumericsError: From the third non-finite step in a row, or at a checkpoint of non-finite parameters.
 
     >>> import pyrovae as pv
     >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
     >>> guide = pv.AmortizedGuide(family, pv.nets.MLP((1, 6, 5), (family.num_params,)))
-    >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    >>> trainer = pl.Trainer(max_epochs=3, enable_model_summary=False, **quiet)
+    >>> trainer = pl.Trainer(max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     >>> batches = torch.utils.data.DataLoader(torch.ones(2, 5, 1, 6, 5), batch_size=None)
     >>> trainer.fit(pv.LitVAE(model, guide, lr=1e-2, beta=0.5), batches)
     >>> trainer.global_step
@@ -124,36 +112,31 @@ class LitVAE(EvaluatedModule):
             raise ValueError(f"aggressive needs a guide with parameters of its own, got {type(guide).__name__}")
         if aggressive is not None and guide.family.density != "any":
             raise ValueError(f"aggressive needs a family with a density for any z, got {type(guide.family).__name__}")
-        own = (objective or ELBO()).scaled()  # a copy
-        common: dict[str, Any] = {"seed": seed, "eval_particles": eval_particles, "engine": engine}
-        super().__init__(own(model, guide), measures_information=aggressive is not None, **common)
-        self._objective = own
+        super().__init__()
         self.automatic_optimization = False
+        own = (objective or ELBO()).scaled()  # a copy
+        self.elbo, self.seed, self.eval_particles, self.engine = own(model, guide), seed, eval_particles, engine
+        self.measures_information = aggressive is not None
         self.lr, self.optimizer, self.weight_decay, self.lr_schedule = lr, optimizer, weight_decay, lr_schedule
         self.gradient_clip, self.log_every = gradient_clip, log_every
         self.refine_from, self.warm_start = refine_from, warm_start
         self.target_beta, self.beta_warmup = beta, beta_warmup
+        self.x_shape, self.sketch = x_shape, sketch
         roots = {"model": model, "guide": guide, "family": guide.family, "objective": own}
         self._scheduled = [Scheduled(place, schedule, roots) for place, schedule in schedules.items()]
-        self.x_shape, self.sketch = x_shape, sketch
-        self.num_bad_steps = 0
-        self._svi: SVI | None = None
-        self._batch_loss = BatchLoss(self.elbo)
-        self._turns = Turns(aggressive)
-        self._rows = LastRows()
-        self._start: Tensor | None = None  # of the current step
+        self._objective, self._batch_loss = own, BatchLoss(self.elbo)
+        self._turns, self.num_bad_steps = Turns(aggressive), 0
+        self._rows: Tensor | None = None  # (N, P), λ of each datapoint's last visit; NaN before the first
         self._inferred: Inferred | None = None  # of the current step, for its log line
         self._loss, self._grad_norm = torch.tensor(0.0), torch.tensor(0.0)
 
-    @property
+    @cached_property
     def svi(self) -> SVI:
         """The outer SVI; built late, so that copies of this module get their own."""
-        if self._svi is None:
-            # Blocked: the optimizer knows the parameters, and Pyro is not to collect them again each step.
-            model, guide = (poutine.block(part, hide_types=["param"]) for part in (self.model, self.guide))
-            loss = self._objective.loss
-            self._svi = SVI(model, guide, LightningOptim(self), loss=loss, loss_and_grads=self._loss_and_grads)
-        return self._svi
+        # Blocked: the optimizer knows the parameters, and Pyro is not to collect them again each step.
+        model, guide = (poutine.block(part, hide_types=["param"]) for part in (self.model, self.guide))
+        loss, loss_and_grads = self._objective.loss, self._loss_and_grads
+        return SVI(model, guide, LightningOptim(self), loss=loss, loss_and_grads=loss_and_grads)
 
     @property
     def epoch_time(self) -> float:
@@ -169,21 +152,15 @@ class LitVAE(EvaluatedModule):
     @property
     def schedules_end(self) -> float:
         """Epoch from which on no schedule moves anything."""
-        schedules = [scheduled.schedule for scheduled in self._scheduled]
-        schedules += [] if self.beta_warmup is None else [self.beta_warmup]
-        return max((schedule.until for schedule in schedules), default=0.0)
+        schedules = [self.beta_warmup, *(scheduled.schedule for scheduled in self._scheduled)]
+        return max((schedule.until for schedule in schedules if schedule is not None), default=0.0)
 
-    @property
-    def refines(self) -> bool:
-        """Whether a guide that refines does so now."""
-        return self.current_epoch >= self.refine_from
-
-    def _loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
-        with isolated():  # λ of an inner loop is not this SVI's to step
-            loss, self._inferred = self._batch_loss(x, self.beta, self.refines, self._start)
-        self.manual_backward(loss)
-        self._loss = loss.detach()
-        return 0.0  # a number, because SVI.step would call .item() on a tensor
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        # float16's scaler unscales between backward and step, which fused kernels would do themselves.
+        options: dict[str, Any] = {"lr": self.lr, "fused": self.trainer.precision != "16-mixed"}
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(self.parameters(), weight_decay=self.weight_decay, **options)
+        return torch.optim.Adam(self.parameters(), **options)
 
     def on_train_start(self) -> None:
         # Of the whole training, also after a resume: whether to compile may not depend on where one is.
@@ -192,23 +169,40 @@ class LitVAE(EvaluatedModule):
             scheduled.to(self.device)
         self.on_train_epoch_start()  # which a resume within an epoch leaves out
 
+    def on_train_epoch_start(self) -> None:  # here, so that validation does not count
+        self._num_images, self._since = 0, perf_counter()
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = batch[0] if isinstance(batch, tuple | list) else batch
         seed_noise(self.device, self.seed, "train", self.global_step, self.global_rank)
-        self._schedule_lr()
-        self._moved = {scheduled.place: scheduled.follow(self.epoch_time) for scheduled in self._scheduled}
-        warm = self.warm_start and self.refines
-        self._start = self._rows.get(batch.rows) if warm else None
+        if self.lr_schedule == "cosine":
+            fraction = self.epoch_time / max(self.trainer.max_epochs or 1, 1)
+            for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+                group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * fraction))
+        moved = {scheduled.place: scheduled.follow(self.epoch_time) for scheduled in self._scheduled}
+        refine = self.current_epoch >= self.refine_from
+        warm = self.warm_start and refine
+        start = self._rows[batch.rows] if warm and self._rows is not None else None
         with pyro.validation_enabled(False), self.chosen_engine():
-            self.svi.step(x)
+            self.svi.step(x, self.beta, refine, start)
         if warm and self._inferred is not None:
-            num_rows = len(x) * int(self.trainer.num_training_batches)  # of equal batches, but for the last
-            self._rows.put(batch.rows, self._inferred.params, num_rows)
+            params = self._inferred.params.detach()
+            if self._rows is None:
+                num_rows = len(x) * int(self.trainer.num_training_batches)  # of equal batches, but for the last
+                self._rows = params.new_full((num_rows, params.shape[1]), torch.nan)
+            self._rows[batch.rows] = params
         self._num_images += len(x) * self.trainer.world_size
         if self.global_step % self.log_every == 0:  # when Lightning hands on what was logged
-            self._log_step(x)
+            self._log_step(x, moved)
         self._inferred = None
         return self._loss
+
+    def _loss_and_grads(self, model: Any, guide: Any, *args: Any) -> float:
+        with isolated():  # λ of an inner loop is not this SVI's to step
+            loss, self._inferred = self._batch_loss(*args)
+        self.manual_backward(loss)
+        self._loss = loss.detach()
+        return 0.0  # a number, because SVI.step would call .item() on a tensor
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips after gradients were unscaled; drops them where they, or the loss, are not finite."""
@@ -234,38 +228,19 @@ class LitVAE(EvaluatedModule):
         for param in params:
             param.grad = None  # an optimizer leaves a parameter without gradient, and its moments, alone
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        # float16's scaler unscales between backward and step, which fused kernels would do themselves.
-        options: dict[str, Any] = {"lr": self.lr, "fused": self.trainer.precision != "16-mixed"}
-        if self.optimizer == "adamw":
-            return torch.optim.AdamW(self.parameters(), weight_decay=self.weight_decay, **options)
-        return torch.optim.Adam(self.parameters(), **options)
-
-    def _schedule_lr(self) -> None:
-        if self.lr_schedule == "cosine":
-            fraction = self.epoch_time / max(self.trainer.max_epochs or 1, 1)
-            for group in self.optimizers().param_groups:  # type: ignore[union-attr]
-                group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * fraction))
-
     def on_validation_epoch_end(self) -> None:
-        summary = self._log_statistics("val")
+        summary = self.log_statistics("val")
         if self.measures_information and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._turns.after_epoch(summary["mutual_information"])
 
-    # Logging: tags are the same for every guide, so that runs overlay.
-
-    def on_train_epoch_start(self) -> None:  # here, so that validation does not count
-        self._num_images, self._since = 0, perf_counter()
-
-    def _log_step(self, x: Tensor) -> None:
-        rate = self._num_images / (perf_counter() - self._since)
-        inferred = self._inferred
+    def _log_step(self, x: Tensor, moved: Mapping[str, float]) -> None:
+        rate, inferred = self._num_images / (perf_counter() - self._since), self._inferred
         assert inferred is not None
         terms_init, terms = inferred.terms_init, inferred.terms
         if terms is None or terms_init is None:
             terms_init, terms = self.score(x, inferred, num_particles=1)
         elbo, elbo_init = terms.elbo().mean(), terms_init.elbo().mean()
-        values = {
+        values = {  # of the same names for every guide, so that runs overlay
             "elbo": elbo,
             "elbo_init": elbo_init,
             "refinement_gain": elbo - elbo_init,
@@ -276,7 +251,7 @@ class LitVAE(EvaluatedModule):
             "beta": self.beta * self._objective.beta,
             "lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
             "images_per_second": rate,
-            **self._moved,
+            **moved,
         }
         if self._turns.settings is not None:
             values["aggressive"] = float(self._turns.active)
@@ -288,15 +263,13 @@ class LitVAE(EvaluatedModule):
         self.on_train_epoch_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        bad = [name for name, value in self.state_dict().items() if not value.isfinite().all()]
-        if bad:
+        bad = next((name for name, value in self.state_dict().items() if not value.isfinite().all()), None)
+        if bad is not None:
             raise NumericsError(
-                f"not saved: {bad[0]} is not finite at step {self.global_step}; lower model.lr ({self.lr})"
+                f"not saved: {bad} is not finite at step {self.global_step}; lower model.lr ({self.lr})"
             )
-        checkpoint["x_shape"], checkpoint["sketch"] = list(self.x_shape), list(self.sketch)
-        checkpoint["last_rows"] = self._rows.rows
-        checkpoint["turns"] = self._turns.state_dict()
-        checkpoint["row"] = self._row()
+        checkpoint |= {"x_shape": list(self.x_shape), "sketch": list(self.sketch), "row": self._row()}
+        checkpoint |= {"last_rows": self._rows, "turns": self._turns.state_dict()}
         for logger in self.trainer.loggers:
             logger.save()  # a resume keeps metrics up to here, so they must be on disk
 
@@ -316,5 +289,5 @@ class LitVAE(EvaluatedModule):
                 "dataset.root), or start a new run"
             )
         rows = checkpoint.get("last_rows")
-        self._rows.rows = None if rows is None else rows.to(self.device)
+        self._rows = None if rows is None else rows.to(self.device)
         self._turns.load_state_dict(checkpoint.get("turns", {}))

@@ -12,10 +12,7 @@ from ..validation import NonNegativeFloat, PositiveFloat, PositiveInt, Share, va
 
 
 class Schedule(ABC):
-    """A factor as a function of training time, in epochs.
-
-    Attributes:
-        until: Epoch from which on the factor stays as it is.
+    """A factor as a function of training time, in epochs; from epoch `until` on it stays as it is.
 
     >>> class Halved(Schedule):
     ...     until = 3.0
@@ -36,8 +33,7 @@ class LinearWarmup(Schedule):
     Reference:
         Generating Sentences from a Continuous Space (Bowman et al., 2016), arXiv:1511.06349
 
-    >>> warmup = LinearWarmup(epochs=4)
-    >>> [warmup(epoch) for epoch in (0, 1, 4, 9)]
+    >>> [LinearWarmup(epochs=4)(epoch) for epoch in (0, 1, 4, 9)]
     [0.0, 0.25, 1.0, 1.0]
     """
 
@@ -57,8 +53,7 @@ class CyclicalWarmup(Schedule):
     Reference:
         Cyclical Annealing Schedule (Fu et al., 2019), arXiv:1903.10145
 
-    >>> warmup = CyclicalWarmup(epochs=4, cycles=2)
-    >>> [warmup(epoch) for epoch in (0, 1, 2, 4, 9)]
+    >>> [CyclicalWarmup(epochs=4, cycles=2)(epoch) for epoch in (0, 1, 2, 4, 9)]
     [0.0, 0.5, 1.0, 0.0, 1.0]
     """
 
@@ -68,9 +63,7 @@ class CyclicalWarmup(Schedule):
         self.until = epochs * (cycles - 1 + ratio)
 
     def __call__(self, epoch: float) -> float:
-        if epoch >= self.until:
-            return 1.0
-        return min(1.0, (epoch % self.epochs) / (self.epochs * self.ratio))
+        return 1.0 if epoch >= self.until else min(1.0, (epoch % self.epochs) / (self.epochs * self.ratio))
 
 
 class Scheduled:
@@ -79,8 +72,8 @@ class Scheduled:
     Written in place, so that compiled graphs see it.
 
     Args:
-        place: Where it is, from one of the roots on: `family.temperature`. A 0-dim buffer of a module, or a number of
-            an objective, which becomes a tensor.
+        place: Where it is, from one of `roots` on: `family.temperature`. A 0-dim buffer of a module, or a number of an
+            objective, which becomes a tensor.
         schedule: The factor.
         roots: What a place may start with, by name.
 
@@ -89,10 +82,8 @@ class Scheduled:
 
     >>> part = nn.Module()
     >>> part.register_buffer("temperature", torch.tensor(2.0))
-    >>> Scheduled("family.temperature", LinearWarmup(epochs=4), {"family": part}).follow(1.0)
-    0.5
-    >>> part.temperature
-    tensor(0.5000)
+    >>> Scheduled("family.temperature", LinearWarmup(epochs=4), {"family": part}).follow(1.0), part.temperature
+    (0.5, tensor(0.5000))
     """
 
     def __init__(self, place: str, schedule: Schedule, roots: Mapping[str, Any]) -> None:

@@ -16,31 +16,27 @@ from .noise import seed_noise
 ACTIVE_VARIANCE = 0.01
 
 
-def posterior_mean(q: Any) -> Tensor | None:
-    """E_q[z] (B, D), the event flattened; None for a q that does not know it.
+def mean_of(q: Any) -> Tensor | None:
+    """E_q[z]; None for a q that does not know it.
 
-    >>> import pyrovae as pv
-    >>> posterior_mean(pv.DiagonalNormal(3)(torch.zeros(5, 6))).shape
-    torch.Size([5, 3])
+    >>> mean_of(torch.distributions.Normal(torch.zeros(3), 1.0))
+    tensor([0., 0., 0.])
     """
     try:
-        return q.mean.reshape(q.batch_shape.numel(), -1)
+        return q.mean
     except NotImplementedError:
         return None
 
 
 class SplitStatistics:
-    """Accumulates per-datapoint values batch by batch, on any number of ranks.
+    """Sums of values per datapoint, batch by batch, on any number of ranks.
 
-    Args:
-        z_dim: Entries of E_q[z]; 0 if q does not know it.
-        device: Where the sums live.
-        informed: Whether `add` gets `information`; all ranks must agree, also one that gets no batch.
+    E_q[z] has `z_dim` entries, 0 if q does not know it. All ranks must agree whether `add` is `informed`, also one that
+    gets no batch.
 
-    >>> statistics = SplitStatistics(z_dim=3, device=torch.device("cpu"))
-    >>> terms = Terms(recon=-torch.ones(5), kl=torch.zeros(5))
-    >>> statistics.add(terms, terms, mean=torch.zeros(5, 3), reverted=None)
-    >>> statistics.count
+    >>> statistics, terms = SplitStatistics(3, torch.device("cpu")), Terms(recon=-torch.ones(5), kl=torch.zeros(5))
+    >>> statistics.add(terms, terms, mean=torch.zeros(5, 3), reverted=None, information=None)
+    >>> statistics.sums["count"]
     tensor(5., dtype=torch.float64)
     """
 
@@ -48,90 +44,65 @@ class SplitStatistics:
 
     def __init__(self, z_dim: int, device: torch.device, informed: bool = False) -> None:
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        self.count = torch.zeros((), dtype=dtype, device=device)
-        self.reverted = torch.zeros((), dtype=dtype, device=device)
-        self.values = torch.zeros(2, len(self.NAMES), dtype=dtype, device=device)  # sums, sums of squares
-        self.information = torch.zeros((), dtype=dtype, device=device) if informed else None
-        self.means = torch.zeros(2, z_dim, dtype=dtype, device=device)  # the same of E_q[z]
+        shapes: dict[str, tuple[int, ...]] = {"count": (), "reverted": ()}
+        shapes |= {"values": (2, len(self.NAMES)), "means": (2, z_dim)}  # of themselves and of their squares
+        shapes |= {"information": ()} if informed else {}
+        self.sums = {name: torch.zeros(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
 
     def add(
-        self,
-        terms_init: Terms,
-        terms: Terms,
-        mean: Tensor | None,
-        reverted: Tensor | None,
-        information: Tensor | None = None,
+        self, terms_init: Terms, terms: Terms, mean: Tensor | None, reverted: Tensor | None, information: Tensor | None
     ) -> None:
-        """Adds a batch: scores at λ₀ and λ_K, E_q[z] (B, D), which datapoints kept λ₀, and `mutual_information`."""
-        elbo, elbo_init = terms.elbo(), terms_init.elbo()
-        rows = torch.stack([elbo, elbo_init, elbo - elbo_init, terms.recon, terms.kl]).to(self.values)  # (5, B)
-        self.values += torch.stack([rows.sum(1), rows.square().sum(1)])
-        if mean is not None:
-            mean = mean.to(self.means)
-            self.means += torch.stack([mean.sum(0), mean.square().sum(0)])
-        self.count += len(elbo)
-        if reverted is not None:
-            self.reverted += reverted.sum()
-        if self.information is not None and information is not None:
-            self.information += information.to(self.values).sum()
+        """Adds a batch: scores at λ₀ and λ_K, E_q[z] (B, ...), which datapoints kept λ₀, and `mutual_information`."""
+        elbo, elbo_init, means = terms.elbo(), terms_init.elbo(), None if mean is None else mean.flatten(1)
+        values = torch.stack([elbo, elbo_init, elbo - elbo_init, terms.recon, terms.kl]).T  # (B, 5)
+        for name, each in {"values": values, "means": means, "reverted": reverted, "information": information}.items():
+            if each is not None:
+                rows = each.to(self.sums[name])
+                moments = name in ("values", "means")
+                self.sums[name] += torch.stack([rows.sum(0), rows.square().sum(0)]) if moments else rows.sum()
+        self.sums["count"] += len(elbo)
 
     def summary(self, strategy: Any) -> dict[str, float]:
         """Means over all ranks, in nats a datapoint, with standard errors of the ELBO and of the gain."""
-        values, means, count, reverted = (
-            strategy.reduce(sums, reduce_op="sum") for sums in (self.values, self.means, self.count, self.reverted)
-        )
-        n = float(count)
-        average, variance = values[0] / n, (values[1] / n - (values[0] / n).square()).clamp_min(0)
-        error = (variance / max(n - 1, 1)).sqrt()
+        sums = {name: strategy.reduce(each, reduce_op="sum") for name, each in self.sums.items()}
+        n = float(sums["count"])
+        average, square = sums["values"] / n
+        error = ((square - average.square()).clamp_min(0) / max(n - 1, 1)).sqrt()
         result = dict(zip(self.NAMES, average.tolist(), strict=True))
         result["elbo_se"], result["refinement_gain_se"] = error[0].item(), error[2].item()
-        if means.shape[1]:
+        if sums["means"].shape[1]:
             # Burda et al. (2016), arXiv:1509.00519: a unit is active if its posterior mean varies over the data.
-            spread = means[1] / n - (means[0] / n).square()
-            result["active_units"] = float((spread > ACTIVE_VARIANCE).sum())
-        result["num_reverted"] = float(reverted)
-        if self.information is not None:
-            result["mutual_information"] = float(strategy.reduce(self.information, reduce_op="sum")) / n
+            mean, square = sums["means"] / n
+            result["active_units"] = float((square - mean.square() > ACTIVE_VARIANCE).sum())
+        result["num_reverted"] = float(sums["reverted"])
+        if "information" in sums:
+            result["mutual_information"] = float(sums["information"]) / n
         return result
 
 
 class EvaluatedModule(pl.LightningModule):
-    """Scores λ₀ and λ_K of whole splits.
+    """Scores λ₀ and λ_K of whole splits: with fresh draws, so that the choice of a safeguard does not flatter itself,
+    and in evaluation mode, so that looking at training does not change it. A final class sets the attributes."""
 
-    With fresh draws, so that the choice that a safeguard made by its own does not flatter it, and in evaluation mode,
-    so that looking at training does not change it.
-
-    Args:
-        elbo: An objective applied to model and guide, which it registers.
-        seed: Of the noise.
-        eval_particles: Draws of z a datapoint.
-        engine: As of `pyrovae.engine`.
-        measures_information: Whether to estimate I(x; z) within each batch, too.
-    """
-
-    def __init__(
-        self, elbo: ELBOModule, *, seed: int, eval_particles: int, engine: Engine, measures_information: bool
-    ) -> None:
-        super().__init__()
-        self.elbo, self.seed, self.eval_particles, self.engine = elbo, seed, eval_particles, engine
-        self.measures_information = measures_information
-        self._num_batches: int | None = None  # to come in all
+    elbo: ELBOModule  # an objective applied to model and guide
+    seed: int
+    eval_particles: int
+    engine: Engine
+    measures_information: bool  # whether to estimate I(x; z) within each batch, too
+    _num_batches: int | None = None  # to come in all
 
     @property
     def model(self) -> Any:
-        """The generative model."""
         return self.elbo.model
 
     @property
     def guide(self) -> Guide:
-        """The guide."""
         return cast(Guide, self.elbo.guide)
 
     def chosen_engine(self) -> AbstractContextManager[None]:
         """The engine to run under, as a context."""
         # A float16 scaler acts between forward and backward, which a graph has behind it.
-        choice: Engine = "eager" if self.trainer.precision == "16-mixed" else self.engine
-        return engine(choice, self._num_batches)
+        return engine("eager" if self.trainer.precision == "16-mixed" else self.engine, self._num_batches)
 
     def score(self, x: Tensor, inferred: Inferred, num_particles: int) -> Any:
         """The terms at λ₀ and λ_K under fresh common noise."""
@@ -142,11 +113,9 @@ class EvaluatedModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         family = self.guide.family
-        mean = posterior_mean(family(family.init_params().to(self.device)[None]))  # here, for a rank without any batch
-        size = 0 if mean is None else mean.shape[1]
+        mean = mean_of(family(family.init_params().to(self.device)[None]))  # here, for a rank without any batch
+        size = 0 if mean is None else mean.numel()
         self._statistics = SplitStatistics(size, self.device, self.measures_information)
-
-    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         x = batch[0] if isinstance(batch, tuple | list) else batch
@@ -156,19 +125,20 @@ class EvaluatedModule(pl.LightningModule):
         with self.chosen_engine():
             inferred = self.guide.infer(x)
         terms_init, terms = self.score(x, inferred, self.eval_particles)
-        mean = posterior_mean(self.guide.family(inferred.params))
+        mean = mean_of(self.guide.family(inferred.params))
         information = mutual_information(self.guide.family, inferred.params) if self.measures_information else None
         self._statistics.add(terms_init, terms, mean, inferred.reverted, information)
 
-    test_step = validation_step
-
     def on_validation_epoch_end(self) -> None:
-        self._log_statistics("val")
+        self.log_statistics("val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_statistics("test")
+        self.log_statistics("test")
 
-    def _log_statistics(self, split: str) -> dict[str, float]:
+    on_test_epoch_start, test_step = on_validation_epoch_start, validation_step
+
+    def log_statistics(self, split: str) -> dict[str, float]:
+        """Logs the summary of a split, and returns it."""
         summary = self._statistics.summary(self.trainer.strategy)
         for name, value in summary.items():
             self.log(f"{split}/{name}", value, prog_bar=(split, name) == ("val", "elbo"), rank_zero_only=False)
