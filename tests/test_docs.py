@@ -131,6 +131,12 @@ def run(monkeypatch, tmp_path):
     sys.modules.pop("my_models", None)
 
 
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda p: p.name)
+def test_files_that_are_named_are_there(path):
+    for name in re.findall(r"`([a-z_]+/[a-z_/]+\.(?:py|yaml))`", path.read_text()):
+        assert any((folder / name).exists() for folder in (ROOT, ROOT / "pyrovae")), name
+
+
 def test_evaluation_in_python(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = pv.data.MNIST(source="embedded")
