@@ -132,10 +132,7 @@ class Autoregressive:
         return y, log_slope.sum(-1)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """The x whose image is y, by D passes: after i of them the first i entries are right.
-
-        Gradients come by the implicit function theorem, not through the passes.
-        """
+        """The x whose image is y, by D passes, each of which settles an entry; gradients by the implicit function."""
         with torch.no_grad():
             x = y
             for _ in range(y.shape[-1]):
@@ -179,8 +176,7 @@ class Autoregressive:
     def _solve(self, grad: Tensor, hidden: list[Tensor], by_raw: Tensor, slope: Tensor) -> Tensor:
         r""":math:`J^{-\top} g`, with ∂y/∂r (..., D, K), and ∂y/∂x at fixed r (..., D).
 
-        By substitution from the last block of entries to the first. Only the units that lie between the entries of a
-        block enter its own part of the Jacobian, which keeps that part small.
+        By substitution, from the last block of entries to the first; few units lie between the entries of a block.
         """
         dim, solved = grad.shape[-1], list[Tensor]()
         sent = torch.zeros_like(hidden[-1])  # gradient that later entries send to the last hidden layer

@@ -93,19 +93,17 @@ class FlowDistribution(TorchDistribution):
     def held_fixed(self) -> "FlowDistribution":
         """The same distribution with fixed parameters; what it remembers stays, and its path gradient is cheap."""
         new = self.expand(self.batch_shape)
-        new.loc, new.scale = self.loc.detach(), self.scale.detach()
+        new.loc, new.scale, new._draw, new._path_only = self.loc.detach(), self.scale.detach(), self._draw, True
         new.transforms = tuple(transform.detach() for transform in self.transforms)
-        new._draw, new._path_only = self._draw, True
         return new
 
     @property
     def mean(self) -> Tensor:
-        """Of T over the fixed draws, so an estimate, but always the same one."""
+        """As `variance`, of T over the fixed draws: an estimate, but always the same one."""
         return (self.loc + self.scale * self._moment_draws().mean(0)).expand(self._extended_shape())
 
     @property
     def variance(self) -> Tensor:
-        """As `mean`."""
         return (self.scale.square() * self._moment_draws().var(0, correction=0)).expand(self._extended_shape())
 
     def _moment_draws(self) -> Tensor:
@@ -113,12 +111,10 @@ class FlowDistribution(TorchDistribution):
         noise = self._noise.to(self.loc).reshape(-1, *(1 for _ in batch), self.loc.shape[-1])
         return self._forward(noise.expand(-1, *batch, -1))[0]  # (M, ..., D)
 
-    def _forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """T and its log-determinant."""
+    def _forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:  # T(ε) and log |det ∂T / ∂ε|
         return (_pass if self.one_pass == "sampling" else _way_back)(self.transforms, noise)
 
-    def _backward(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of T, and the log-determinant of T there."""
+    def _backward(self, u: Tensor) -> tuple[Tensor, Tensor]:  # T⁻¹(u) and log |det ∂T / ∂ε| there
         noise, log_det = (_way_back if self.one_pass == "sampling" else _pass)(self.transforms, u)
         return noise, -log_det
 

@@ -55,8 +55,7 @@ class Ladder(Family):
         return torch.cat(values, -1)  # (..., B, D)
 
     def _top_down(self, params: Tensor) -> Iterator[tuple[int, Tensor]]:
-        blocks = params.split([2 * dim for dim in self._model[0].z_dims], -1)
-        return reversed(list(enumerate(blocks)))
+        return reversed(list(enumerate(params.split([2 * dim for dim in self._model[0].z_dims], -1))))
 
     def _given(self, level: int, block: Tensor, above: Tensor | None) -> dist.TorchDistribution:
         """q of a layer, with its block of λ (..., 2 D_l), given a value of the layer above, if there is one."""
@@ -78,5 +77,4 @@ def _product(message: dist.Normal, prior: dist.Independent) -> dist.Normal:
     """Proportional to the product of the densities; by ratios of variances, which neither over- nor underflow."""
     p = prior.base_dist
     total = message.variance + p.variance
-    loc = p.loc + p.variance / total * (message.loc - p.loc)
-    return dist.Normal(loc, message.scale * p.scale * total.rsqrt())
+    return dist.Normal(p.loc + p.variance / total * (message.loc - p.loc), message.scale * p.scale * total.rsqrt())

@@ -20,8 +20,7 @@ SPREAD = 0.5  # root mean square of the components' offsets, in a latent dimensi
 class FullNormal(Family):
     r"""A normal with any covariance, λ = (μ, log s, strict lower triangle of N), P = D (D + 3) / 2.
 
-    .. math:: q(z \mid \lambda) = \mathcal{N}(z \mid \mu, L L^\top), \qquad
-        L = \mathrm{diag}(s) \, (I + N / \sqrt D)
+    .. math:: q(z \mid \lambda) = \mathcal{N}(z \mid \mu, L L^\top), \qquad L = \mathrm{diag}(s) \, (I + N / \sqrt D)
 
     Correlations are relative to the scales, and no row of N outweighs its diagonal by being long: with entries of L
     themselves in λ, what an encoder or a loop does not yet know of them is noise on z that drowns small scales.
@@ -113,10 +112,8 @@ class ConditionedLowRankNormal(dist.LowRankMultivariateNormal):
 class LowRankNormal(Family):
     r"""A normal whose correlations have a factor of rank R = `rank`, λ = (μ, log s, V), P = D (R + 2).
 
-    .. math::
-        q(z \mid \lambda) = \mathcal{N}(z \mid \mu, \, A (I + U U^\top) A), \qquad
-        U = \frac{V}{\sqrt{1 + \lVert V \rVert^2 / 100^2}}, \quad
-        A = \mathrm{diag}\big(s_d / \sqrt{1 + \lVert U_d \rVert^2}\big)
+    .. math:: q(z \mid \lambda) = \mathcal{N}(z \mid \mu, \, A (I + U U^\top) A), \qquad
+        U = V / \sqrt{1 + \lVert V \rVert^2 / 100^2}, \quad A = \mathrm{diag}(s_d / \sqrt{1 + \lVert U_d \rVert^2})
 
     s are the standard deviations of z, and U, (D, R), makes correlations alone: the R × R capacitance I + UᵀU, which a
     density factors, depends on neither scale. V runs row by row, a row per latent dimension. λ = 0 is the standard
@@ -156,8 +153,7 @@ class LowRankNormal(Family):
 class MixtureNormal(Family):
     r"""A mixture of C = `num_components` diagonal normals, λ = (logits π, m, log s), P = C (2 D + 1).
 
-    .. math::
-        q(z \mid \lambda) = \sum_c \pi_c \, \mathcal{N}(z \mid m_c + o_c, \, \tfrac34 \, \mathrm{diag}(s_c^2))
+    .. math:: q(z \mid \lambda) = \sum_c \pi_c \, \mathcal{N}(z \mid m_c + o_c, \, \tfrac34 \, \mathrm{diag}(s_c^2))
 
     m and log s run component by component. Equal components would receive equal gradients for ever, so each has its
     fixed offset o_c, of mean 0 and mean square 1/4 in every dimension, the same in every process: then λ = 0 has mean
