@@ -240,20 +240,12 @@ class LitVAE(EvaluatedModule):
         if terms is None or terms_init is None:
             terms_init, terms = self.score(x, inferred, num_particles=1)
         elbo, elbo_init = terms.elbo().mean(), terms_init.elbo().mean()
-        values = {  # of the same names for every guide, so that runs overlay
-            "elbo": elbo,
-            "elbo_init": elbo_init,
-            "refinement_gain": elbo - elbo_init,
-            "recon": terms.recon.mean(),
-            "kl": terms.kl.mean(),
-            "loss": self._loss,
-            "grad_norm": self._grad_norm,
-            "beta": self.beta * self._objective.beta,
-            "lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
-            "images_per_second": rate,
-            **moved,
-        }
-        if self._turns.settings is not None:
+        lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        # Of the same names for every guide, so that runs overlay.
+        values: dict[str, Any] = {"elbo": elbo, "elbo_init": elbo_init, "refinement_gain": elbo - elbo_init}
+        values |= {"recon": terms.recon.mean(), "kl": terms.kl.mean(), "loss": self._loss, "grad_norm": self._grad_norm}
+        values |= {"beta": self.beta * self._objective.beta, "lr": lr, "images_per_second": rate, **moved}
+        if self.measures_information:
             values["aggressive"] = float(self._turns.active)
         if inferred.reverted is not None:
             values["num_reverted"] = inferred.reverted.float().sum()

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -69,16 +70,8 @@ class CyclicalWarmup(Schedule):
 class Scheduled:
     """A number in a part, and the schedule that it follows: the factor times the value that the part was built with.
 
-    Written in place, so that compiled graphs see it.
-
-    Args:
-        place: Where it is, from one of `roots` on: `family.temperature`. A 0-dim buffer of a module, or a number of an
-            objective, which becomes a tensor.
-        schedule: The factor.
-        roots: What a place may start with, by name.
-
-    Raises:
-        ValueError: No such number there.
+    Written in place, so that compiled graphs see it. `place` is a path from one of `roots` on, `family.temperature`, to
+    a 0-dim buffer of a module, or to a number of an objective, which becomes a tensor.
 
     >>> part = nn.Module()
     >>> part.register_buffer("temperature", torch.tensor(2.0))
@@ -87,15 +80,14 @@ class Scheduled:
     """
 
     def __init__(self, place: str, schedule: Schedule, roots: Mapping[str, Any]) -> None:
-        first, *path = place.split(".")
-        owner = roots.get(first)
-        for name in path[:-1]:
-            owner = getattr(owner, name, None)
-        self.place, self.schedule, self.owner, self.name = place, schedule, owner, path[-1] if path else ""
-        value: Any = getattr(owner, self.name, None)
+        path, _, name = place.rpartition(".")
+        first, *rest = path.split(".")
+        owner = reduce(lambda part, step: getattr(part, step, None), rest, roots.get(first))
+        self.place, self.schedule, self.owner, self.name = place, schedule, owner, name
+        value: Any = getattr(owner, name, None)
         if isinstance(owner, Objective) and type(value) in (int, float):
             value = torch.tensor(float(value))
-            setattr(owner, self.name, value)
+            setattr(owner, name, value)
         movable = isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point()
         if not movable or isinstance(value, nn.Parameter):
             raise ValueError(
