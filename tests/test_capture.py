@@ -729,3 +729,15 @@ def test_no_step_of_the_loop_waits_for_the_gpu():
         both(refiner, model, q, x, start)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_proposal_of_one_row_has_one_graph():
+    """`len(x)` in it would make one for each batch size."""
+    model = NETS["mlp"]()
+    guide = pv.SVIGuide(model, pv.DiagonalNormal(Z_DIM), pv.SVIRefiner(num_steps=2, safeguard=False))
+    initial = Capture(lambda x: guide.initial(x) + 0, guide)
+    with pv.engine("compiled"):
+        for size in (7, 5, 3):
+            assert initial(batch(size)).shape == (size, 2 * Z_DIM)
+    assert len(initial._graphs) == 1

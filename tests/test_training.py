@@ -433,6 +433,10 @@ def test_a_torn_save_leaves_the_old_checkpoint(images, tmp_path, monkeypatch):
         AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, path)
     assert path.read_bytes() == before
     assert sorted(p.name for p in path.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    monkeypatch.undo()
+    (path.parent / ".last.ckpt.99999.part").write_text("of a process that was killed")
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, path)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
 def test_what_a_run_leaves(images, tmp_path):

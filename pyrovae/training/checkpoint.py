@@ -61,6 +61,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        for orphan in target.parent.glob(f".{target.name}.*.part"):  # of a process that was killed
+            orphan.unlink(missing_ok=True)
         with replacing(target) as part, part.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
