@@ -29,6 +29,7 @@ _choice: ContextVar[tuple[Engine, int | None]] = ContextVar("engine", default=("
 REPAID_AFTER = 5000
 MAX_GRAPHS = 16  # of one function; if it takes more, something changes at every call
 MAX_PROGRAMS = 16  # of one owner
+_NESTED = (list, tuple, dict)
 _PLAIN = (str, type(None), bool, int, float, complex, bytes)
 # What every module has, what `validated` and `programs_of` keep in it, and a recurrent one's list of its own weights.
 _OWN = {"_arguments", "_programs", "_flat_weights", "_flat_weight_refs"}
@@ -76,8 +77,10 @@ class Reading(NamedTuple):
 
     @classmethod
     def of(cls, modules: Modules) -> "Reading":
-        weights, key, objects = dict[int, Tensor](), list[Any](), list[Any]()
-        todo, seen = list[Any](modules), set[nn.Module]()
+        weights: dict[int, Tensor] = {}
+        key: list[Any] = []
+        objects: list[Any] = []
+        todo, seen = list(modules), set()
         while todo:  # not by `nn.Module.modules`, for this runs at every batch
             module = todo.pop()
             if module is None or module in seen:
@@ -97,8 +100,8 @@ def _held(value: Any, objects: list[Any]) -> Hashable:
     """What is equal as long as `value` is; what it only knows by identity is added to `objects`."""
     if isinstance(value, _PLAIN):
         return value if isinstance(value, str) else (type(value), value)  # True is not 1, nor is 1.0
-    if isinstance(value, list | tuple | dict):
-        return tuple(_held(item, objects) for item in (value.items() if isinstance(value, dict) else value))
+    if isinstance(value, _NESTED):
+        return tuple([_held(item, objects) for item in (value.items() if isinstance(value, dict) else value)])
     objects.append(value)
     return id(value)
 
