@@ -12,7 +12,6 @@ from pyro import poutine
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..families import Family
 from ..inference.elbo import scored_sites
 
 DRAWS, ERRORS = 4000, 5.0  # the mean of so many draws may be off by so many standard errors
@@ -57,8 +56,7 @@ class EqualNoise(TorchDispatchMode):
                 return one.expand(size).clone()
             rowwise = any(word in str(func) for word in ("multinomial", "dirichlet"))
             first = [arg.reshape(-1, *arg.shape[arg.dim() - rowwise :]) for arg in args if isinstance(arg, Tensor)]
-            rest = args[len(first) :]
-            drawn = torch.stack([draw(*row, *rest) for row in zip(*first, strict=True)])
+            drawn = torch.stack([draw(*row, *args[len(first) :]) for row in zip(*first, strict=True)])
             return drawn.reshape(*args[0].shape[: args[0].dim() - rowwise], *drawn.shape[1:])
         finally:
             torch.set_rng_state(state)
@@ -100,10 +98,6 @@ def latents(program: Callable, x: Tensor) -> dict[str, Any]:
 
 def plates(site: Any) -> set[str]:
     return {frame.name for frame in site["cond_indep_stack"]}
-
-
-def density(family: Family) -> str:
-    return getattr(family, "density", "any" if getattr(family, "scores_any_draw", True) else "own")
 
 
 def or_none(function: Callable[[], Any]) -> Any:

@@ -17,22 +17,15 @@ from ..families import Family
 from ..guides import Guide
 from ..inference import ELBO, AnalyticELBO, Refiner, common_noise_terms
 from ..inference.elbo import evaluating, scored_sites
-from .compare import EqualNoise, check_store, close, density, interpreted, latents, plates, require, seeded
+from .compare import EqualNoise, check_store, close, interpreted, latents, plates, require, seeded
 
 
 def check_guide(model: nn.Module, guide: Guide, x: Tensor) -> None:
     """Asserts that a guide is one, for `model`, stock Pyro and every engine.
 
     Sites and plates; λ's shape and type; inference mode; gradients of every parameter, with several draws too; seeds;
-    the state dict; a datapoint alone and in a batch; eager and captured; nothing in Pyro's global store.
-
-    Args:
-        model: The model that it is for.
-        guide: Trained or not.
-        x: A few datapoints (B, *x_shape), two at least.
-
-    Raises:
-        AssertionError: What is broken, and where to look.
+    the state dict; a datapoint alone and in a batch; eager and captured; nothing in Pyro's global store. The guide may
+    be trained or not; x are a few datapoints (B, *x_shape), two at least. An `AssertionError` says what is broken.
 
     >>> import pyrovae as pv
     >>> model, family = pv.models.mlp((1, 2, 2), 2, widths=(8,)), pv.DiagonalNormal(2)
@@ -66,7 +59,7 @@ def _check_gradients(name: str, model: nn.Module, guide: Guide, x: Tensor) -> No
     held = sorted({type(m).__name__ for m in [model, *model.children()] if any(m is own for own in guide.modules())})
     require(not held, f"{name} owns the model's {', '.join(held)}; keep the model in a tuple, self._model = (model,)")
     scored: list[Trace_ELBO] = [Trace_ELBO(), ELBO(), ELBO(num_particles=2)]
-    for objective in scored if density(guide.family) != "none" else [AnalyticELBO(), AnalyticELBO(num_particles=2)]:
+    for objective in scored if guide.family.density != "none" else [AnalyticELBO(), AnalyticELBO(num_particles=2)]:
         nn.ModuleList([guide, model]).zero_grad()
         loss = objective.differentiable_loss(model, guide, x)
         loss.backward() if loss.requires_grad else None
@@ -76,7 +69,7 @@ def _check_gradients(name: str, model: nn.Module, guide: Guide, x: Tensor) -> No
             require(
                 grad is not None and bool(grad.any()),
                 f"{name}: no gradient reaches {side} {under}; is it in use, and does `infer` detach λ from it? Where a "
-                "loop must, `teach` adds what the ELBO at the refined λ cannot tell",
+                "loop must, `Inferred.teaching` adds what the ELBO at the refined λ cannot tell",
             )
             require(bool(grad.isfinite().all()), f"{name}: the gradient of {side} is not finite {under}")
     nn.ModuleList([guide, model]).zero_grad()
@@ -98,9 +91,6 @@ def check_refiner(refiner: Refiner, model: nn.Module, family: Family, x: Tensor)
 
     As `check_guide`; also: model and family are left as they were; λ₀ and the path are handed back; λ moves; with a
     safeguard no datapoint's scored ELBO falls; scored anew, the mean ELBO does not.
-
-    Raises:
-        AssertionError: What is broken, and where to look.
 
     >>> import pyrovae as pv
     >>> model = pv.models.mlp((1, 2, 2), 2, widths=(8,))
@@ -124,8 +114,8 @@ def check_refiner(refiner: Refiner, model: nn.Module, family: Family, x: Tensor)
     require(same, f"{name} leaves layers in another mode; run in `inference.frozen(...)`")
     if refined.terms is not None and refined.terms_init is not None:
         lost = (refined.terms_init.elbo() - refined.terms.elbo()).max().item()
-        require(lost <= 0, f"{name}: the safeguard lets the scored ELBO fall by {lost:.3g} nats; see `keep_better`")
-    if density(family) != "none":
+        require(lost <= 0, f"{name}: the safeguard lets the scored ELBO fall by {lost:.3g} nats")
+    if family.density != "none":
         before, after = seeded(lambda: common_noise_terms(model, family, x, start, refined.params, num_particles=200))
         lost = (before.elbo() - after.elbo()).mean().item()
         require(lost < 0.1, f"{name}: λ_K is {lost:.3g} nats a datapoint worse than λ₀; a sign, or the step size?")
@@ -140,19 +130,18 @@ def _check_inferred(name: str, parts: tuple[nn.Module, Any], family: Family, x: 
         require(value.shape == shape, f"{name}: `{what}` is {tuple(value.shape)}, not (B, P) = {shape}")
         require(value.dtype == x.dtype, f"{name}: `{what}` is {value.dtype} for data of {x.dtype}; add .to(x.dtype)")
         require(bool(value.isfinite().all()), f"{name}: `{what}` is not finite")
-    require(
-        torch.equal(inferred.params, seeded(lambda: infer(Tensor.clone)).params),
-        f"{name}: λ of one seed differs; noise must come from torch's generators, and nothing be kept between calls",
-    )
+    remedy = "noise must come from torch's generators, and nothing be kept between calls"
+    again = seeded(lambda: infer(Tensor.clone)).params
+    require(torch.equal(inferred.params, again), f"{name}: λ of one seed differs; {remedy}")
     with torch.inference_mode():  # as Lightning validates
         other = seeded(lambda: infer(Tensor.clone)).params
-    close(other, inferred.params, f"{name}: λ under torch.inference_mode(); leave it by inference_mode(False), and "
-           "clone what was made in it, where gradients are taken")  # fmt: skip
+    remedy = "leave it by inference_mode(False), and clone what was made in it, where gradients are taken"
+    close(other, inferred.params, f"{name}: λ under torch.inference_mode(); {remedy}")
     with EqualNoise(), evaluating(parts[0]), evaluating(parts[1]):
         together = seeded(lambda: infer(Tensor.clone)).params
         alone = seeded(lambda: infer(lambda rows: rows[1:2])).params
-    close(alone[0], together[1], f"{name}: λ of a datapoint alone and in a batch; take sums over the batch, not means, "
-          "and clip row by row")  # fmt: skip
+    remedy = "take sums over the batch, not means, and clip row by row"
+    close(alone[0], together[1], f"{name}: λ of a datapoint alone and in a batch; {remedy}")
     _check_engines(name, lambda: infer(Tensor.clone).params)
 
 
@@ -166,15 +155,8 @@ def _check_engines(name: str, infer: Callable[[], Tensor]) -> None:
 def check_model(model: nn.Module, x: Tensor, *, relaxed: Collection[str] = ()) -> None:
     """Asserts that a model is one: plate "data", one observed site, reparameterisable latent ones, independent rows.
 
-    And `sites`, `decode` and `sample`, where it has them.
-
-    Args:
-        model: Trained or not.
-        x: A few datapoints (B, *x_shape), two at least.
-        relaxed: Discrete latent sites, of which a family of `density` "none" draws something relaxed.
-
-    Raises:
-        AssertionError: What is broken, and where to look.
+    And `sites`, `decode` and `sample`, where it has them. x are as in `check_guide`, and `relaxed` discrete latent
+    sites, of which a family of `density` "none" draws something relaxed.
 
     >>> import pyrovae as pv
     >>> check_model(pv.models.mlp((1, 2, 2), 2, widths=(8,)), torch.rand(3, 1, 2, 2).round())
@@ -214,9 +196,8 @@ def check_model(model: nn.Module, x: Tensor, *, relaxed: Collection[str] = ()) -
             close(twice[site][1], node["log_prob"], message)
         if hasattr(model, "decode"):
             order = getattr(model, "sites", (*latent,))
-            z = values[order[0]] if len(order) == 1 else joined(
-                [values[site] for site in order], [len(latent[site]["fn"].event_shape) for site in order]
-            )  # fmt: skip
+            dims = [len(latent[site]["fn"].event_shape) for site in order]
+            z = values[order[0]] if len(order) == 1 else joined([values[site] for site in order], dims)
             decoded: Any = model.decode(z)  # type: ignore[operator]
             close(decoded.log_prob(x), data["log_prob"], f"{name}: log p(x | z) by decode(z) and by its program")
         if hasattr(model, "sample"):
