@@ -263,7 +263,8 @@ def test_chains_follow_the_slope_of_the_density_at_their_temperature(start):
     found = path.terms(oracle.x, params, u)
     errors = []
     for beta in (0.3, 0.6):  # energy is kept to the third order of the step with the right slope, else to the first
-        *_, acceptance = path.transition(path.terms, oracle.x, params, u, found, beta, torch.full((4,), 0.003).double())
+        sizes = torch.full((4,), 0.003).double()
+        *_, acceptance = path.transition(lambda u: path.terms(oracle.x, params, u), u, found, beta, sizes)
         errors.append(1 - acceptance)
     assert (torch.stack(errors) < 1e-3).all()
     if start == "prior":

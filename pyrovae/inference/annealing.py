@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pyro
 import torch
@@ -18,7 +18,6 @@ from .simulate import draw_joint
 
 Start = Literal["q", "prior"]
 Tensors = tuple[Tensor, ...]
-Chained = tuple[Tensor, Tensor]  # log weights and acceptance probabilities, a row per chain, (C B,) each
 
 STEEPNESS = 4.0  # of the schedule, as in Wu et al.
 
@@ -57,48 +56,42 @@ class Annealing:
             ]
         return log_start.detach(), log_weight.detach(), *slopes
 
-    def rows_at_once(self, x: Tensor, params: Tensor, num_chains: int) -> int:
-        """How many datapoints to anneal in one batch."""
-
-        def run(size: int) -> None:
-            rows = x[:1].expand(size, *x.shape[1:])
-            self.terms(rows, params[:1].expand(size, -1), self.space.draw_prior(rows))
-
-        return max(1, points_at_once(run, x.device) // num_chains)
-
-    def forward(self, x: Tensor, params: Tensor, num_chains: int, step_sizes: Sequence[Tensor]) -> Chained:
-        r"""From draws of f_0: :math:`E e^{\log w} = p(x)` for each chain."""
-        x, params = repeated(num_chains, x, params)
-        return self._travel(x, params, self.draw_start(x, params), range(1, self.num_steps + 1), step_sizes)
-
-    def reverse(self, x: Tensor, params: Tensor, u: Tensor, num_chains: int, step_sizes: Sequence[Tensor]) -> Chained:
-        r"""From a posterior draw u (B, D) for each x, all chains from the same: :math:`E e^{-\log w} = 1 / p(x)`."""
-        x, params, u = repeated(num_chains, x, params, u)
-        return self._travel(x, params, u, range(self.num_steps, 0, -1), step_sizes)
-
     def draw_start(self, x: Tensor, params: Tensor) -> Tensor:
         """u of draws from f_0."""
         with torch.no_grad(), pyro.validation_enabled(False):
             return self.space.draw_prior(x) if self.start == "prior" else self.space.draw_q(self.family, x, params)
 
-    def _travel(
-        self, x: Tensor, params: Tensor, u: Tensor, intervals: Sequence[int], step_sizes: Sequence[Tensor]
-    ) -> Chained:
-        """Adds up the weight's share of each interval from β_{t-1} to β_t, with transitions where two meet."""
-        terms = self.capture.bind(x, params, u, calls=self.num_steps * self.num_leapfrog * self.num_batches)
-        found, last = terms(x, params, u), None
-        total, accepted = torch.zeros_like(found[0]), torch.zeros_like(found[0])
-        for t in intervals:
+    def bound(self, x: Tensor, params: Tensor, u: Tensor, num_transitions: int) -> Callable[[Tensor], Tensors]:
+        """`terms` as a function of u alone, captured where so many transitions of each batch repay it."""
+        calls = num_transitions * self.num_leapfrog * self.num_batches
+        terms = self.capture.bind(x, params, u, calls=calls)
+        return lambda u: terms(x, params, u)
+
+    def run(
+        self, x: Tensor, params: Tensor, num_chains: int, step_sizes: Sequence[Tensor], u: Tensor | None = None
+    ) -> "Annealed":
+        r"""From draws of f_0, :math:`E e^{\log w} = p(x)` for each chain.
+
+        Or back from a posterior draw u (B, D) for each x, the same for all chains: :math:`E e^{-\log w} = 1 / p(x)`.
+        """
+        x, params = repeated(num_chains, x, params)
+        intervals = range(1, self.num_steps + 1) if u is None else range(self.num_steps, 0, -1)
+        u = self.draw_start(x, params) if u is None else repeated(num_chains, u)[0]
+        terms = self.bound(x, params, u, self.num_steps)
+        found, last = terms(u), None
+        log_weight, acceptance = torch.zeros_like(found[0]), torch.zeros_like(found[0])
+        for t in intervals:  # from β_{t-1} to β_t, with a transition where two meet
             if last is not None:
-                size = step_sizes[min(t, last) - 1]
-                beta, size = self.betas[min(t, last)], size.repeat(len(u) // len(size))
-                u, found, acceptance = self.transition(terms, x, params, u, found, beta, size)
-                accepted = accepted + acceptance
-            total, last = total + (self.betas[t] - self.betas[t - 1]) * found[1], t
-        return total, accepted / max(1, self.num_steps - 1)
+                meet = min(t, last)
+                (size,) = repeated(num_chains, step_sizes[meet - 1])
+                u, found, share = self.transition(terms, u, found, self.betas[meet], size)
+                acceptance = acceptance + share
+            log_weight, last = log_weight + (self.betas[t] - self.betas[t - 1]) * found[1], t
+        acceptance = acceptance / max(1, self.num_steps - 1)
+        return Annealed(log_weight.reshape(num_chains, -1), acceptance.reshape(num_chains, -1).mean(0))
 
     def transition(
-        self, terms: Any, x: Tensor, params: Tensor, u: Tensor, found: Tensors, beta: float, size: Tensor
+        self, terms: Callable[[Tensor], Tensors], u: Tensor, found: Tensors, beta: float, size: Tensor
     ) -> tuple[Tensor, Tensors, Tensor]:
         """Moves chains at u, with `found` of `terms` there, by steps (C B,) at β: the same there, and acceptance."""
 
@@ -107,7 +100,7 @@ class Annealing:
             return Chains(u, log_start + beta * log_weight, slopes[0] + beta * slopes[1], found)
 
         there = chains(u, found)
-        moved, acceptance = hmc_transition(lambda u: chains(u, terms(x, params, u)), there, size, self.num_leapfrog)
+        moved, acceptance = hmc_transition(lambda u: chains(u, terms(u)), there, size, self.num_leapfrog)
         return moved.position, moved.more, acceptance
 
 
@@ -131,12 +124,11 @@ def tuned_step_sizes(annealing: Annealing, x: Tensor, params: Tensor, num_chains
     x, params = repeated(num, x, params)
     u = annealing.draw_start(x, params)
     stays = math.ceil(MIN_TRANSITIONS / annealing.num_steps)
-    calls = annealing.num_steps * stays * annealing.num_leapfrog * annealing.num_batches
-    terms = annealing.capture.bind(x, params, u, calls=calls)
-    found, sizes = terms(x, params, u), []
+    terms = annealing.bound(x, params, u, annealing.num_steps * stays)
+    found, sizes = terms(u), []
     for t, beta in enumerate(annealing.betas[:-1]):
         for _ in range(stays if t else WARMUP):
-            u, found, acceptance = annealing.transition(terms, x, params, u, found, beta, size.repeat(num))
+            u, found, acceptance = annealing.transition(terms, u, found, beta, size.repeat(num))
             error = acceptance.reshape(num, -1).mean(0) - TARGET_ACCEPTANCE
             size = size * ((SLOW if t else FAST) * error).exp()
         sizes.append(size)
@@ -195,14 +187,9 @@ def ais(
     annealing = Annealing(model, family, x, num_steps=num_steps, num_leapfrog=num_leapfrog, start=start)
 
     def run(x: Tensor, params: Tensor) -> list[Annealed]:
-        sizes = tuned_step_sizes(annealing, x, params, num_chains)
-        return [by_chain(*annealing.forward(x, params, num_chains, sizes), num_chains)]
+        return [annealing.run(x, params, num_chains, tuned_step_sizes(annealing, x, params, num_chains))]
 
     return in_batches(annealing, run, num_chains, x, params)[0]
-
-
-def by_chain(log_weights: Tensor, acceptance: Tensor, num_chains: int) -> Annealed:
-    return Annealed(log_weights.reshape(num_chains, -1), acceptance.reshape(num_chains, -1).mean(0))
 
 
 def in_batches(
@@ -212,7 +199,12 @@ def in_batches(
     model, family = annealing.space.model, annealing.family
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), frozen(family):
         all_rows = [part.detach().clone() if part.is_inference() else part.detach() for part in (x, *rows)]
-        size = annealing.rows_at_once(all_rows[0], all_rows[1], num_chains)
+
+        def score(size: int) -> None:
+            x, params = (row[:1].expand(size, *row.shape[1:]) for row in all_rows[:2])
+            annealing.terms(x, params, annealing.space.draw_prior(x))
+
+        size = max(1, points_at_once(score, x.device) // num_chains)
         annealing.num_batches = math.ceil(len(x) / size)
         found = [run(*part) for part in zip(*(rows.split(size) for rows in all_rows), strict=True)]
     return [
@@ -270,8 +262,7 @@ def bidirectional(
 
     def run(x: Tensor, params: Tensor, u: Tensor) -> list[Annealed]:
         sizes = tuned_step_sizes(annealing, x, params, num_chains)
-        runs = annealing.forward(x, params, num_chains, sizes), annealing.reverse(x, params, u, num_chains, sizes)
-        return [by_chain(*one, num_chains) for one in runs]
+        return [annealing.run(x, params, num_chains, sizes, begin) for begin in (None, u)]
 
     there, back = in_batches(annealing, run, num_chains, x, infer(x), u)
     upper = math.log(num_chains) - (-back.log_weights).logsumexp(0)

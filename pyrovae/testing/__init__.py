@@ -6,16 +6,6 @@ from .densities import check_family, check_likelihood
 from .oracle import FixedNoise, Gaps, LinearGaussian, check_finds_posterior, evidence_of_ppca, quadrature
 
 __all__ = [
-    "FixedNoise",
-    "Gaps",
-    "LinearGaussian",
-    "check_family",
-    "check_finds_posterior",
-    "check_guide",
-    "check_likelihood",
-    "check_model",
-    "check_refiner",
-    "evidence_of_ppca",
-    "interpreted",
-    "quadrature",
-]
+    "FixedNoise", "Gaps", "LinearGaussian", "check_family", "check_finds_posterior", "check_guide", "check_likelihood",
+    "check_model", "check_refiner", "evidence_of_ppca", "interpreted", "quadrature",
+]  # fmt: skip

@@ -56,8 +56,7 @@ class EqualNoise(TorchDispatchMode):
                 return one.expand(size).clone()
             rowwise = any(word in str(func) for word in ("multinomial", "dirichlet"))
             first = [arg.reshape(-1, *arg.shape[arg.dim() - rowwise :]) for arg in args if isinstance(arg, Tensor)]
-            rest = args[len(first) :]
-            drawn = torch.stack([draw(*row, *rest) for row in zip(*first, strict=True)])
+            drawn = torch.stack([draw(*row, *args[len(first) :]) for row in zip(*first, strict=True)])
             return drawn.reshape(*args[0].shape[: args[0].dim() - rowwise], *drawn.shape[1:])
         finally:
             torch.set_rng_state(state)

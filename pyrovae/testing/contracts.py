@@ -24,15 +24,8 @@ def check_guide(model: nn.Module, guide: Guide, x: Tensor) -> None:
     """Asserts that a guide is one, for `model`, stock Pyro and every engine.
 
     Sites and plates; λ's shape and type; inference mode; gradients of every parameter, with several draws too; seeds;
-    the state dict; a datapoint alone and in a batch; eager and captured; nothing in Pyro's global store.
-
-    Args:
-        model: The model that it is for.
-        guide: Trained or not.
-        x: A few datapoints (B, *x_shape), two at least.
-
-    Raises:
-        AssertionError: What is broken, and where to look.
+    the state dict; a datapoint alone and in a batch; eager and captured; nothing in Pyro's global store. The guide may
+    be trained or not; x are a few datapoints (B, *x_shape), two at least. An `AssertionError` says what is broken.
 
     >>> import pyrovae as pv
     >>> model, family = pv.models.mlp((1, 2, 2), 2, widths=(8,)), pv.DiagonalNormal(2)
@@ -76,7 +69,11 @@ def _check_gradients(name: str, model: nn.Module, guide: Guide, x: Tensor) -> No
             require(
                 grad is not None and bool(grad.any()),
                 f"{name}: no gradient reaches {side} {under}; is it in use, and does `infer` detach λ from it? Where a "
+<<<<<<< HEAD
                 "loop must, `Inferred.teaching` takes what the ELBO at the refined λ cannot tell",
+=======
+                "loop must, `Inferred.teaching` adds what the ELBO at the refined λ cannot tell",
+>>>>>>> h13-C2
             )
             require(bool(grad.isfinite().all()), f"{name}: the gradient of {side} is not finite {under}")
     nn.ModuleList([guide, model]).zero_grad()
@@ -98,9 +95,6 @@ def check_refiner(refiner: Refiner, model: nn.Module, family: Family, x: Tensor)
 
     As `check_guide`; also: model and family are left as they were; λ₀ and the path are handed back; λ moves; with a
     safeguard no datapoint's scored ELBO falls; scored anew, the mean ELBO does not.
-
-    Raises:
-        AssertionError: What is broken, and where to look.
 
     >>> import pyrovae as pv
     >>> model = pv.models.mlp((1, 2, 2), 2, widths=(8,))
@@ -140,19 +134,18 @@ def _check_inferred(name: str, parts: tuple[nn.Module, Any], family: Family, x: 
         require(value.shape == shape, f"{name}: `{what}` is {tuple(value.shape)}, not (B, P) = {shape}")
         require(value.dtype == x.dtype, f"{name}: `{what}` is {value.dtype} for data of {x.dtype}; add .to(x.dtype)")
         require(bool(value.isfinite().all()), f"{name}: `{what}` is not finite")
-    require(
-        torch.equal(inferred.params, seeded(lambda: infer(Tensor.clone)).params),
-        f"{name}: λ of one seed differs; noise must come from torch's generators, and nothing be kept between calls",
-    )
+    remedy = "noise must come from torch's generators, and nothing be kept between calls"
+    again = seeded(lambda: infer(Tensor.clone)).params
+    require(torch.equal(inferred.params, again), f"{name}: λ of one seed differs; {remedy}")
     with torch.inference_mode():  # as Lightning validates
         other = seeded(lambda: infer(Tensor.clone)).params
-    close(other, inferred.params, f"{name}: λ under torch.inference_mode(); leave it by inference_mode(False), and "
-           "clone what was made in it, where gradients are taken")  # fmt: skip
+    remedy = "leave it by inference_mode(False), and clone what was made in it, where gradients are taken"
+    close(other, inferred.params, f"{name}: λ under torch.inference_mode(); {remedy}")
     with EqualNoise(), evaluating(parts[0]), evaluating(parts[1]):
         together = seeded(lambda: infer(Tensor.clone)).params
         alone = seeded(lambda: infer(lambda rows: rows[1:2])).params
-    close(alone[0], together[1], f"{name}: λ of a datapoint alone and in a batch; take sums over the batch, not means, "
-          "and clip row by row")  # fmt: skip
+    remedy = "take sums over the batch, not means, and clip row by row"
+    close(alone[0], together[1], f"{name}: λ of a datapoint alone and in a batch; {remedy}")
     _check_engines(name, lambda: infer(Tensor.clone).params)
 
 
@@ -166,15 +159,8 @@ def _check_engines(name: str, infer: Callable[[], Tensor]) -> None:
 def check_model(model: nn.Module, x: Tensor, *, relaxed: Collection[str] = ()) -> None:
     """Asserts that a model is one: plate "data", one observed site, reparameterisable latent ones, independent rows.
 
-    And `sites`, `decode` and `sample`, where it has them.
-
-    Args:
-        model: Trained or not.
-        x: A few datapoints (B, *x_shape), two at least.
-        relaxed: Discrete latent sites, of which a family of `density` "none" draws something relaxed.
-
-    Raises:
-        AssertionError: What is broken, and where to look.
+    And `sites`, `decode` and `sample`, where it has them. x are as in `check_guide`, and `relaxed` discrete latent
+    sites, of which a family of `density` "none" draws something relaxed.
 
     >>> import pyrovae as pv
     >>> check_model(pv.models.mlp((1, 2, 2), 2, widths=(8,)), torch.rand(3, 1, 2, 2).round())
@@ -214,9 +200,8 @@ def check_model(model: nn.Module, x: Tensor, *, relaxed: Collection[str] = ()) -
             close(twice[site][1], node["log_prob"], message)
         if hasattr(model, "decode"):
             order = getattr(model, "sites", (*latent,))
-            z = values[order[0]] if len(order) == 1 else joined(
-                [values[site] for site in order], [len(latent[site]["fn"].event_shape) for site in order]
-            )  # fmt: skip
+            dims = [len(latent[site]["fn"].event_shape) for site in order]
+            z = values[order[0]] if len(order) == 1 else joined([values[site] for site in order], dims)
             decoded: Any = model.decode(z)  # type: ignore[operator]
             close(decoded.log_prob(x), data["log_prob"], f"{name}: log p(x | z) by decode(z) and by its program")
         if hasattr(model, "sample"):
