@@ -156,14 +156,10 @@ class Mean(Mine):
         (Leaks, r"Leaks has latent sites \['noise', 'z'\], the model \['z'\]"),
         (OtherPlate, r"OtherPlate: batch shape, event shape and plates of site 'z' are .*'rows'.*, not .*'data'"),
         (DrawsWithoutSeed, "DrawsWithoutSeed.infer: λ of one seed differs; noise must come from torch's generators"),
-<<<<<<< HEAD
         (
             Detached,
             r"Detached: no gradient reaches guide.encoder.* under Trace_ELBO\(num_particles=1\).*`Inferred.teaching`",
         ),
-=======
-        (Detached, r"Detached: no gradient reaches guide.encoder.* under Trace_ELBO\(num_particles=1\).*`Inferred.teaching`"),
->>>>>>> h13-C2
         (Double, r"Double.infer: `init` is torch.float64 for data of torch.float32; add .to\(x.dtype\)"),
         (Centred, "Centred.infer: λ of a datapoint alone and in a batch; .*: they differ, by"),
         (Climbs, r"Climbs.infer: λ under torch.inference_mode\(\); leave it by inference_mode\(False\)"),

@@ -69,11 +69,7 @@ def _check_gradients(name: str, model: nn.Module, guide: Guide, x: Tensor) -> No
             require(
                 grad is not None and bool(grad.any()),
                 f"{name}: no gradient reaches {side} {under}; is it in use, and does `infer` detach λ from it? Where a "
-<<<<<<< HEAD
-                "loop must, `Inferred.teaching` takes what the ELBO at the refined λ cannot tell",
-=======
                 "loop must, `Inferred.teaching` adds what the ELBO at the refined λ cannot tell",
->>>>>>> h13-C2
             )
             require(bool(grad.isfinite().all()), f"{name}: the gradient of {side} is not finite {under}")
     nn.ModuleList([guide, model]).zero_grad()

@@ -194,11 +194,7 @@ def check_finds_posterior(
     if not missing <= tolerance:
         remedy = "It needs more steps, of its loop or of training (num_steps), or a better network."
         if steps and missing > 0.9 * before:
-<<<<<<< HEAD
-            remedy = "It has not learned: does `infer` detach λ, and put nothing into `Inferred.teaching`?"
-=======
             remedy = "It has not learned: does `infer` detach λ, without `Inferred.teaching`?"
->>>>>>> h13-C2
         raise AssertionError(
             f"{type(guide).__name__} misses {missing:.2f} nats of its family's best ELBO, {tolerance} are allowed: "
             f"{gaps.location:.2f} of location and {gaps.scale:.2f} of scale, after {steps} steps of training; before "
