@@ -304,17 +304,17 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 class Programs:
-    """The last few things made for one owner, by what they were made of. Copies and pickles of it start empty."""
+    """The last few things made for one owner, by what they were made of. Copies and pickles of it start empty.
+
+    >>> Programs().get(lambda: "step", (), 2)
+    'step'
+    """
 
     def __init__(self) -> None:
         self._made: dict[tuple, tuple[tuple, Any]] = {}
 
     def get(self, make: Callable[[], Made], objects: tuple[Any, ...], *settings: Hashable) -> Made:
-        """What `make` made of these `objects`, by identity, and `settings`, by value; made now if it was not.
-
-        >>> Programs().get(lambda: "step", (), 2)
-        'step'
-        """
+        """What `make` made of these `objects`, by identity, and `settings`, by value; made now if it was not."""
         key = getattr(make, "__code__", make), *map(id, objects), *settings
         # With the objects, whose ids would else be given to others; the last used comes last.
         self._made[key] = self._made.pop(key) if key in self._made else (objects, make())
