@@ -12,8 +12,8 @@ from pyrovae.config import (
     check,
     fit_arguments,
     load_config,
-    read_yaml,
 )
+from pyrovae.config.load import read_yaml
 
 
 def problem(values: dict) -> str:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..capture import engine
-from ..config import Config, build_data, build_model, check_views, fit_arguments
+from ..config import Config, build_data, build_model, fit_arguments
+from ..config.build import check_views
 from ..data import Dataset
 from ..training.loss import BatchLoss
 from .plan import Cell

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, ConfigError, apply_override, check, read_yaml
+from ..config import Config, ConfigError, apply_override, check
+from ..config.load import read_yaml
 from .merge import merge
 from .settings import ComparisonSettings
 

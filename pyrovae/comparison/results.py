@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import WHERE_DATA_LIE
+from ..config.schema import WHERE_DATA_LIE
 from .measures import Estimate, as_estimate
 from .plan import Cell
 

@@ -7,7 +7,10 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from ..config import Config, ConfigError, Strict, apply_override, nearest, read_yaml
+from ..config import Config, ConfigError, apply_override
+from ..config.components import nearest
+from ..config.load import read_yaml
+from ..config.schema import Strict
 from .measures import PUBLISHABLE
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import WHERE_DATA_LIE, ConfigError
+from ..config import ConfigError
+from ..config.schema import WHERE_DATA_LIE
 from ..runs.load import read_config
 from .plan import Cell
 

@@ -36,12 +36,7 @@ class _Parts(dict[str, Any]):
 
 
 def make(block: Block, parts: Mapping[str, Any] = {}, **more: Any) -> Any:
-    """Calls what a block names: with those parts that it takes by position, and the block's own settings.
-
-    Args:
-        block: Of a checked configuration.
-        parts: Shapes and components by name.
-        more: The same, before those.
+    """Calls what a block names: with those parts that it takes by position, `more` before `parts`, and its settings.
 
     Raises:
         ConfigError: What the constructor refuses, and why.
@@ -51,9 +46,8 @@ def make(block: Block, parts: Mapping[str, Any] = {}, **more: Any) -> Any:
     DiagonalNormal()
     """
     positional, settings = signature(block.__target__)
-    arguments = {
-        name: more[name] if name in more else parts[name] for name in positional if name in more or name in parts
-    }
+    found = [(name, more if name in more else parts) for name in positional]
+    arguments = {name: source[name] for name, source in found if name in source}
     for name in settings:
         value = getattr(block, name)
         arguments[name] = make(value, parts, **more) if isinstance(value, Block) else value
@@ -71,12 +65,18 @@ def build_data(config: Config) -> Dataset:
         ConfigError: Settings that do not go together.
         DataError: Missing, damaged, or outside the likelihood's support: how many values, where, and what to set.
 
-    >>> build_data(load_config("configs/ivae.yaml")).x_shape  # doctest: +SKIP
+    >>> import numpy
+    >>> from tempfile import TemporaryDirectory
+    >>> from pyrovae.config import check
+    >>> with TemporaryDirectory() as folder:
+    ...     numpy.save(path := f"{folder}/x.npy", numpy.zeros((20, 3), "f4"))
+    ...     build_data(check({"dataset": {"name": "arrays", "path": path}})).x_shape
+    (3,)
     """
     settings = config.dataset
     data = make(settings)
-    augment = settings.augment and make(settings.augment)
-    data = replace(data, augment=augment or data.augment, num_workers=settings.num_workers)
+    augment = make(settings.augment) if settings.augment else data.augment
+    data = replace(data, augment=augment, num_workers=settings.num_workers)
     check_views(config, data)
     if settings.normalize is not None:
         _check(config, data, COMPONENTS["likelihood"]["normal"])  # one value that is not finite: in every statistic
@@ -92,12 +92,10 @@ def build_data(config: Config) -> Dataset:
 
 def check_views(config: Config, data: Dataset) -> None:
     """Raises `ConfigError` if training would start a datapoint's λ where that of another view of it ended."""
-    if config.train.warm_start and (data.augment is not None or data.rows("train").anew):
-        how = "augmented" if data.augment is not None else "cut anew"
-        raise ConfigError(
-            f"train.warm_start: {data.name} is {how} in each epoch, and each view would start at the λ of another; "
-            "leave one of them out"
-        )
+    how = "augmented" if data.augment is not None else "cut anew" if data.rows("train").anew else ""
+    if config.train.warm_start and how:
+        reason = f"{data.name} is {how} in each epoch, and each view would start at the λ of another"
+        raise ConfigError(f"train.warm_start: {reason}; leave one of them out")
 
 
 def _check(config: Config, data: Dataset, likelihood: Any) -> None:
@@ -108,15 +106,8 @@ def _check(config: Config, data: Dataset, likelihood: Any) -> None:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's generator on the CPU, which draws weights, starts at `seed`; afterwards it goes on as before.
-
-    >>> before = torch.get_rng_state()
-    >>> with seeded(0):
-    ...     weights = torch.randn(3)
-    >>> torch.equal(before, torch.get_rng_state())
-    True
-    """
+def _seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's generator on the CPU, which draws weights, starts at `seed`; afterwards it goes on as before."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -155,7 +146,7 @@ def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[nn.Module, Gu
         if block.__target__ is unnamed:
             make(block)  # which says what it stands for
     _check_prior(config)
-    with seeded(config.train.seed):
+    with _seeded(config.train.seed):
         model = parts["model"]
         return model, make(config.guide, parts)
 
@@ -178,20 +169,15 @@ def _check_prior(config: Config) -> None:
     elif "model" in signature(family.__target__)[0]:
         reason = f"comes before the model, and family {family.type} after; use another"
     elif family.__target__.density != "any":
-        reason = (
-            f"scores each draw under many posteriors, which takes family {family.type} a pass a dimension; use another"
-        )
+        costs = f"takes family {family.type} a pass a dimension"
+        reason = f"scores each draw under many posteriors, which {costs}; use another"
     else:
         return
     raise ConfigError(f"model.prior: {name} {reason}")
 
 
 def sites_of(model: nn.Module, x_shape: Sequence[int]) -> dict[str, LatentSite]:
-    """The latent sites of a model, from one run on zeros, which moves no running mean and no generator.
-
-    Raises:
-        ConfigError: A model that cannot take data of this shape, or has a site that no family is for.
-    """
+    """The latent sites of a model, from one run on zeros, which moves no running mean and no generator."""
     before = model.training
     try:
         with torch.random.fork_rng(devices=[]):
@@ -224,14 +210,14 @@ def fit_arguments(config: Config) -> dict[str, Any]:
     >>> fit_arguments(check({"model": {"lr": 1e-2}}))["lr"]
     0.01
     """
-    values = {name: getattr(config.train, name) for name in type(config.train).model_fields if name not in _NOT_OF_FIT}
-    train = {name: make(value) if isinstance(value, Block) else value for name, value in values.items()}
-    if isinstance(train["early_stopping"], BaseModel):
-        train["early_stopping"] = train["early_stopping"].model_dump()
-    train["schedules"] = {
-        place: make(getattr(train["schedules"], place)) for place in type(train["schedules"]).model_fields
+    train = {
+        name: value for name, value in _made(config.train).items() if name not in ("name", "save_dir", "num_threads")
     }
     return {**train, "lr": config.model.lr, "beta": config.model.beta, "batch_size": config.dataset.batch_size}
 
 
-_NOT_OF_FIT = ("name", "save_dir", "num_threads")
+def _made(value: Any) -> Any:
+    """A value of `train:`, with what its blocks name."""
+    if isinstance(value, BaseModel) and not isinstance(value, Block):
+        return {name: _made(getattr(value, name)) for name in type(value).model_fields}
+    return make(value) if isinstance(value, Block) else value

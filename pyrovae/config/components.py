@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, UnionType
@@ -62,28 +62,31 @@ def unfilled(make: Any, kind: str = "") -> list[str]:
     return [name for name, needed in signature(make)[0].items() if needed and name not in WIRED - {kind}]
 
 
-def abstract(thing: Any) -> list[str]:
+def _abstract(thing: Any) -> list[str]:
     """The methods that a class leaves open."""
     # Not inspect.isabstract, which only knows classes whose metaclass is ABCMeta; a PyroModule's is another.
     return [name for name in dir(thing) if getattr(getattr(thing, name, None), "__isabstractmethod__", False)]
 
 
-def members(package: ModuleType, role: str, base: type = nn.Module, other_roles: Iterable[str] = ()) -> dict[str, Any]:
-    """The concrete classes of `base` that a package exports, by YAML name: `SVIRefiner` in role `Refiner` is `svi`."""
-    found = {}
-    for name, thing in sorted(vars(package).items()):
-        own = getattr(thing, "__module__", "").startswith(package.__name__) and not name.endswith(tuple(other_roles))
-        if own and fits(thing, base) and not abstract(thing) and not unfilled(thing, role.lower()):
-            words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.removesuffix(role))
-            found[words.lower()] = thing
-    return found
-
-
-def fits(thing: Any, base: type) -> bool:
+def _fits(thing: Any, base: type) -> bool:
     """Whether it is a class of `base`, or a function that says it returns one."""
     if inspect.isfunction(thing):
         thing = get_type_hints(thing).get("return")
     return inspect.isclass(thing) and issubclass(thing, base)
+
+
+def _members(
+    package: ModuleType, role: str, base: type = nn.Module, functions: bool = False, without: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The concrete classes of `base` that a package exports, by YAML name: `SVIRefiner` in role `Refiner` is `svi`."""
+    found = {}
+    for name, thing in sorted(vars(package).items()):
+        own = getattr(thing, "__module__", "").startswith(package.__name__) and not name.endswith(without)
+        made = own and inspect.isfunction(thing) is functions and _fits(thing, base) and not _abstract(thing)
+        if made and not unfilled(thing, role.lower()):
+            words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.removesuffix(role))
+            found[words.lower()] = thing
+    return found
 
 
 def joint(*, base: Family = DiagonalNormal) -> Joint:  # type: ignore[assignment]
@@ -93,52 +96,43 @@ def joint(*, base: Family = DiagonalNormal) -> Joint:  # type: ignore[assignment
 
 def unnamed(*, what: str) -> Any:
     """Stands for a part of a run made in Python that no name stands for."""
-    raise CheckpointError(
-        f"{what}; build model and guide as in training, and pyrovae.load(run_dir, model=..., guide=...)"
-    )
+    remedy = "build model and guide as in training, and pyrovae.load(run_dir, model=..., guide=...)"
+    raise CheckpointError(f"{what}; {remedy}")
 
 
 def unnamed_data(*, what: str) -> Any:
     """Stands for data of a run made in Python that no name stands for."""
-    raise DataError(
-        f"dataset: the run was made in Python, on data that no name stands for ({what}); there give data as well, "
-        "pyrovae.evaluate_run(run_dir, data) say"
-    )
+    made = f"the run was made in Python, on data that no name stands for ({what})"
+    raise DataError(f"dataset: {made}; there give data as well, pyrovae.evaluate_run(run_dir, data) say")
 
 
 # Of each kind: what a class of one's own must be, the name that stands where none is written, and all names.
 _KINDS: dict[str, tuple[type, str, dict[str, Any]]] = {
-    "dataset": (
-        data.Dataset,
-        "mnist",
-        {name: make for name, make in members(data, "", data.Dataset).items() if inspect.isfunction(make)},
-    ),
+    "dataset": (data.Dataset, "mnist", _members(data, "", data.Dataset, functions=True)),
     "augment": (data.Augmentation, "augmentation", {"augmentation": data.Augmentation}),
     "normalize": (data.Normalization, "standardize", dict(data.NORMALIZATIONS)),
-    "model": (nn.Module, "vae_mlp", {n: m for n, m in members(models, "").items() if inspect.isclass(m)}),
-    "encoder": (nn.Module, "mlp", members(nets, "Encoder", other_roles=["Decoder"])),
-    "decoder": (nn.Module, "mlp", members(nets, "Decoder", other_roles=["Encoder"])),
-    "prior": (nn.Module, "standard_normal", members(priors, "")),
-    "likelihood": (likelihoods.Likelihood, "bernoulli", members(likelihoods, "", likelihoods.Likelihood)),
-    "family": (Family, "diagonal_normal", {**members(families, "", Family), "joint": joint}),
-    "guide": (guides.Guide, "amortized", members(guides, "Guide", guides.Guide)),
-    "refiner": (inference.Refiner, "svi", members(inference, "Refiner", inference.Refiner)),
-    "objective": (inference.Objective, "elbo", members(inference, "", inference.Objective)),
+    "model": (nn.Module, "vae_mlp", _members(models, "")),
+    "encoder": (nn.Module, "mlp", _members(nets, "Encoder", without=("Decoder",))),
+    "decoder": (nn.Module, "mlp", _members(nets, "Decoder", without=("Encoder",))),
+    "prior": (nn.Module, "standard_normal", _members(priors, "")),
+    "likelihood": (likelihoods.Likelihood, "bernoulli", _members(likelihoods, "", likelihoods.Likelihood)),
+    "family": (Family, "diagonal_normal", {**_members(families, "", Family), "joint": joint}),
+    "guide": (guides.Guide, "amortized", _members(guides, "Guide", guides.Guide)),
+    "refiner": (inference.Refiner, "svi", _members(inference, "Refiner", inference.Refiner)),
+    "objective": (inference.Objective, "elbo", _members(inference, "", inference.Objective)),
     "aggressive": (training.AggressiveTraining, "aggressive", {"aggressive": training.AggressiveTraining}),
-    "warmup": (training.Schedule, "linear", members(training, "Warmup", training.Schedule)),
+    "warmup": (training.Schedule, "linear", _members(training, "Warmup", training.Schedule)),
 }
 BASES = {kind: base for kind, (base, _, _) in _KINDS.items()}
 DEFAULTS = {kind: name for kind, (_, name, _) in _KINDS.items()}
 COMPONENTS = {kind: names for kind, (_, _, names) in _KINDS.items()}
 # Further names of a model: its class, and what they fill in where nothing is written.
+_OF_LAYERS = {"z_dim": [50, 20], "encoder": "mlp", "decoder": "mlp", "layers": "mlp", "guide": "amortized"}
 PRESETS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "vae_mlp": (VAE, {"encoder": "mlp", "decoder": "mlp", "guide": "amortized"}),
     "vae_conv": (VAE, {"encoder": "conv", "decoder": "conv", "guide": "amortized"}),
     "ivae_iterative": (VAE, {"encoder": "mlp", "decoder": "mlp", "guide": "semi_amortized"}),
-    "vae_hierarchical": (
-        HierarchicalVAE,
-        {"z_dim": [50, 20], "encoder": "mlp", "decoder": "mlp", "layers": "mlp", "guide": "amortized"},
-    ),
+    "vae_hierarchical": (HierarchicalVAE, _OF_LAYERS),
 }
 
 
@@ -162,13 +156,12 @@ def tag_of(kind: str) -> str:
     return "name" if kind == "dataset" else "type"
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+def nearest(name: str, valid: Collection[str]) -> str:
     """The end of an error line: what was perhaps meant, and what can be.
 
     >>> nearest("adma", ["adam", "sgd"])
     'did you mean adam? valid: adam, sgd'
     """
-    valid = list(valid)
     close = difflib.get_close_matches(name, valid, n=1)
     return (f"did you mean {close[0]}? " if close else "") + f"valid: {', '.join(valid)}"
 
@@ -190,11 +183,16 @@ def resolve(kind: str, name: str, allow: Collection[str] | None = None) -> Any:
     """
     if name == "unnamed":
         return unnamed_data if kind == "dataset" else unnamed
-    if ":" not in name:
-        names = {**(PRESETS if kind == "model" else {}), **COMPONENTS[kind]}
-        if name not in names:
-            raise ConfigError(f"{name!r} is unknown; {nearest(name, names)}")
-        return PRESETS[name][0] if kind == "model" and name in PRESETS else names[name]
+    if ":" in name:
+        return _imported(kind, name, allow)
+    presets = {preset: make for preset, (make, _) in PRESETS.items()} if kind == "model" else {}
+    names = {**presets, **COMPONENTS[kind]}
+    if name not in names:
+        raise ConfigError(f"{name!r} is unknown; {nearest(name, names)}")
+    return names[name]
+
+
+def _imported(kind: str, name: str, allow: Collection[str] | None) -> Any:
     module, _, attribute = name.partition(":")
     if allow is not None and not any(f"{module}.".startswith(f"{package}.") for package in ("pyrovae", *allow)):
         package = module.partition(".")[0]
@@ -208,22 +206,20 @@ def resolve(kind: str, name: str, allow: Collection[str] | None = None) -> Any:
         raise ConfigError(f"{name!r} cannot be imported ({type(error).__name__}: {error})") from error
     base, thing = BASES[kind], getattr(owner, attribute, None)
     if thing is None:
-        there = [word for word, other in vars(owner).items() if inspect.isclass(other) and fits(other, base)]
+        there = [word for word, other in vars(owner).items() if inspect.isclass(other) and _fits(other, base)]
         raise ConfigError(f"{name!r}: {module} has no {attribute}; {nearest(attribute, there)}")
     try:
-        if not fits(thing, base):
+        if not _fits(thing, base):
             need = f"write class {attribute}({base.__name__}), or a function -> {base.__name__}"
             raise ConfigError(f"{name!r} is no {base.__name__}; {need}")
         lacking = unfilled(thing, kind)
     except NameError as error:
         raise ConfigError(f"{name!r}: its annotations cannot be read ({error})") from error
-    if abstract(thing):
-        raise ConfigError(f"{name!r} is abstract; it has yet to write {', '.join(abstract(thing))}")
+    if left := _abstract(thing):
+        raise ConfigError(f"{name!r} is abstract; it has yet to write {', '.join(left)}")
     if lacking:
-        known = ", ".join(sorted(WIRED))
-        raise ConfigError(
-            f"{name!r} takes {', '.join(lacking)} by position; make it a keyword (after *), or one of {known}"
-        )
+        remedy = f"make it a keyword (after *), or one of {', '.join(sorted(WIRED))}"
+        raise ConfigError(f"{name!r} takes {', '.join(lacking)} by position; {remedy}")
     return thing
 
 
@@ -233,8 +229,7 @@ def name_of(kind: str, thing: Any) -> str:
     Raises:
         ValueError: One that cannot be imported: made in a script or within a function.
 
-    >>> from pyrovae.guides import SVIGuide
-    >>> name_of("guide", SVIGuide)
+    >>> name_of("guide", guides.SVIGuide)
     'svi'
     """
     for name, make in COMPONENTS[kind].items():
@@ -254,17 +249,15 @@ def block_of(kind: str, thing: Any) -> dict[str, Any]:
     Raises:
         ValueError: What cannot be written down, and why.
 
-    >>> from pyrovae.inference import IWAE
-    >>> block_of("objective", IWAE(num_particles=5))["num_particles"]
+    >>> block_of("objective", inference.IWAE(num_particles=5))["num_particles"]
     5
     """
     if inspect.isclass(thing):  # where a factory is taken
         return {tag_of(kind): name_of(kind, thing)}
-    make = type(thing)
+    make, given = type(thing), arguments_of(thing)
     if lacking := unfilled(make, kind):
         raise ValueError(f"{make.__name__} takes {', '.join(lacking)} by position, which nothing fills in")
     block: dict[str, Any] = {tag_of(kind): name_of(kind, make)}
-    given = arguments_of(thing)
     for key, setting in signature(make)[1].items():
         if given is None and not hasattr(thing, key):
             raise ValueError(f"{make.__name__} keeps no attribute {key}, so that nobody knows what it was made with")
@@ -275,13 +268,10 @@ def block_of(kind: str, thing: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as YAML holds it.
+    """A value as YAML holds it; a ValueError of one that it does not hold.
 
-    Raises:
-        ValueError: One that it does not hold.
-
-    >>> plain((1, 2.0, None))
-    [1, 2.0, None]
+    >>> plain((1, 2.0, Path("data")))
+    [1, 2.0, 'data']
     """
     if value is None or isinstance(value, str | bool | int | float):
         return value

@@ -31,11 +31,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The sections of a YAML file, as plain values.
-
-    Raises:
-        ConfigError: No such file, or not YAML, or no sections in it.
-    """
+    """The sections of a YAML file, as plain values; a `ConfigError` of no such file, no YAML, or no sections."""
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -58,23 +54,24 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), allow: Collecti
     Raises:
         ConfigError: One line for each problem: dotted key, value, remedy.
         CheckpointError: A package that is not among those allowed.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "small.yaml").write_text("model: {z_dim: 3}")
+    ...     load_config(f"{folder}/small.yaml", ["model.lr=0.01"]).model.z_dim
+    3
     """
-    path = Path(path)
     values = read_yaml(path)
     train = values.get("train")
     if train is None or isinstance(train, dict):
-        values["train"] = {"name": path.stem, **(train or {})}
+        values["train"] = {"name": Path(path).stem, **(train or {})}
     for override in overrides:
         apply_override(values, override)
     return check(values, allow)
 
 
 def check(values: Mapping[str, Any], allow: Collection[str] | None = None) -> Config:
-    """Validates plain values; `allow` is that of `load_config`.
-
-    Raises:
-        ConfigError: One line for each problem.
-        CheckpointError: A package that is not among those allowed.
+    """Validates plain values; `allow` and errors are those of `load_config`.
 
     >>> check({"model": {"z_dim": 3}}).guide.family.type
     'diagonal_normal'
@@ -94,15 +91,16 @@ def check(values: Mapping[str, Any], allow: Collection[str] | None = None) -> Co
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved configuration, every default filled in."""
+    """The resolved configuration, every default filled in.
+
+    >>> "num_steps: 10" in to_yaml(check({"guide": "svi"}))
+    True
+    """
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def apply_override(values: dict, text: str) -> None:
-    """Sets one value, `model.z_dim=16`, in place.
-
-    Raises:
-        ConfigError: It is not written so.
+    """Sets one value, `model.z_dim=16`, in place; a `ConfigError` of what is not written so.
 
     >>> values = {"guide": "svi"}
     >>> apply_override(values, "guide.refiner.num_steps=5")

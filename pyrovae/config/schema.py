@@ -6,7 +6,7 @@ whose annotation is a base class of components, `objective: Objective = ELBO()`,
 """
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
@@ -15,6 +15,24 @@ from pydantic_core import PydanticCustomError
 from ..capture import Engine
 from ..validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from .components import DEFAULTS, PRESETS, ConfigError, block_of, kind_of, resolve, signature, tag_of
+
+WHERE_DATA_LIE = frozenset({"root", "path", "cache", "num_workers"})  # of `dataset:`; the same data by other ways
+COMMON: dict[str, dict[str, Any]] = {  # keys of every block of a kind, with their defaults
+    "dataset": {
+        "batch_size": (PositiveInt, 128),
+        "num_workers": (NonNegativeInt, 0),
+        "augment": (Any, None),
+        "normalize": (Any, None),
+    },
+    "model": {"lr": (PositiveFloat, 1e-3), "beta": (NonNegativeFloat, 1.0)},
+}
+PARTS = {  # blocks within a section, by key, and their kinds; of a model and a guide those that it takes by position
+    "dataset": {"augment": "augment", "normalize": "normalize"},
+    "model": {**{name: name for name in ("prior", "likelihood", "encoder", "decoder")}, "layers": "decoder"},
+    "guide": {"family": "family", "refiner": "refiner"},
+    "train": {"beta_warmup": "warmup", "aggressive": "aggressive", "objective": "objective"},
+}
+_MAY_LACK = ("augment", "normalize", "beta_warmup", "aggressive")
 
 
 class Strict(BaseModel):
@@ -73,11 +91,12 @@ class TrainConfig(Strict):
 class Config(Strict):
     """The whole file; `check` makes a subclass whose sections have the settings of the components that are named.
 
-    Attributes:
-        note: A line about what `model.type` filled in, and what it would have but for what is written.
+    >>> from pyrovae.config import check
+    >>> check({"guide": "svi"}).guide.refiner.num_steps
+    10
     """
 
-    note: ClassVar[str] = ""
+    note: ClassVar[str] = ""  # what `model.type` filled in, and what it would have but for what is written
     dataset: Any
     model: Any
     guide: Any
@@ -99,30 +118,15 @@ def blocks_of(section: Any) -> Iterator[Block]:
         yield from blocks_of(getattr(section, name))
 
 
-WHERE_DATA_LIE = frozenset({"root", "path", "cache", "num_workers"})  # of `dataset:`; the same data by other ways
-DATASET_COMMON: dict[str, Any] = {
-    "batch_size": (PositiveInt, 128),
-    "num_workers": (NonNegativeInt, 0),
-    "augment": (Any, None),
-    "normalize": (Any, None),
-}
-
-
 def fitted(values: Mapping[str, Any], allow: Collection[str] | None = None) -> tuple[type[Config], dict[str, Any]]:
     """The schema of raw values, and these with every block written out.
 
     First the classes that they name are found, as `resolve` does, then their signatures say what may stand there.
     """
-    values = {key: value for key, value in values.items() if value is not None}  # `train:` and nothing below it
-    values, note = _preset(values)
+    values, note = _preset({key: value for key, value in values.items() if value is not None})
     reader = _Reader(allow)
-    sections: dict[str, tuple[Any, Any]] = {
-        "dataset": reader.block("dataset", values.get("dataset")),
-        "model": reader.block("model", values["model"]),
-        "guide": reader.block("guide", values["guide"]),
-        "train": reader.train(values.get("train", {})),
-    }
-    schema, written = _model("Config", Config, sections)
+    sections = {kind: reader.block(kind, values.get(kind)) for kind in ("dataset", "model", "guide")}
+    schema, written = _model("Config", Config, {**sections, "train": reader.train(values.get("train", {}))})
     schema.note = note
     return schema, {**values, **written}
 
@@ -133,38 +137,52 @@ def _model(name: str, base: Any, blocks: Mapping[str, tuple[Any, Any]]) -> tuple
     return create_model(name, __base__=base, **fields), {key: value for key, (_, value) in blocks.items()}
 
 
-def _preset(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _preset(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """`values` with what `model.type` fills in where nothing is written, and what it filled in or found otherwise."""
-    model, guide = (_as_block(kind, values.get(kind, {})) for kind in ("model", "guide"))
-    filled = {**values, "model": model, "guide": guide}
-    name = model.get("type", DEFAULTS["model"]) if isinstance(model, Mapping) else None
-    if not isinstance(name, str) or name not in PRESETS or not isinstance(guide, Mapping):
-        return filled, ""
-    made, kept = [], []
-    for key, default in PRESETS[name][1].items():
-        written = _as_block(key, guide if key == "guide" else model.get(key, {}))
+    model, guide = (_as_block(kind, values.get(kind)) for kind in ("model", "guide"))
+    if not isinstance(model, Mapping) or not isinstance(guide, Mapping):
+        return {**values, "model": model, "guide": guide}, ""
+    values = {**values, "model": (model := {**model}), "guide": guide}
+    name, made, kept = model.get("type", DEFAULTS["model"]), [], []
+    for key, default in (PRESETS[name][1] if isinstance(name, str) and name in PRESETS else {}).items():
+        section = values if key == "guide" else model
+        written = _as_block(key, section.get(key))
         given = written.get("type") if isinstance(written, Mapping) else written
         if given is None:
             made.append(f"{key} {default}")
-            new = {"type": default, **written} if isinstance(written, Mapping) and isinstance(default, str) else default
-            filled["guide" if key == "guide" else "model"] = new if key == "guide" else {**filled["model"], key: new}
+            section[key] = {"type": default, **written} if isinstance(default, str) else default
         elif given != default and isinstance(given, str):
             kept.append(f"{key} {given}, not {default}")
     parts = [f"fills in {', '.join(made)}"] * bool(made) + [f"leaves as written {', '.join(kept)}"] * bool(kept)
-    return filled, f"model.type: {name} {'; '.join(parts)}" if parts else ""
+    return values, f"model.type: {name} {'; '.join(parts)}" if parts else ""
 
 
 def _as_block(kind: str, value: Any) -> Any:
     return {tag_of(kind): value} if isinstance(value, str) else {} if value is None else value
 
 
-def refused(text: str) -> Any:
+def _refuse(kind: str, text: str, wrong: Callable[[Any], bool] = lambda value: True) -> BeforeValidator:
+    """What says `text` of a value that is wrong."""
+
+    def checked(value: Any) -> Any:
+        if wrong(value):
+            raise PydanticCustomError(kind, "{text}", {"text": text})  # type: ignore[arg-type]
+        return value
+
+    return BeforeValidator(checked)
+
+
+def _refused(text: str) -> Any:
     """The annotation of what cannot be right, whatever it is."""
+    return Annotated[Any, _refuse("component", text)]
 
-    def refuse(value: Any) -> Any:
-        raise PydanticCustomError("component", "{text}", {"text": text})
 
-    return Annotated[Any, BeforeValidator(refuse)]
+_ONE = "a list is for a model of layers, vae_hierarchical; here it is one number"
+_ONE_LAYER = Annotated[PositiveInt, _refuse("z_dim", _ONE, lambda value: isinstance(value, list))]
+_MANY = "must be a list of two or more, bottom first: [50, 20]"
+_LAYERS = Annotated[
+    list[PositiveInt], _refuse("z_dim", _MANY, lambda value: not isinstance(value, list) or len(value) < 2)
+]
 
 
 class _Reader:
@@ -173,106 +191,71 @@ class _Reader:
     def __init__(self, allow: Collection[str] | None) -> None:
         self.allow = allow
 
-    def block(self, kind: str, value: Any, default: str | dict[str, Any] = "") -> tuple[Any, Any]:
+    def block(self, kind: str, value: Any, default: Any = None) -> tuple[Any, Any]:
         """Of one block; a bare name stands for one, and one without a name is of the default's class."""
         tag, value, start = tag_of(kind), _as_block(kind, value), _as_block(kind, default or DEFAULTS[kind])
         if not isinstance(value, Mapping):
-            return refused(": must be a name, or a block of keys"), value
+            return _refused(": must be a name, or a block of keys"), value
         value = {**(start if value.get(tag, start[tag]) == start[tag] else {}), **value}
         name = value[tag]
         if not isinstance(name, str):
-            return refused(f".{tag}: must be a name"), value
+            return _refused(f".{tag}: must be a name"), value
         try:
             target = resolve(kind, name, self.allow)
         except ConfigError as error:
-            return refused(f".{tag}: {error}"), value
+            return _refused(f".{tag}: {error}"), value
         positional, settings = signature(target)
-        fields: dict[str, Any] = {tag: (str, name), **self._common(kind, value, positional)}
+        fields: dict[str, Any] = {tag: (str, name), **self.common(kind, value, positional)}
         for key, (hint, initial) in settings.items():
             required, inner = initial is inspect.Parameter.empty, kind_of(hint)
             fields[key] = (hint, ... if required else initial)
             if inner is not None and (key in value or not required):
                 try:
-                    known: Any = None if required or initial is None else block_of(inner, initial)
+                    known = None if required or initial is None else block_of(inner, initial)
                 except ValueError:  # a default that cannot be written down stays as it is
                     if key not in value:
                         continue
-                    known = f"{type(initial).__module__}:{type(initial).__qualname__}"
-                fields[key] = self._within(value, key, inner, known, may_lack=type(None) in get_args(hint))
+                    known = {tag_of(inner): f"{type(initial).__module__}:{type(initial).__qualname__}"}
+                fields[key] = self.within(value, key, inner, known, may_lack=type(None) in get_args(hint))
         schema = create_model(f"{kind} {name}", __base__=Block, **fields)
         schema.__kind__, schema.__target__ = kind, staticmethod(target)  # or a function would become a method
         return schema, value
 
-    def _within(
-        self, value: dict[str, Any], key: str, kind: str, default: str | dict[str, Any] | None, may_lack: bool = True
-    ) -> Any:
+    def within(self, value: dict[str, Any], key: str, kind: str, default: Any = None, *, may_lack: bool) -> Any:
         """The field of a block within another, or None in its place; `value[key]` is written out."""
         if may_lack and (value[key] in (None, False, "none") if key in value else default is None):
             value[key] = None
             return type(None), None
-        hint, value[key] = self.block(kind, value.get(key), default or "")
+        hint, value[key] = self.block(kind, value.get(key), default)
         return hint, ...
 
-    def _common(self, kind: str, value: dict[str, Any], positional: Collection[str]) -> dict[str, Any]:
+    def common(self, kind: str, value: dict[str, Any], positional: Collection[str] = ()) -> dict[str, Any]:
         """Fields that a signature has not as settings: those of parts, and those that all of a kind have."""
-        if kind == "dataset":
-            augment = self._within(value, "augment", "augment", None) if value.get("augment") is not True else _SAY_WHAT
-            normalize = self._within(value, "normalize", "normalize", None)
-            return {**DATASET_COMMON, "augment": augment, "normalize": normalize}
-        if kind not in ("model", "guide"):
-            return {}
-        fields: dict[str, Any] = {}
-        names = {*positional}
+        fields, taken = dict[str, Any](), {*positional}
         if kind == "model":
-            layered = bool({"z_dims", "layers"} & names)
-            if layered or {"z_dim", "prior", "decoder"} & names:
+            layered = bool({"z_dims", "layers"} & taken)
+            if layered or {"z_dim", "prior", "decoder"} & taken:
                 fields["z_dim"] = (_LAYERS, [50, 20]) if layered else (_ONE_LAYER, 50)
-            fields |= {"lr": (PositiveFloat, 1e-3), "beta": (NonNegativeFloat, 1.0)}
-            names |= {"encoder"}  # the guide's, but a network as the decoder is
-        for key, part in PARTS[kind].items():
-            if key in names:
-                fields[key] = self._within(value, key, part, None, may_lack=False)
+            taken.add("encoder")  # the guide's, but a network as the decoder is
+        fields |= COMMON.get(kind, {})
+        for key, part in PARTS.get(kind, {}).items():
+            if key in taken or kind in ("dataset", "train"):
+                fields[key] = self.within(value, key, part, may_lack=key in _MAY_LACK)
+        if kind == "dataset" and value["augment"] is True:
+            fields["augment"] = _refused(": say what: {flip: true, shift: 2}"), None
         return fields
 
     def train(self, value: Any) -> tuple[Any, Any]:
         """Of `train:`."""
         if not isinstance(value, Mapping):
-            return refused(": must be a block of keys"), value
-        value = dict(value)
-        if value.get("aggressive") is True:
-            value["aggressive"] = {}
+            return _refused(": must be a block of keys"), value
+        value = {**value, **({"aggressive": {}} if value.get("aggressive") is True else {})}
         stops = isinstance(value.get("early_stopping"), Mapping)
-        fields: dict[str, Any] = {
-            "early_stopping": (EarlyStoppingConfig if stops else bool, False),
-            "beta_warmup": self._within(value, "beta_warmup", "warmup", None),
-            "aggressive": self._within(value, "aggressive", "aggressive", None),
-            "objective": self._within(value, "objective", "objective", None, may_lack=False),
-        }
+        fields = {"early_stopping": (EarlyStoppingConfig if stops else bool, False), **self.common("train", value)}
         if isinstance(places := value.get("schedules") or {}, Mapping):  # place -> schedule
             made = {place: self.block("warmup", schedule) for place, schedule in places.items()}
             schema, value["schedules"] = _model("Schedules", Strict, made)
             fields["schedules"] = schema, ...
         else:
-            fields["schedules"] = refused(": must be a block, place: schedule"), None
+            fields["schedules"] = _refused(": must be a block, place: schedule"), None
         return create_model("Train", __base__=TrainConfig, **fields), value
-
-
-def _one_number(value: Any) -> Any:
-    if isinstance(value, list):
-        raise PydanticCustomError("z_dim", "a list is for a model of layers, vae_hierarchical; here it is one number")
-    return value
-
-
-def _a_list(value: Any) -> Any:
-    if not isinstance(value, list) or len(value) < 2:
-        raise PydanticCustomError("z_dim", "must be a list of two or more, bottom first: [50, 20]")
-    return value
-
-
-_ONE_LAYER = Annotated[PositiveInt, BeforeValidator(_one_number)]
-_LAYERS = Annotated[list[PositiveInt], BeforeValidator(_a_list)]
-_SAY_WHAT = refused(": say what: {flip: true, shift: 2}"), None
-PARTS = {  # blocks of a model and of a guide, where they take such a part by position
-    "model": {**{name: name for name in ("prior", "likelihood", "encoder", "decoder")}, "layers": "decoder"},
-    "guide": {"family": "family", "refiner": "refiner"},
-}

@@ -9,7 +9,7 @@ import yaml
 
 from ..config import COMPONENTS
 from ..config.components import Setting, signature
-from ..config.schema import DATASET_COMMON
+from ..config.schema import COMMON
 
 
 def catalogue(width: int = 100) -> str:
@@ -22,7 +22,7 @@ def catalogue(width: int = 100) -> str:
     for name, make in COMPONENTS["dataset"].items():
         about = (inspect.getdoc(make) or "").split("\n")[0]
         parts.append(f"{name}\n  {about}\n{_keys(signature(make)[1], width)}")
-    common = {key: Setting(hint, default) for key, (hint, default) in DATASET_COMMON.items()}
+    common = {key: Setting(hint, default) for key, (hint, default) in COMMON["dataset"].items()}
     return "\n".join([*parts, f"all of them\n{_keys(common, width)}"])
 
 

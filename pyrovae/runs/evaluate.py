@@ -9,8 +9,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from ..config import Config, ConfigError, build_data, load_config, nearest
-from ..config.components import name_of
+from ..config import Config, ConfigError, build_data, load_config
+from ..config.components import name_of, nearest
 from ..data import Dataset
 from ..data.normalization.normalized import as_in
 from ..data.shifts import SHIFTS, can_shift, shifted

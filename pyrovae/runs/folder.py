@@ -18,7 +18,8 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from .. import __version__
-from ..config import WHERE_DATA_LIE, Config, ConfigError, to_yaml
+from ..config import Config, ConfigError, to_yaml
+from ..config.schema import WHERE_DATA_LIE
 from ..training import CheckpointError
 from .load import noun, read_config
 

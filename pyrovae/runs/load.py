@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import WHERE_DATA_LIE, Config, ConfigError, build_data, build_model, load_config
+from ..config import Config, ConfigError, build_data, build_model, load_config
+from ..config.schema import WHERE_DATA_LIE
 from ..data import DataError, Dataset
 from ..guides import Guide
 from ..inference import Inferred
