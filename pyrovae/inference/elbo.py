@@ -115,22 +115,20 @@ class Objective(Trace_ELBO):
 
     scores_latents: bool = True  # it needs the densities of latent draws
     twice_differentiable: bool = True  # an unrolled loop may take derivatives of its gradient
+    prior: Program | None = None  # these two by `scaled`
+    scorer: Program | None = None
 
     def __init__(self, num_particles: int, beta: Beta, path_gradient: bool) -> None:
         # Of plates there is "data"; particles lie left of it.
         super().__init__(num_particles=num_particles, vectorize_particles=num_particles > 1, max_plate_nesting=1)
-        self.beta = beta
-        self.path_gradient = path_gradient
-        self.prior: Program | None = None
-        self.scorer: Program | None = None
+        self.beta, self.path_gradient = beta, path_gradient
 
     def scaled(self, beta: Beta = 1.0, *, prior: Program | None = None, scorer: Program | None = None) -> "Objective":
         """A copy whose β is that of this one times `beta`.
 
-        Args:
-            prior: A guide whose q takes the place of the model's p(z): the posterior of the step before, say.
-            scorer: A guide to score z under, in place of the guide held fixed: for derivatives of a path gradient, to
-                which the q held fixed is one more function of λ.
+        `prior` is a guide whose q takes the place of the model's p(z): the posterior of the step before, say. `scorer`
+        is a guide to score z under, in place of the one held fixed: for derivatives of a path gradient, to which the q
+        held fixed is one more function of λ.
         """
         new = copy.copy(self)
         new.beta, new.prior, new.scorer = self.beta * beta, prior, scorer
@@ -192,8 +190,7 @@ class Objective(Trace_ELBO):
 class ELBO(Objective):
     r"""`pyro.infer.Trace_ELBO` for reparameterised guides, with β, and without `.item()`.
 
-    .. math::
-        L_\beta = E_{q(z \mid x)} [\log p(x \mid z)] - \beta \, KL(q(z \mid x) \,\|\, p(z))
+    .. math:: L_\beta = E_{q(z \mid x)} [\log p(x \mid z)] - \beta \, KL(q(z \mid x) \,\|\, p(z))
 
     summed over the batch, in nats. At β = 1 and without path gradients, values and gradients are those of
     `Trace_ELBO`, bit for bit.
@@ -277,9 +274,8 @@ def elbo_terms(
 
     >>> import pyrovae as pv
     >>> model, family = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2)
-    >>> terms = elbo_terms(model, family, torch.ones(8, 4), torch.zeros(8, 4), num_particles=100)
-    >>> terms.recon.shape, bool(terms.kl.abs().max() < 1e-4)  # λ = 0 is the prior
-    (torch.Size([8]), True)
+    >>> elbo_terms(model, family, torch.ones(8, 4), torch.zeros(8, 4)).kl.abs().max() < 1e-4  # λ = 0 is the prior
+    tensor(True)
     """
     recon, kl = x.new_zeros(x.shape[0]), x.new_zeros(x.shape[0])
     objective = ELBO(num_particles=num_particles, path_gradient=False).scaled(prior=sampler(family, prior))
@@ -302,11 +298,9 @@ def common_noise(function: Callable[[Tensor], Result], *params: Tensor) -> list[
     >>> second - first
     tensor([1., 1.])
     """
-    device = params[0].device
-    state = noise_state(device)
-    results = []
+    state, results = noise_state(params[0].device), []
     for row in params:
-        set_noise_state(state, device)
+        set_noise_state(state, row.device)
         results.append(function(row))
     return results
 
@@ -318,9 +312,8 @@ def common_noise_terms(
 
     >>> import pyrovae as pv
     >>> model, family, x = pv.models.mlp((4,), z_dim=2), pv.DiagonalNormal(2), torch.ones(8, 4)
-    >>> before, after = common_noise_terms(model, family, x, torch.zeros(8, 4), torch.zeros(8, 4))
-    >>> torch.equal(before.elbo(), after.elbo())
-    True
+    >>> [terms.kl.shape for terms in common_noise_terms(model, family, x, torch.zeros(8, 4), torch.ones(8, 4))]
+    [torch.Size([8]), torch.Size([8])]
     """
     return common_noise(lambda row: elbo_terms(model, family, x, row, num_particles, prior), *params)
 
@@ -342,7 +335,6 @@ def _check_sites(model_trace: Any, guide_trace: Any) -> None:
         if model[name] != guide[name]:
             inside = (", ".join(sorted(side[name])) or "none" for side in (model, guide))
             raise ValueError(
-                "latent site {!r} lies in plates {} of the model and {} of the guide; put with "
-                'pyro.plate("data", x.shape[0]) around what belongs to a datapoint, and nothing else around that'
-                .format(name, *inside)
-            )  # fmt: skip
+                'latent site {!r} lies in plates {} of the model and {} of the guide; put with pyro.plate("data", '
+                "x.shape[0]) around what belongs to a datapoint, and nothing else around that".format(name, *inside)
+            )

@@ -55,10 +55,8 @@ class GaussNewtonRefiner(Refiner):
         self, *, num_steps: PositiveInt = 4, lr: PositiveFloat = 1.0, safeguard: bool = True,
         score_particles: PositiveInt = 4,
     ) -> None:  # fmt: skip
-        self.num_steps = num_steps
-        self.lr = lr
-        self.safeguard = safeguard
-        self.score_particles = score_particles
+        self.num_steps, self.lr = num_steps, lr
+        self.safeguard, self.score_particles = safeguard, score_particles
 
     def check(self, model: nn.Module, family: Family) -> None:
         if not isinstance(family, FullNormal):

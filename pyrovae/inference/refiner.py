@@ -215,43 +215,26 @@ class SVIRefiner(Refiner):
 
     @validated
     def __init__(
-        self,
-        *,
-        num_steps: PositiveInt = 10,
-        lr: PositiveFloat = 0.03,
-        optimizer: Literal["adam", "sgd", "natural"] = "adam",
-        momentum: NonNegativeFloat = 0.5,
+        self, *, num_steps: PositiveInt = 10, lr: PositiveFloat = 0.03,
+        optimizer: Literal["adam", "sgd", "natural"] = "adam", momentum: NonNegativeFloat = 0.5,
         objective: Objective = ELBO(),  # noqa: B008 - never written to
-        clip: PositiveFloat | None = None,
-        lr_decay: Literal["none", "linear"] = "none",
-        adapt: NonNegativeFloat = 0.0,
-        stop_below: Number | None = None,
-        gradient: Gradient = "stopped",
-        checkpoint: bool = False,
-        safeguard: bool = True,
-        score_particles: PositiveInt = 4,
-    ) -> None:
-        self.num_steps = num_steps
-        self.lr = lr
-        self.optimizer = optimizer
-        self.momentum = momentum
-        self.objective = objective
-        self.clip = clip
-        self.lr_decay = lr_decay
-        self.adapt = adapt
-        self.stop_below = stop_below
-        self.gradient = gradient
-        self.checkpoint = checkpoint
-        self.safeguard = safeguard
-        self.score_particles = score_particles
+        clip: PositiveFloat | None = None, lr_decay: Literal["none", "linear"] = "none",
+        adapt: NonNegativeFloat = 0.0, stop_below: Number | None = None,
+        gradient: Gradient = "stopped", checkpoint: bool = False,
+        safeguard: bool = True, score_particles: PositiveInt = 4,
+    ) -> None:  # fmt: skip
+        self.num_steps, self.lr, self.objective = num_steps, lr, objective
+        self.optimizer, self.momentum, self.clip, self.lr_decay = optimizer, momentum, clip, lr_decay
+        self.adapt, self.stop_below = adapt, stop_below
+        self.gradient, self.checkpoint = gradient, checkpoint
+        self.safeguard, self.score_particles = safeguard, score_particles
 
     def check(self, model: nn.Module, family: Family) -> None:
-        name = type(family).__name__
+        name, objective = type(family).__name__, type(self.objective).__name__
         if self.optimizer == "natural" and not family.has_natural_gradient:
             raise ValueError(f"optimizer natural needs a family with a natural_gradient, got {name}; use adam")
         if family.density == "none" and self.objective.scores_latents:
-            kind = type(self.objective).__name__
-            raise ValueError(f"objective {kind} scores draws, and {name} has no density; use AnalyticELBO")
+            raise ValueError(f"objective {objective} scores draws, and {name} has no density; use AnalyticELBO")
         if self.gradient != "stopped" and self.stop_below is not None:
             raise ValueError(f"stop_below is for gradient stopped, got {self.gradient}; leave one of them out")
         if depth_of(self.gradient) == 0:
@@ -263,8 +246,8 @@ class SVIRefiner(Refiner):
             )
         if not self.objective.twice_differentiable:
             raise ValueError(
-                f"gradient {self.gradient} takes derivatives of the objective's gradient, which "
-                f"{type(self.objective).__name__} lacks so; set doubly_reparameterized=False"
+                f"gradient {self.gradient} takes derivatives of the objective's gradient, which {objective} lacks so; "
+                "set doubly_reparameterized=False"
             )
 
     def make_step(self, model: nn.Module, family: Family) -> SVIStep:

@@ -54,20 +54,11 @@ class Step(ABC, Generic[State]):
         """The next state; `prior` is λ (B, P) of the q that takes the place of the model's p(z), if one does."""
 
 
-class RowOptimizer(ABC):
-    """Turns the gradient of each row of λ into a direction, as a function of tensors without hidden state."""
+class SGD:
+    """Gradient descent with momentum, as `torch.optim.SGD`, row by row and without hidden state.
 
-    @abstractmethod
-    def init(self, params: Tensor) -> Tensors:
-        """The state before the first step from λ (B, P): running means, (B, P) each."""
-
-    @abstractmethod
-    def __call__(self, grad: Tensor, step: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
-        """The direction (B, P) to subtract, at a step size of one, in step 0, 1, ..., and the new state."""
-
-
-class SGD(RowOptimizer):
-    """Gradient descent with momentum, as `torch.optim.SGD`.
+    From the gradient, the step, 0, 1, ..., and the state, (B, P) each, to the direction to subtract at a step size of
+    one, and the new state.
 
     >>> optimizer, params = SGD(momentum=0.5), torch.zeros(3, 2)
     >>> _, state = optimizer(torch.ones(3, 2), torch.tensor(0.0), optimizer.init(params))
@@ -87,8 +78,8 @@ class SGD(RowOptimizer):
         return velocity, (velocity,)
 
 
-class Adam(RowOptimizer):
-    """As `torch.optim.Adam`.
+class Adam:
+    """As `torch.optim.Adam`, called as `SGD`.
 
     Reference:
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015), arXiv:1412.6980
@@ -148,8 +139,7 @@ class AdaptiveStep:
     MIN_STEPS = 10  # before a datapoint may stop
 
     def __init__(self, adapt: float, stop_below: float | None) -> None:
-        self.adapt = adapt
-        self.stop_below = stop_below
+        self.adapt, self.stop_below = adapt, stop_below
 
     def init(self, params: Tensor) -> AdaptiveState:
         """The state before the first step from λ (B, P)."""
@@ -218,7 +208,7 @@ class SVIStep(Step[SVIState]):
     model: nn.Module  # held fixed
     family: Family
     objective: Objective  # L
-    optimizer: RowOptimizer  # d, with momentum or moments
+    optimizer: SGD | Adam  # d, with momentum or moments
     natural: bool  # `optimizer` is given the family's natural gradient
     adaptive: AdaptiveStep | None  # step sizes by datapoint; none for one that all share
     clip: float | None  # largest norm of a row's gradient, in the metric of the step
