@@ -10,7 +10,7 @@ from ..validation import PositiveFloat, PositiveInt, validated
 from .elbo import ELBO, Terms, common_noise, frozen
 from .objectives import AnalyticELBO
 from .refiner import SVIRefiner, check_rows, scalar, score_of
-from .steps import Settings
+from .steps import AdamState, Settings
 
 DRAWS = 25  # in a pass; alike for all, so that one graph serves
 # Floats of data in a pass: more leave a CPU's cache, and fewer keep a GPU waiting.
@@ -117,7 +117,7 @@ class Search:
 
     def _keep(self, moving: Tensor, best: Tensor) -> None:
         """The next window starts at the best λ with the moments of the last, unless those are not finite."""
-        moments = tuple(part.nan_to_num(0.0, 0.0, 0.0)[moving] for part in self.state.optimizer)
+        moments = AdamState(*(part.nan_to_num(0.0, 0.0, 0.0)[moving] for part in self.state.optimizer))
         self.rows, self.lr, self.windows = self.rows[moving], self.lr[moving], self.windows[moving]
         gradient = self.state.gradient[moving]
         self.state = self.state._replace(params=best[moving], gradient=gradient, optimizer=moments)

@@ -54,6 +54,19 @@ class Step(ABC, Generic[State]):
         """The next state; `prior` is λ (B, P) of the q that takes the place of the model's p(z), if one does."""
 
 
+class SGDState(NamedTuple):
+    """Of `SGD`."""
+
+    velocity: Tensor  # (B, P)
+
+
+class AdamState(NamedTuple):
+    """Of `Adam`: running means."""
+
+    mean: Tensor  # (B, P) of the gradient
+    square: Tensor  # (B, P) of its square
+
+
 class SGD:
     """Gradient descent with momentum, as `torch.optim.SGD`, row by row and without hidden state.
 
@@ -70,12 +83,12 @@ class SGD:
     def __init__(self, momentum: NonNegativeFloat) -> None:
         self.momentum = momentum
 
-    def init(self, params: Tensor) -> Tensors:
-        return (torch.zeros_like(params),)
+    def init(self, params: Tensor) -> SGDState:
+        return SGDState(torch.zeros_like(params))
 
-    def __call__(self, grad: Tensor, step: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
-        velocity = self.momentum * state[0] + grad
-        return velocity, (velocity,)
+    def __call__(self, grad: Tensor, step: Tensor, state: SGDState) -> tuple[Tensor, SGDState]:
+        velocity = self.momentum * state.velocity + grad
+        return velocity, SGDState(velocity)
 
 
 class Adam:
@@ -91,17 +104,17 @@ class Adam:
 
     BETAS, EPS = (0.9, 0.999), 1e-8
 
-    def init(self, params: Tensor) -> Tensors:
-        return torch.zeros_like(params), torch.zeros_like(params)
+    def init(self, params: Tensor) -> AdamState:
+        return AdamState(torch.zeros_like(params), torch.zeros_like(params))
 
-    def __call__(self, grad: Tensor, step: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
-        (mean, square), (b1, b2) = state, self.BETAS
-        mean = torch.lerp(mean, grad, 1 - b1)
-        square = b2 * square + (1 - b2) * grad * grad
+    def __call__(self, grad: Tensor, step: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
+        b1, b2 = self.BETAS
+        mean = torch.lerp(state.mean, grad, 1 - b1)
+        square = b2 * state.square + (1 - b2) * grad * grad
         correct1, correct2 = 1 - b1 ** (step + 1), 1 - b2 ** (step + 1)
         # Clamped, for the derivative of a square root is infinite at zero, which an unrolled loop would meet.
         root = (square / correct2).clamp_min(torch.finfo(square.dtype).tiny).sqrt()
-        return (mean / correct1) / (root + self.EPS), (mean, square)
+        return (mean / correct1) / (root + self.EPS), AdamState(mean, square)
 
 
 class AdaptiveState(NamedTuple):
@@ -168,7 +181,7 @@ class SVIState(NamedTuple):
     step: Tensor  # () how many were taken
     params: Tensor  # (B, P) λ
     gradient: Tensor  # (B, P) that of -L_β before the last step
-    optimizer: Tensors  # state of `SGD` or `Adam`
+    optimizer: SGDState | AdamState
     adaptive: AdaptiveState | None
 
 
@@ -208,7 +221,7 @@ class SVIStep(Step[SVIState]):
     model: nn.Module  # held fixed
     family: Family
     objective: Objective  # L
-    optimizer: SGD | Adam  # d, with momentum or moments
+    optimizer: Any  # d: SGD or Adam
     natural: bool  # `optimizer` is given the family's natural gradient
     adaptive: AdaptiveStep | None  # step sizes by datapoint; none for one that all share
     clip: float | None  # largest norm of a row's gradient, in the metric of the step
@@ -289,7 +302,7 @@ def with_moving(state: SVIState, parts: Sequence[Tensor]) -> SVIState:
     """`state` with other values for what `moving` gives."""
     num = 1 + len(state.optimizer)
     adaptive = None if state.adaptive is None else AdaptiveState(*parts[num:])
-    return state._replace(params=parts[0], optimizer=tuple(parts[1:num]), adaptive=adaptive)
+    return state._replace(params=parts[0], optimizer=state.optimizer._make(parts[1:num]), adaptive=adaptive)
 
 
 def weights(*modules: nn.Module) -> list[Tensor]:
