@@ -129,9 +129,11 @@ def test_full_mnist_without_network_is_an_error(tmp_path, no_network):
         MNIST(root=str(tmp_path), source="full")
 
 
-def test_numpy_is_refused_and_repr_is_short():
-    with pytest.raises(DataError, match=r"train is ndarray; use torch.from_numpy"):
-        Dataset("tiny", "random", pixels(5).numpy(), pixels(5), pixels(5))
+def test_numpy_is_taken_and_repr_is_short():
+    data = Dataset("tiny", "random", pixels(5).numpy(), pixels(5), pixels(5))
+    assert isinstance(data.train, torch.Tensor)
+    with pytest.raises(DataError, match=r"train is list; give a tensor or a NumPy array"):
+        Dataset("tiny", "random", [1, 2], pixels(5), pixels(5))
     data = Dataset("tiny", "random", pixels(5), pixels(2), pixels(3))
     assert repr(data) == "Dataset(random: 5 train, 2 val, 3 test, (1, 2, 2), binarize='none')"
 

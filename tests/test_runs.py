@@ -176,3 +176,15 @@ def test_the_package_lists_what_it_has():
     assert not {"Any", "import_module"} & {*dir(pv)}
     for name in dir(pv):
         assert getattr(pv, name) is not None
+
+
+def test_arrays_train_and_a_wrong_shape_is_one_line():
+    x = (np.random.default_rng(0).random((60, 6)) < 0.5).astype("float32")
+    model, family = pv.models.mlp((6,), 2, widths=(8,)), pv.DiagonalNormal(2)
+    guide = pv.AmortizedGuide(family, pv.nets.MLP((6,), (4,), widths=(8,)))
+    for data in (x, pv.data.Dataset("coins", "drawn", x[:40], x[40:50], x[50:])):
+        assert pv.fit(model, guide, data, epochs=1, progress=False)["val/elbo"] < 0
+    other = pv.data.Dataset("wide", "drawn", *np.zeros((3, 5, 7), "float32"))
+    with pytest.raises(ValueError, match=r"takes x of shape \(6,\), and that of the data is \(7,\)") as error:
+        pv.evaluate(model, guide, other)
+    assert "\n" not in str(error.value)

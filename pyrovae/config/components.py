@@ -203,7 +203,8 @@ def _imported(kind: str, name: str, allow: Collection[str] | None) -> Any:
     try:
         owner = import_module(module)
     except Exception as error:  # whatever a module of the user's raises
-        raise ConfigError(f"{name!r} cannot be imported ({type(error).__name__}: {error})") from error
+        where = f"; {Path.cwd()} and PYTHONPATH were searched" if isinstance(error, ModuleNotFoundError) else ""
+        raise ConfigError(f"{name!r} cannot be imported ({type(error).__name__}: {error}){where}") from error
     base, thing = BASES[kind], getattr(owner, attribute, None)
     if thing is None:
         there = [word for word, other in vars(owner).items() if inspect.isclass(other) and _fits(other, base)]

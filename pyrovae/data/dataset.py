@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ class Dataset:
     Attributes:
         name: Of the data set.
         source: What was really read, for people and for `summary.json`.
-        train, val, test: Raw datapoints (N, *x_shape): a tensor, or `Rows` that lie elsewhere.
+        train, val, test: Raw datapoints (N, *x_shape): a tensor or NumPy array, or `Rows` that lie elsewhere.
         binarize: `dynamic` draws x ~ Bernoulli(grey) anew in each epoch, `static` once; validation and test
             are drawn once for both. `none` leaves x as it is.
         seed: Of the draws that are made once.
@@ -105,8 +106,11 @@ class Dataset:
     def __post_init__(self) -> None:
         for split in SPLITS:
             raw = getattr(self, split)
+            if isinstance(raw, np.ndarray):
+                raw = torch.as_tensor(raw)
+                object.__setattr__(self, split, raw)
             if not isinstance(raw, Tensor | Rows):
-                raise DataError(f"{self.name}: {split} is {type(raw).__name__}; use torch.from_numpy(...)")
+                raise DataError(f"{self.name}: {split} is {type(raw).__name__}; give a tensor or a NumPy array")
             if len(raw.shape) < 2:
                 raise DataError(f"{self.name}: {split} must be (N, *x_shape), got {tuple(raw.shape)}")
             if tuple(raw.shape[1:]) != self.x_shape:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..guides import Guide, LearnedIterativeGuide, RefinedGuide
+from ..guides import Guide, LearnedIterativeGuide
 from ..inference import Refiner, SVIRefiner
 
 
@@ -29,13 +29,14 @@ class Loop:
 
 
 def loop_of(model: Any, guide: Guide) -> Loop:
-    """The guide's own loop, or, after one that takes no steps, that of a default `SVIRefiner`."""
-    if isinstance(guide, RefinedGuide | LearnedIterativeGuide):
-        refiner = guide.refiner
+    """The loop of the guide's refiner; without one, that of a default `SVIRefiner` from what the guide infers."""
+    refiner = getattr(guide, "refiner", None)
+    if isinstance(refiner, Refiner) and hasattr(guide, "initial"):
         name = type(guide if isinstance(guide, LearnedIterativeGuide) else refiner).__name__
-        told = {"refiner": name, "lr_decay": getattr(refiner, "lr_decay", "none")}
+        told = {"refiner": name, "start": "λ₀", "lr_decay": getattr(refiner, "lr_decay", "none")}
         return Loop(guide.initial, _refined(model, guide, refiner), refiner.num_steps, told)
-    told = {"refiner": "SVIRefiner by default, for the guide takes no steps of its own", "lr_decay": "none"}
+    name = "SVIRefiner by default, for the guide has no refiner"
+    told = {"refiner": name, "start": "what the guide infers", "lr_decay": "none"}
     return Loop(lambda x: guide.infer(x).params, _refined(model, guide, SVIRefiner()), None, told)
 
 

@@ -24,7 +24,7 @@ def trajectory_figure(numbers: dict[str, Any]) -> Figure:
     ticks = [0, *(mantissa * 10**power for power in range(6) for mantissa in (1, 2, 5))]
     left.set_xticks(shown := [tick for tick in ticks if tick <= steps[-1]], map(str, shown))
     left.minorticks_off()
-    left.set(xlabel="inner step k", ylabel="change from λ₀ (nats a datapoint)", title=_title(numbers))
+    left.set(xlabel="inner step k", ylabel=f"change from {numbers['start']} (nats a datapoint)", title=_title(numbers))
     time = [1000 * value for value in numbers["seconds_per_image"]]
     right.errorbar(time, numbers["elbo"], None, fmt="C0o-", markersize=3)
     right.set(

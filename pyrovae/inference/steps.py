@@ -302,7 +302,8 @@ def with_moving(state: SVIState, parts: Sequence[Tensor]) -> SVIState:
     """`state` with other values for what `moving` gives."""
     num = 1 + len(state.optimizer)
     adaptive = None if state.adaptive is None else AdaptiveState(*parts[num:])
-    return state._replace(params=parts[0], optimizer=state.optimizer._make(parts[1:num]), adaptive=adaptive)
+    make: Any = type(state.optimizer)
+    return state._replace(params=parts[0], optimizer=make(*parts[1:num]), adaptive=adaptive)
 
 
 def weights(*modules: nn.Module) -> list[Tensor]:

@@ -21,6 +21,7 @@ from ..evaluation.findings import Findings
 from ..evaluation.settings import EvaluationSettings
 from ..files import check_writable
 from ..guides import Guide
+from ..training.checks import check_shapes
 from ..validation import problem
 from .folder import threads_of, versions
 from .load import load, open_run
@@ -103,6 +104,7 @@ def evaluate(
 
     >>> evaluate(model, guide, data, num_data=200)["splits"]["test"]["elbo"]["mean"]  # doctest: +SKIP
     """
+    check_shapes(model, guide, data.take("test", 2)[0].to(next(model.parameters()).device))
     origin = {"run": None, "train_seconds": None}
     return _evaluate(model, guide, data, config, origin, check_settings(settings), progress)[0]
 

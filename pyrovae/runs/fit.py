@@ -4,17 +4,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from .. import training
 from ..config.describe import described
+from ..data import Dataset
+from ..data.splits import held_out
 from ..guides import Guide
 from ..training.fit import Data
 from .folder import RunFolder, is_rank_zero
 
 
 def fit(
-    model: nn.Module, guide: Guide, data: Data, *, run_dir: Path | str | None = None, **options: Any
+    model: nn.Module,
+    guide: Guide,
+    data: Data | Tensor | np.ndarray,
+    *,
+    run_dir: Path | str | None = None,
+    **options: Any,
 ) -> dict[str, float]:
     """Trains `model` and `guide` in place; returns final metrics. All of it is as in `pyrovae.training.fit`.
 
@@ -25,7 +34,8 @@ def fit(
     Args:
         model: Pyro model of plate `"data"`.
         guide: Guide for it.
-        data: What to train on, `pyrovae.data.Dataset` say.
+        data: What to train on: a `pyrovae.data.Dataset`, or an array (N, *x_shape) of which a tenth each, drawn by
+            `seed`, validates and tests.
         run_dir: Folder for the run; nothing is written by default.
         options: `epochs`, `batch_size`, `lr`, `seed`, `callbacks` and all else that `pyrovae.training.fit` takes.
 
@@ -38,6 +48,9 @@ def fit(
     >>> "val/elbo" in pv.fit(model, guide, data, epochs=1, progress=False)
     True
     """
+    if isinstance(data, Tensor | np.ndarray):
+        parts = held_out("data", len(data), options.get("seed", 0), **dict.fromkeys(("val", "test"), len(data) // 10))
+        data = Dataset.parted("array", "an array in memory", torch.as_tensor(data), parts)
     if run_dir is None:
         return training.fit(model, guide, data, **options)
     folder = RunFolder(Path(run_dir))
