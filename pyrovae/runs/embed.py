@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -39,6 +38,7 @@ def embed(
         meta: More for the JSON text: the run's name, say.
         progress: Show a bar.
 
+    >>> import torch
     >>> import pyrovae as pv
     >>> from tempfile import TemporaryDirectory
     >>> config = pv.config.check({"model": {"z_dim": 3}})
