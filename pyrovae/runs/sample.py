@@ -50,7 +50,10 @@ def make_samples(
     seed_noise(device, seed, "pictures", 0, 0)
     samples = prior_samples(trained.model, torch.zeros(num, *trained.x_shape, device=device))
     seed_noise(device, seed, "pictures", 1, 0)
-    subject = _subject(trained, data, split, max(num, NUM_INFERRED), device)
+    x, labels = next(iter(data.in_order(split, max(num, NUM_INFERRED), device=device))), data.labels.get(split)
+    labels = None if labels is None else labels[: len(x)]
+    with engine(trained.config.train.engine, 1):
+        subject = Subject.of(split, trained.model, trained.guide, x, labels, data.class_names)
     seed_noise(device, seed, "pictures", 2, 0)
     if not can_decode(trained.model):
         return {**samples, "inputs": subject.x[:num]}
@@ -68,13 +71,6 @@ def write_samples(folder: str | Path, arrays: dict[str, Tensor], meta: dict[str,
     with replacing(path) as part, part.open("wb") as file:
         np.savez(file, **saved, meta=np.array(json.dumps(meta, ensure_ascii=False)))
     return [*drawn, path]
-
-
-def _subject(trained: Trained, data: Dataset, split: Split, num: int, device: torch.device) -> Subject:
-    x, labels = next(iter(data.in_order(split, num, device=device))), data.labels.get(split)
-    labels = None if labels is None else labels[: len(x)]
-    with engine(trained.config.train.engine, 1):
-        return Subject.of(split, trained.model, trained.guide, x, labels, data.class_names)
 
 
 @torch.no_grad()
@@ -102,13 +98,12 @@ def walks(subject: Subject) -> dict[str, Tensor]:
 
 
 def _figures(arrays: dict[str, Tensor]) -> dict[str, Figure]:
+    columns = math.ceil(math.sqrt(len(arrays["draws"])))
     if "samples" not in arrays:
-        columns = math.ceil(math.sqrt(len(arrays["draws"])))
         return {"draws": figures.datapoint_grid(arrays["draws"], columns, like=arrays["inputs"])}
     rows = {"input": arrays["inputs"], "at λ₀": arrays["reconstructions_init"]}
     if not torch.equal(arrays["reconstructions_init"], arrays["reconstructions"]):  # a guide that refines
         rows["at λ_K"] = arrays["reconstructions"]
-    columns = math.ceil(math.sqrt(len(arrays["samples"])))
     samples = figures.datapoint_grid(arrays["samples"], columns, like=arrays["inputs"])
     shown = figures.datapoint_rows(rows, NUM_SHOWN)
     if arrays["inputs"].dim() == 4:
@@ -118,10 +113,8 @@ def _figures(arrays: dict[str, Tensor]) -> dict[str, Figure]:
     shown.suptitle("Data, and E[x | z] at the means of q")
     steps, dims = torch.linspace(-REACH, REACH, NUM_STEPS), arrays["traversal_dims"].tolist()
     unit = "standard deviations from the aggregate posterior's mean"
-    drawn = {
-        "samples": samples,
-        "reconstructions": shown,
+    walked = {
         "traversals": traversal_figure(arrays["traversals"], dims, steps, unit),
         "interpolations": interpolation_figure(arrays["interpolations"]),
     }
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+    return {"samples": samples, "reconstructions": shown} | {n: figure for n, figure in walked.items() if figure}
