@@ -121,9 +121,7 @@ def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[nn.Module, Gu
         prior=lambda: make(section.prior, parts),
         decoder=lambda: make(section.decoder, in_shape=(z_dims[0],), out_shape=x_shape),
         likelihood=lambda: make(section.likelihood, parts),
-        layers=lambda: [
-            make(section.layers, in_shape=(above,), out_shape=(2, below)) for below, above in pairwise(z_dims)
-        ],
+        layers=lambda: [make(section.layers, in_shape=(high,), out_shape=(2, low)) for low, high in pairwise(z_dims)],
         model=lambda: make(section, parts),
         family=lambda: _family(config, parts),
         encoder=lambda: make(section.encoder, in_shape=x_shape, out_shape=(parts["family"].num_params,)),
@@ -198,10 +196,9 @@ def fit_arguments(config: Config) -> dict[str, Any]:
     >>> fit_arguments(check({"model": {"lr": 1e-2}}))["lr"]
     0.01
     """
-    train = {
-        name: value for name, value in _made(config.train).items() if name not in ("name", "save_dir", "num_threads")
-    }
-    return {**train, "lr": config.model.lr, "beta": config.model.beta, "batch_size": config.dataset.batch_size}
+    train, model, others = _made(config.train), config.model, ("name", "save_dir", "num_threads")
+    arguments = {name: value for name, value in train.items() if name not in others}
+    return {**arguments, "lr": model.lr, "beta": model.beta, "batch_size": config.dataset.batch_size}
 
 
 def _made(value: Any) -> Any:

@@ -31,12 +31,9 @@ def embed(
 
     Args:
         trained: Model and guide; moved to the GPU, if there is one.
-        data: Images.
         path: The file; an OSError, if it cannot be written.
-        split: `train`, `val` or `test`.
         batch_size: Images inferred at a time.
         meta: More for the JSON text: the run's name, say.
-        progress: Show a bar.
 
     >>> import torch
     >>> import pyrovae as pv

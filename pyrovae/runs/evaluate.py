@@ -38,11 +38,9 @@ def evaluate_run(
     what `evaluation.json` holds.
 
     Args:
-        run_dir: The run.
         data: Of a run made in Python on data that no file names.
         overrides: Of the data set, `dataset.root=DIR` say.
         allow: Packages beside pyrovae that the run's components may come from, as `pyrovae.load` has it.
-        progress: Show a bar.
         settings: As `EvaluationSettings` has them.
 
     Raises:
@@ -77,11 +75,9 @@ def evaluate(
     """Measures a model and a guide on a data set, without a folder; returns what `evaluation.json` of a run holds.
 
     Args:
-        model: p(x, z), trained or not; moved to the GPU, if there is one.
-        guide: q(z | x).
+        model, guide: p(x, z) and q(z | x), trained or not; moved to the GPU, if there is one.
         data: The data set; each split that `splits` names is measured.
         config: Of the training, where there is one.
-        progress: Show a bar.
         settings: As `EvaluationSettings` has them.
 
     Raises:

@@ -80,13 +80,11 @@ class RunFolder:
             ConfigError: Something else differs, so that the checkpoint would not fit.
         """
         before, after = (c.model_dump(mode="json") for c in (read_config(self.path, allow=allow), config))
-        lines = []
+        lines, remedy = [], "start a new run for that"
         for section in ("dataset", "model", "guide"):
             for key in {**before[section], **after[section]}.keys() - WHERE_DATA_LIE:
                 if (old := before[section].get(key)) != (new := after[section].get(key)):
-                    lines.append(
-                        f"{section}.{key}: cannot change on resume, from {old} to {new}; start a new run for that"
-                    )
+                    lines.append(f"{section}.{key}: cannot change on resume, from {old} to {new}; {remedy}")
         if lines:
             raise ConfigError("\n".join(sorted(lines)))
         if is_rank_zero():

@@ -62,7 +62,7 @@ class Trained:
         return self.model.sample(num_samples)
 
     def evaluate(self, data: Dataset, *, progress: bool = False, **settings: Any) -> dict[str, Any]:
-        """Bounds, gaps, representation and calibration on `data`, as `pyrovae.evaluate` gives them; writes nothing."""
+        """What `pyrovae.evaluate` gives of `data`."""
         from .evaluate import evaluate  # noqa: PLC0415 - imports much
 
         self.check(data)
@@ -114,8 +114,6 @@ def load(
     """Loads a run: `best` by validation ELBO, or `last`. The global generator stays where it is.
 
     Args:
-        run_dir: The run.
-        checkpoint: `best` or `last`.
         model, guide: Built as for training, of a run that its folder cannot describe; the weights are loaded into them.
         allow: Packages beside pyrovae that the run's components may be imported from. A run's folder names classes, and
             importing one runs its code: allow what you trust.
