@@ -1,8 +1,7 @@
 """Configuration to objects."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -65,18 +64,15 @@ def build_data(config: Config) -> Dataset:
         ConfigError: Settings that do not go together.
         DataError: Missing, damaged, or outside the likelihood's support: how many values, where, and what to set.
 
-    >>> import numpy
-    >>> from tempfile import TemporaryDirectory
-    >>> from pyrovae.config import check
-    >>> with TemporaryDirectory() as folder:
+    >>> import numpy, tempfile, pyrovae.config
+    >>> with tempfile.TemporaryDirectory() as folder:
     ...     numpy.save(path := f"{folder}/x.npy", numpy.zeros((20, 3), "f4"))
-    ...     build_data(check({"dataset": {"name": "arrays", "path": path}})).x_shape
+    ...     build_data(pyrovae.config.check({"dataset": {"name": "arrays", "path": path}})).x_shape
     (3,)
     """
-    settings = config.dataset
-    data = make(settings)
-    augment = make(settings.augment) if settings.augment else data.augment
-    data = replace(data, augment=augment, num_workers=settings.num_workers)
+    settings, data = config.dataset, make(config.dataset)
+    augment = settings.augment and make(settings.augment)
+    data = replace(data, augment=augment or data.augment, num_workers=settings.num_workers)
     check_views(config, data)
     if settings.normalize is not None:
         _check(config, data, COMPONENTS["likelihood"]["normal"])  # one value that is not finite: in every statistic
@@ -105,14 +101,6 @@ def _check(config: Config, data: Dataset, likelihood: Any) -> None:
         raise DataError(f"dataset {data.source}: {error}") from error
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's generator on the CPU, which draws weights, starts at `seed`; afterwards it goes on as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
 def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[nn.Module, Guide]:
     """Model and guide, with weights drawn from `train.seed`; the global generator stays where it is.
 
@@ -124,8 +112,7 @@ def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[nn.Module, Gu
     >>> guide.family
     DiagonalNormal()
     """
-    section = config.model
-    z_dim = getattr(section, "z_dim", [])
+    section, z_dim = config.model, getattr(config.model, "z_dim", [])
     z_dims = z_dim if isinstance(z_dim, list) else [z_dim]  # of each layer, bottom first
     parts = _Parts(
         x_shape=lambda: x_shape,
@@ -134,9 +121,7 @@ def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[nn.Module, Gu
         prior=lambda: make(section.prior, parts),
         decoder=lambda: make(section.decoder, in_shape=(z_dims[0],), out_shape=x_shape),
         likelihood=lambda: make(section.likelihood, parts),
-        layers=lambda: [
-            make(section.layers, in_shape=(above,), out_shape=(2, below)) for below, above in pairwise(z_dims)
-        ],
+        layers=lambda: [make(section.layers, in_shape=(high,), out_shape=(2, low)) for low, high in pairwise(z_dims)],
         model=lambda: make(section, parts),
         family=lambda: _family(config, parts),
         encoder=lambda: make(section.encoder, in_shape=x_shape, out_shape=(parts["family"].num_params,)),
@@ -146,7 +131,8 @@ def build_model(config: Config, x_shape: tuple[int, ...]) -> tuple[nn.Module, Gu
         if block.__target__ is unnamed:
             make(block)  # which says what it stands for
     _check_prior(config)
-    with _seeded(config.train.seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.train.seed)  # the CPU's, which draws weights
         model = parts["model"]
         return model, make(config.guide, parts)
 
@@ -210,10 +196,9 @@ def fit_arguments(config: Config) -> dict[str, Any]:
     >>> fit_arguments(check({"model": {"lr": 1e-2}}))["lr"]
     0.01
     """
-    train = {
-        name: value for name, value in _made(config.train).items() if name not in ("name", "save_dir", "num_threads")
-    }
-    return {**train, "lr": config.model.lr, "beta": config.model.beta, "batch_size": config.dataset.batch_size}
+    train, model, others = _made(config.train), config.model, ("name", "save_dir", "num_threads")
+    arguments = {name: value for name, value in train.items() if name not in others}
+    return {**arguments, "lr": model.lr, "beta": model.beta, "batch_size": config.dataset.batch_size}
 
 
 def _made(value: Any) -> Any:

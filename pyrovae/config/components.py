@@ -167,12 +167,9 @@ def nearest(name: str, valid: Collection[str]) -> str:
 
 
 def resolve(kind: str, name: str, allow: Collection[str] | None = None) -> Any:
-    """The class or function of this name: a registered one, or `package.module:Class`, imported.
+    """The class or function of this name: one of `COMPONENTS[kind]`, or `package.module:Class`, imported.
 
-    Args:
-        kind: Of the component, a key of `COMPONENTS`.
-        name: As YAML has it.
-        allow: Packages beside pyrovae that may be imported; any, by default.
+    `allow` names the packages beside pyrovae that may be imported; any, by default.
 
     Raises:
         ConfigError: An unknown name, one that cannot be imported, or a class of another kind.
@@ -196,9 +193,9 @@ def _imported(kind: str, name: str, allow: Collection[str] | None) -> Any:
     module, _, attribute = name.partition(":")
     if allow is not None and not any(f"{module}.".startswith(f"{package}.") for package in ("pyrovae", *allow)):
         package = module.partition(".")[0]
+        remedy = f'if you trust it, add --allow {package}, or allow=["{package}"] in Python'
         raise CheckpointError(
-            f"names {name}, and a run's folder imports nothing outside pyrovae without your word; if you trust it, add "
-            f'--allow {package}, or allow=["{package}"] in Python'
+            f"names {name}, and a run's folder imports nothing outside pyrovae without your word; {remedy}"
         )
     try:
         owner = import_module(module)

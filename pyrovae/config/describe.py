@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
@@ -17,49 +17,35 @@ from .load import check
 from .schema import PARTS, Config, TrainConfig
 
 
-class Described(NamedTuple):
-    """A run's configuration, and what of its model and guide it cannot hold."""
-
-    config: Config
-    missing: list[str]
-
-
-def described(model: nn.Module, guide: Guide, data: Any, options: Mapping[str, Any]) -> Described:
-    """The configuration that model, guide and data could have been built from, and are, to see that it is so.
+def described(model: nn.Module, guide: Guide, data: Any, options: Mapping[str, Any]) -> tuple[Config, list[str]]:
+    """The configuration that model, guide and data, and `pyrovae.fit`'s options, could come from; and what it lacks.
 
     Arguments of validated constructors are kept with the objects; a class of one's own keeps each as the attribute of
     its name, as in scikit-learn. What cannot be written down has the name `unnamed`, and says so when it is asked for.
-
-    Args:
-        model: p(x, z).
-        guide: q(z | x).
-        data: As `pyrovae.fit` takes it.
-        options: Further arguments of `pyrovae.fit`.
+    Model and guide are built from the configuration, to see that they are the same.
 
     >>> import pyrovae as pv
     >>> import torch
     >>> model, family = pv.models.mlp((6,), 2, likelihood=pv.models.likelihoods.Bernoulli(1)), pv.DiagonalNormal(2)
     >>> guide = pv.AmortizedGuide(family, nn.Linear(6, 4))
-    >>> described(model, guide, pv.data.Dataset("zeros", "made", *torch.zeros(3, 5, 6)), {}).missing
+    >>> described(model, guide, pv.data.Dataset("zeros", "made", *torch.zeros(3, 5, 6)), {})[1]
     ['model.encoder: Linear takes in_features, out_features by position, which nothing fills in']
     """
-    words = _Words()
-    x_shape = tuple(data.x_shape)
+    words, x_shape = _Words(), tuple(data.x_shape)
     values = {
         "dataset": _of_data(data),
         "model": words.model(model, guide, x_shape),
-        "guide": words.guide(guide),
-        "train": {},
+        "guide": words.parts("guide", guide),
     }
     settings = _settings(options)
     try:
-        config = check({section: {**block, **settings.get(section, {})} for section, block in values.items()})
+        config = check({**settings, **{section: {**block, **settings[section]} for section, block in values.items()}})
     except ConfigError:  # of an option, which training refuses or which YAML does not have
         config = check(values)
     if not words.missing and (other := _difference(config, model, guide, x_shape)):
         words.missing.append(other)
         config = check({**config.model_dump(), "model": {"type": "unnamed", "what": other}})
-    return Described(config, words.missing)
+    return config, words.missing
 
 
 class _Words:
@@ -80,37 +66,29 @@ class _Words:
             self.missing.append(f"{where}: {error}")
             return {tag_of(kind): "unnamed", "what": str(error)}
 
-    def parts(self, kind: str, owner: Any, block: dict[str, Any]) -> dict[str, Any]:
-        """`block` with the blocks of the parts that it takes by position."""
-        if block["type"] == "unnamed":
-            return block
-        for key, part in PARTS[kind].items():
+    def parts(self, kind: str, owner: Any) -> dict[str, Any]:
+        """A model or a guide, with the blocks of the parts that it takes by position."""
+        block = self.block(kind, owner, kind)
+        for key, part in PARTS[kind].items() if block["type"] != "unnamed" else ():
             if key in signature(type(owner))[0]:
                 thing = getattr(owner, key, None)
                 block[key] = self.block(part, thing[0] if key == "layers" and thing else thing, f"{kind}.{key}")
         return block
 
     def model(self, model: nn.Module, guide: Guide, x_shape: tuple[int, ...]) -> dict[str, Any]:
-        block = self.parts("model", model, self.block("model", model, "model"))
+        block, taken = self.parts("model", model), {*signature(type(model))[0]}
         if block["type"] != "unnamed":
-            positional, known = signature(type(model))[0], {**vars(model), **(arguments_of(model) or {})}
-            sites = [guide.family.z_dim]
+            known, sites = {**vars(model), **(arguments_of(model) or {})}, [guide.family.z_dim]
             if guide.family.density != "none":  # whose sites may be discrete
                 sites = [site.num_free for site in sites_of(model, x_shape).values()]
-            if {"z_dims", "layers"} & {*positional}:
+            if {"z_dims", "layers"} & taken:
                 block["z_dim"] = plain(known.get("z_dims", sites))
-            elif {"z_dim", "prior", "decoder"} & {*positional}:
+            elif {"z_dim", "prior", "decoder"} & taken:
                 block["z_dim"] = plain(known.get("z_dim", sites[0]))
         if "encoder" in signature(type(guide))[0]:
-            encoder = getattr(
-                guide, "encoder", None
-            )  # as it is now; of a guide that keeps it elsewhere, as it was given
-            encoder = (arguments_of(guide) or {}).get("encoder") if encoder is None else encoder
+            encoder = {**(arguments_of(guide) or {}), **vars(guide)["_modules"]}.get("encoder")
             block["encoder"] = self.block("encoder", encoder, "model.encoder")
         return block
-
-    def guide(self, guide: Guide) -> dict[str, Any]:
-        return self.parts("guide", guide, self.block("guide", guide, "guide"))
 
 
 def _of_data(data: Any) -> dict[str, Any]:
@@ -122,20 +100,21 @@ def _of_data(data: Any) -> dict[str, Any]:
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The arguments of `pyrovae.fit` by section."""
-    kinds = {"objective": "objective", "beta_warmup": "warmup", "aggressive": "aggressive"}
-    sections: dict[str, dict[str, Any]] = {"train": {}, "model": {}, "dataset": {}}
+    """The arguments of `pyrovae.fit` by section, without those that YAML does not hold, or that no section has."""
+    sections: dict[str, dict[str, Any]] = {"train": {}, "model": {}, "guide": {}, "dataset": {}}
+    places = {
+        "lr": "model",
+        "beta": "model",
+        "batch_size": "dataset",
+        **dict.fromkeys(TrainConfig.model_fields, "train"),
+    }
     for name, value in options.items():
-        section = {"lr": "model", "beta": "model", "batch_size": "dataset"}.get(name, "train")
-        if section == "train" and name not in TrainConfig.model_fields:
-            continue
-        try:
+        kind = PARTS["train"].get(name) if value else None
+        with suppress(ValueError):  # an objective of a script, say, which nobody who loads the run needs
             if name == "schedules":
-                sections[section][name] = {place: block_of("warmup", schedule) for place, schedule in value.items()}
-            else:
-                sections[section][name] = block_of(kinds[name], value) if value and name in kinds else plain(value)
-        except ValueError:
-            continue  # an objective of a script, say, which nobody who loads the run needs
+                sections["train"][name] = {place: block_of("warmup", schedule) for place, schedule in value.items()}
+            elif name in places:
+                sections[places[name]][name] = block_of(kind, value) if kind else plain(value)
     return sections
 
 
@@ -156,11 +135,11 @@ def _content(model: nn.Module, guide: Guide) -> dict[str, Any]:
     modules, content = nn.ModuleDict({"model": model, "guide": guide}), dict[str, Any]()
     for name, module in modules.named_modules():
         content[name] = type(module).__name__
-        given = arguments_of(module) or {}
-        defaults = {key: p.default for key, p in inspect.signature(type(module).__init__).parameters.items()}
-        for key, value in ({**defaults, **given} if given else {}).items():
-            with suppress(ValueError):  # a part, which is compared by itself
-                content[f"{name}, {key}"] = plain(value)
+        if given := arguments_of(module):
+            defaults = {key: p.default for key, p in inspect.signature(type(module).__init__).parameters.items()}
+            for key, value in {**defaults, **given}.items():
+                with suppress(ValueError):  # a part, which is compared by itself
+                    content[f"{name}, {key}"] = plain(value)
     content |= {name: tuple(value.shape) for name, value in modules.state_dict().items()}
     if "refiner" in signature(type(guide))[0]:
         content["guide.refiner"] = block_of("refiner", getattr(guide, "refiner", None))

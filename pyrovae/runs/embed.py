@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -14,23 +13,16 @@ from ..capture import engine
 from ..data import Dataset, Split
 from ..evaluation.draws import posterior_mean
 from ..files import NpzStream
-from ..inference import Inferred
 from ..training.noise import seed_noise
 from .folder import provenance
 from .load import Trained
 
 
 def embed(
-    trained: Trained,
-    data: Dataset,
-    path: str | Path,
-    *,
-    split: Split = "test",
-    batch_size: int = 500,
-    meta: Mapping[str, Any] | None = None,
-    progress: bool = False,
-) -> dict[str, tuple[int, ...]]:
-    """Writes λ₀ and λ_K of every image of a split to a .npz file, with memory for one batch.
+    trained: Trained, data: Dataset, path: str | Path,
+    *, split: Split = "test", batch_size: int = 500, meta: Mapping[str, Any] | None = None, progress: bool = False,
+) -> dict[str, tuple[int, ...]]:  # fmt: skip
+    """Writes λ₀ and λ_K of every image of a split to a .npz file, with memory for one batch; returns shapes by name.
 
     Arrays, of which row i is of image i of `data.<split>`: `params_init` and `params` (N, P), λ₀ and λ_K; `mean_init`
     and `mean` (N, D), the means of q at them; `labels` (N,) if there are any; `index` (N,); and `meta`, a JSON text. A
@@ -39,32 +31,26 @@ def embed(
 
     Args:
         trained: Model and guide; moved to the GPU, if there is one.
-        data: Images.
-        path: The file.
-        split: `train`, `val` or `test`.
+        path: The file; an OSError, if it cannot be written.
         batch_size: Images inferred at a time.
         meta: More for the JSON text: the run's name, say.
-        progress: Show a bar.
 
-    Returns:
-        Shapes by name.
-
-    Raises:
-        OSError: The file cannot be written.
+    >>> import torch
+    >>> import pyrovae as pv
+    >>> from tempfile import TemporaryDirectory
+    >>> config = pv.config.check({"model": {"z_dim": 3}})
+    >>> trained = Trained(*pv.config.build_model(config, (6,)), config, (6,))
+    >>> with TemporaryDirectory() as folder:
+    ...     embed(trained, pv.data.Dataset("zeros", "made", *torch.zeros(3, 5, 6)), f"{folder}/z.npz")["mean"]
+    (5, 3)
     """
-    family, labels = trained.guide.family, data.labels.get(split)
-    facts = {
-        **(meta or {}),
-        **provenance(trained, data, split),
-        "seed": trained.config.train.seed,
-        "batch_size": batch_size,
-    }
-    text, n = np.array(json.dumps(facts, ensure_ascii=False)), len(getattr(data, split))
+    family, labels, n = trained.guide.family, data.labels.get(split), len(getattr(data, split))
+    own = {"seed": trained.config.train.seed, "batch_size": batch_size}
+    text = np.array(json.dumps({**(meta or {}), **provenance(trained, data, split), **own}, ensure_ascii=False))
+    widths = {"params_init": family.num_params, "params": family.num_params}
+    widths |= {"mean_init": family.z_dim, "mean": family.z_dim}
     arrays: dict[str, tuple[tuple[int, ...], Any]] = {
-        "params_init": ((n, family.num_params), np.float32),
-        "params": ((n, family.num_params), np.float32),
-        "mean_init": ((n, family.z_dim), np.float32),
-        "mean": ((n, family.z_dim), np.float32),
+        **{name: ((n, width), np.float32) for name, width in widths.items()},
         "index": ((n,), np.int64),
         **({} if labels is None else {"labels": ((n,), np.int64)}),
         "meta": ((), text.dtype),
@@ -80,19 +66,12 @@ def _batches(
     trained: Trained, data: Dataset, split: Split, batch_size: int, progress: bool
 ) -> Iterator[dict[str, Tensor]]:
     """λ₀, λ_K and means of each batch in turn."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trained.model.to(device)
-    trained.guide.to(device)
-    batches, config = data.in_order(split, batch_size, device=device), trained.config.train
+    device, config, family = trained.moved(), trained.config.train, trained.guide.family
+    batches = data.in_order(split, batch_size, device=device)
     for index, x in enumerate(tqdm(batches, f"inferring {split}", unit="batch", disable=None if progress else True)):
         seed_noise(device, config.seed, "evaluation", index, 0)
         with engine(config.engine, len(batches)):
             inferred = trained.infer(x)
-        yield _rows(trained, inferred)
-
-
-def _rows(trained: Trained, inferred: Inferred) -> dict[str, Tensor]:
-    family, refined = trained.guide.family, inferred.params is not inferred.init
-    mean_init = posterior_mean(family, inferred.init)  # (B, D)
-    mean = posterior_mean(family, inferred.params) if refined else mean_init
-    return {"params_init": inferred.init, "params": inferred.params, "mean_init": mean_init, "mean": mean}
+        mean_init = posterior_mean(family, inferred.init)  # (B, D)
+        mean = mean_init if inferred.params is inferred.init else posterior_mean(family, inferred.params)
+        yield {"params_init": inferred.init, "params": inferred.params, "mean_init": mean_init, "mean": mean}

@@ -30,28 +30,19 @@ OCCLUDED = (0.1, 0.3, 0.5)  # shares of the image, for the curve of gaps against
 
 
 def evaluate_run(
-    run_dir: str | Path,
-    data: Dataset | None = None,
-    *,
-    overrides: Sequence[str] = (),
-    allow: Collection[str] = (),
-    progress: bool = False,
-    **settings: Any,
-) -> dict[str, Any]:
+    run_dir: str | Path, data: Dataset | None = None,
+    *, overrides: Sequence[str] = (), allow: Collection[str] = (), progress: bool = False, **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Measures a run on its own data: bounds, gaps, trajectories, representation, calibration.
 
-    Writes `evaluation.json`, `evaluation.npz`, `figures/` and curves for TensorBoard into the run's folder.
+    Writes `evaluation.json`, `evaluation.npz`, `figures/` and curves for TensorBoard into the run's folder, and returns
+    what `evaluation.json` holds.
 
     Args:
-        run_dir: The run.
         data: Of a run made in Python on data that no file names.
         overrides: Of the data set, `dataset.root=DIR` say.
         allow: Packages beside pyrovae that the run's components may come from, as `pyrovae.load` has it.
-        progress: Show a bar.
         settings: As `EvaluationSettings` has them.
-
-    Returns:
-        What `evaluation.json` holds.
 
     Raises:
         CheckpointError: No run there, a damaged checkpoint, or components from packages not allowed.
@@ -59,7 +50,9 @@ def evaluate_run(
         DataError: Data that cannot be read.
         OSError: The folder cannot be written.
 
-    >>> evaluate_run("runs/ivae/version_0", num_data=200)["splits"]["test"]["elbo"]  # doctest: +SKIP
+    >>> evaluate_run("runs/none")
+    Traceback (most recent call last):
+    pyrovae.training.checkpoint.CheckpointError: runs/none holds no config.yaml; name a folder that ...
     """
     run_dir, chosen = Path(run_dir), check_settings(settings)
     if data is None:
@@ -77,32 +70,28 @@ def evaluate_run(
 
 
 def evaluate(
-    model: nn.Module,
-    guide: Guide,
-    data: Dataset,
-    *,
-    config: Config | None = None,
-    progress: bool = False,
-    **settings: Any,
-) -> dict[str, Any]:
-    """Measures a model and a guide on a data set, without a folder: bounds, gaps, trajectories, calibration and more.
+    model: nn.Module, guide: Guide, data: Dataset,
+    *, config: Config | None = None, progress: bool = False, **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Measures a model and a guide on a data set, without a folder; returns what `evaluation.json` of a run holds.
 
     Args:
-        model: p(x, z), trained or not; moved to the GPU, if there is one.
-        guide: q(z | x).
+        model, guide: p(x, z) and q(z | x), trained or not; moved to the GPU, if there is one.
         data: The data set; each split that `splits` names is measured.
         config: Of the training, where there is one.
-        progress: Show a bar.
         settings: As `EvaluationSettings` has them.
-
-    Returns:
-        What `evaluation.json` of a run holds.
 
     Raises:
         ConfigError: Settings that cannot be followed.
         ValueError: Data of another shape than the model's.
 
-    >>> evaluate(model, guide, data, num_data=200)["splits"]["test"]["elbo"]["mean"]  # doctest: +SKIP
+    >>> import pyrovae as pv
+    >>> data = pv.data.Dataset("zeros", "made", *torch.zeros(3, 20, 6))
+    >>> model, guide = pv.config.build_model(pv.config.check({"model": {"z_dim": 3}}), (6,))
+    >>> few = {"num_samples": 5, "num_particles": 5, "num_annealed": 0, "num_simulated": 0, "max_steps": 5}
+    >>> found = pv.evaluate(model, guide, data, splits=["test"], shifts=[], num_data=4, **few)
+    >>> found["splits"]["test"]["elbo"]["mean"] < 0
+    True
     """
     check_shapes(model, guide, data.take("test", 2)[0].to(next(model.parameters()).device))
     origin = {"run": None, "train_seconds": None}
@@ -110,33 +99,21 @@ def evaluate(
 
 
 def _evaluate(
-    model: nn.Module,
-    guide: Guide,
-    data: Dataset,
-    config: Config | None,
-    origin: dict[str, Any],
-    chosen: EvaluationSettings,
-    progress: bool,
-) -> tuple[dict[str, Any], Findings]:
+    model: nn.Module, guide: Guide, data: Dataset, config: Config | None, origin: dict[str, Any],
+    chosen: EvaluationSettings, progress: bool,
+) -> tuple[dict[str, Any], Findings]:  # fmt: skip
     """What `evaluation.json` holds, and all that was found."""
-    samples: dict[str, Sample] = {split: _sample(data, split, chosen.num_data) for split in chosen.splits}
+    num, (shifts, left_out) = chosen.num_data, _applicable(data, chosen.shifts)
+    samples: dict[str, Sample] = {split: Sample(*data.take(split, num)) for split in chosen.splits}
     main = "test" if "test" in samples else chosen.splits[-1]
-    shifts, left_out = _applicable(data, chosen.shifts)
-    samples |= {_name(shift): _shift(data, shift, chosen.num_data) for shift in shifts}
+    samples |= {Path(shift).stem: _shift(data, shift, num) for shift in shifts}
     shares = OCCLUDED if "occluded" in shifts else ()
+    occluded = {share: _shift(data, "occluded", num, fraction=share) for share in shares}
+    more: dict[str, Any] = {"probe": _probe(data, chosen), "class_names": data.class_names, "progress": progress}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, guide = model.to(device), guide.to(device)
     with threads_of(config):
-        found = measured(
-            model.to(device),
-            guide.to(device),
-            samples,
-            main=main,
-            probe=_probe(data, chosen),
-            occluded={share: _shift(data, "occluded", chosen.num_data, fraction=share) for share in shares},
-            class_names=data.class_names,
-            settings=chosen,
-            progress=progress,
-        )
+        found = measured(model, guide, samples, main=main, occluded=occluded, settings=chosen, **more)
     about = {
         "scheme": scheme_of(guide, config),
         "dataset": data.source,
@@ -151,8 +128,7 @@ def _evaluate(
 
 def scheme_of(guide: Guide, config: Config | None) -> dict[str, Any]:
     """What finds λ, by the names that YAML has for it."""
-    section = config and config.guide
-    refiner = getattr(guide, "refiner", None)
+    section, refiner = config and config.guide, getattr(guide, "refiner", None)
     family = getattr(section, "family", None)
     return {
         "guide": section.type if section else _called("guide", guide),
@@ -171,11 +147,7 @@ def _called(kind: str, thing: Any) -> str:
 
 
 def check_settings(values: dict[str, Any]) -> EvaluationSettings:
-    """Settings from plain values.
-
-    Raises:
-        ConfigError: One line for each thing wrong.
-    """
+    """Settings from plain values; a `ConfigError` has a line for each thing wrong."""
     try:
         settings = EvaluationSettings.model_validate(values)
     except ValidationError as error:
@@ -189,17 +161,12 @@ def check_settings(values: dict[str, Any]) -> EvaluationSettings:
 
 
 def _explain(error: Any) -> str:
-    """One line for one of pydantic's errors."""
     name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         return f"{name}: unknown; {nearest(name, [*EvaluationSettings.model_fields])}"
     if error["type"] == "tuple_type":
         return f"{name}: must be a list, [{error['input']}] say, got {error['input']!r}"
     return f"{name}: {problem(error)}"
-
-
-def _sample(data: Dataset, split: Any, num: int) -> Sample:
-    return Sample(*data.take(split, num))
 
 
 def _applicable(data: Dataset, shifts: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -213,21 +180,15 @@ def _applicable(data: Dataset, shifts: Sequence[str]) -> tuple[tuple[str, ...], 
 def _shift(data: Dataset, shift: str, num: int, **how: Any) -> Sample:
     """Test data from elsewhere: shifted, or those of another set."""
     if shift in SHIFTS:
-        return _sample(shifted(data, shift, num, **how), "test", num)
+        return Sample(*shifted(data, shift, num, **how).take("test", num))
     other = build_data(load_config(shift))
     if other.x_shape != data.x_shape:
         raise ConfigError(f"shifts: {shift} has datapoints {other.x_shape}, and the run's are {data.x_shape}")
-    return _sample(as_in(data, other), "test", num)
-
-
-def _name(shift: str) -> str:
-    return Path(shift).stem
+    return Sample(*as_in(data, other).take("test", num))
 
 
 def _probe(data: Dataset, settings: EvaluationSettings) -> Sample | None:
     """Training data for probes: the last of the split, where those that are measured are the first."""
     labels = data.labels.get("train")
     num = min(settings.num_probe, len(data.train) - settings.num_data)
-    if labels is None or num < 1:
-        return None
-    return Sample(*data.take("train", start=len(data.train) - num))
+    return None if labels is None or num < 1 else Sample(*data.take("train", start=len(data.train) - num))

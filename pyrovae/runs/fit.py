@@ -32,17 +32,14 @@ def fit(
     are not, a line says what is missing, and `pyrovae.load(run_dir, model=..., guide=...)` takes both, built as here.
 
     Args:
-        model: Pyro model of plate `"data"`.
-        guide: Guide for it.
-        data: What to train on: a `pyrovae.data.Dataset`, or an array (N, *x_shape) of which a tenth each, drawn by
-            `seed`, validates and tests.
+        data: A `pyrovae.data.Dataset`, or an array (N, *x_shape) of which a tenth each, drawn by `seed`, validates and
+            tests.
         run_dir: Folder for the run; nothing is written by default.
-        options: `epochs`, `batch_size`, `lr`, `seed`, `callbacks` and all else that `pyrovae.training.fit` takes.
+        options: `epochs`, `batch_size`, `lr`, and what else `training.fit` takes.
 
     >>> import pyrovae as pv
     >>> import torch
-    >>> x = (torch.rand(30, 6) < 0.5).float()
-    >>> data = pv.data.Dataset("coins", "drawn", x[:10], x[10:20], x[20:])
+    >>> data = pv.data.Dataset("coins", "drawn", *torch.rand(3, 10, 6).round())
     >>> model = pv.models.mlp((6,), 2, widths=(8,), likelihood=pv.models.likelihoods.Bernoulli(1))
     >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,), widths=(8,)))
     >>> "val/elbo" in pv.fit(model, guide, data, epochs=1, progress=False)

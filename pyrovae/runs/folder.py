@@ -41,11 +41,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: Config) -> "RunFolder":
-        """Claims the next free version, and writes the resolved configuration there.
-
-        Raises:
-            OSError: The folder cannot be written.
-        """
+        """Claims the next free version, and writes the resolved configuration there, or raises OSError."""
         parent = Path(config.train.save_dir) / config.train.name
         if not is_rank_zero():
             return cls(parent / "version_of_rank_0")
@@ -60,18 +56,13 @@ class RunFolder:
                         raise
             cls(path).write(config)
         except OSError as error:
-            raise OSError(
-                f"train.save_dir: cannot write to {parent} ({error.strerror}); set it to a folder that you may write to"
-            ) from error
+            remedy = "set it to a folder that you may write to"
+            raise OSError(f"train.save_dir: cannot write to {parent} ({error.strerror}); {remedy}") from error
         return cls(path)
 
     @classmethod
     def reopen(cls, path: Path) -> "RunFolder":
-        """The folder of a run to go on with.
-
-        Raises:
-            CheckpointError: It holds no checkpoint.
-        """
+        """The folder of a run to go on with; a `CheckpointError`, if it holds no checkpoint."""
         folder = cls(path)
         if not folder.last_checkpoint.is_file():
             raise CheckpointError(f"{path} holds no checkpoints/last.ckpt to resume from; start the run again")
@@ -89,15 +80,13 @@ class RunFolder:
             ConfigError: Something else differs, so that the checkpoint would not fit.
         """
         before, after = (c.model_dump(mode="json") for c in (read_config(self.path, allow=allow), config))
-        lines = sorted(
-            f"{section}.{key}: cannot change on resume, from {before[section].get(key)} to {after[section].get(key)}; "
-            "start a new run for that"
-            for section in ("dataset", "model", "guide")
-            for key in {**before[section], **after[section]}.keys() - WHERE_DATA_LIE
-            if before[section].get(key) != after[section].get(key)
-        )
+        lines, remedy = [], "start a new run for that"
+        for section in ("dataset", "model", "guide"):
+            for key in {**before[section], **after[section]}.keys() - WHERE_DATA_LIE:
+                if (old := before[section].get(key)) != (new := after[section].get(key)):
+                    lines.append(f"{section}.{key}: cannot change on resume, from {old} to {new}; {remedy}")
         if lines:
-            raise ConfigError("\n".join(lines))
+            raise ConfigError("\n".join(sorted(lines)))
         if is_rank_zero():
             self.write(config)
 
@@ -115,12 +104,10 @@ class RunFolder:
 
     def summarize(self, config: Config, data: Any, metrics: dict[str, float]) -> dict[str, Any]:
         """Writes `summary.json`; returns what it holds."""
-        sizes = {
-            f"num_{split}": len(getattr(data, split)) for split in ("train", "val", "test") if hasattr(data, split)
-        }
+        splits = [split for split in ("train", "val", "test") if hasattr(data, split)]
         summary: dict[str, Any] = {
             "dataset": getattr(data, "source", type(data).__name__),
-            **sizes,
+            **{f"num_{split}": len(getattr(data, split)) for split in splits},
             "sketch": data.sketch() if hasattr(data, "sketch") else [],
             "seed": config.train.seed,
             "versions": versions(),
@@ -135,8 +122,26 @@ class RunFolder:
 
     def report(self, summary: dict[str, Any], data: Any) -> None:
         """Prints what matters of a summary."""
-        if is_rank_zero():
-            print(_report(self.path, summary, noun(data)))
+        if not is_rank_zero():
+            return
+
+        def value(key: str, sign: str = "") -> str:
+            return f"{summary[key]:{sign}.2f} ± {summary[key + '_se']:.2f}"
+
+        what = noun(data)
+        unit = f"nats {'an' if what == 'image' else 'a'} {what}"
+        lines = {
+            "run": self.path,
+            "data": f"{summary['dataset']}, {summary['num_train']} training {what}s",
+            "ELBO": f"{value('val/elbo')} on validation, {value('test/elbo')} on test ({unit})",
+        }
+        if summary["val/refinement_gain_se"] > 0:  # a guide that refines
+            lines["ELBO"] = f"{summary['val/elbo_init']:.2f} at λ₀, {value('val/elbo')} at λ_K (validation, {unit})"
+            lines["gain"] = f"{value('val/refinement_gain', '+')} nats by refinement"
+            lines["test"] = f"{summary['test/elbo_init']:.2f} at λ₀, {value('test/elbo')} at λ_K"
+        lines |= {"time": f"{summary['seconds']:.0f} s", "pictures": self.path / "figures"}
+        lines["watch"] = f"tensorboard --logdir {self.path.parent}"
+        print("\n" + "\n".join(f"{name:<9} {text}" for name, text in lines.items()))
 
 
 @contextmanager
@@ -152,14 +157,9 @@ def threads_of(config: Config | None) -> Iterator[None]:
 
 def provenance(trained: Any, data: Any, split: str) -> dict[str, Any]:
     """What arrays made of a run and a split should say of themselves."""
-    return {
-        "split": split,
-        "dataset": data.source,
-        "class_names": data.class_names,
-        "guide": trained.config.guide.type,
-        "family": trained.config.guide.family.type,
-        "versions": versions(),
-    }
+    scheme = {"guide": trained.config.guide.type, "family": trained.config.guide.family.type}
+    facts = {"split": split, "dataset": data.source, "class_names": data.class_names}
+    return {**facts, **scheme, "versions": versions()}
 
 
 def versions() -> dict[str, str]:
@@ -168,13 +168,8 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())
     ['lightning', 'pyro', 'pyrovae', 'python', 'torch']
     """
-    return {
-        "pyrovae": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
-        "lightning": pl.__version__,
-    }
+    libraries = {"torch": torch.__version__, "pyro": pyro.__version__, "lightning": pl.__version__}
+    return {"pyrovae": __version__, "python": platform.python_version(), **libraries}
 
 
 def _version(module: str) -> str | None:
@@ -193,23 +188,3 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _report(path: Path, summary: dict[str, Any], what: str) -> str:
-    def value(key: str, sign: str = "") -> str:
-        return f"{summary[key]:{sign}.2f} ± {summary[key + '_se']:.2f}"
-
-    unit = f"nats {'an' if what == 'image' else 'a'} {what}"
-    lines = {
-        "run": path,
-        "data": f"{summary['dataset']}, {summary['num_train']} training {what}s",
-        "ELBO": f"{value('val/elbo')} on validation, {value('test/elbo')} on test ({unit})",
-    }
-    if summary["val/refinement_gain_se"] > 0:  # a guide that refines
-        lines["ELBO"] = f"{summary['val/elbo_init']:.2f} at λ₀, {value('val/elbo')} at λ_K (validation, {unit})"
-        lines["gain"] = f"{value('val/refinement_gain', '+')} nats by refinement"
-        lines["test"] = f"{summary['test/elbo_init']:.2f} at λ₀, {value('test/elbo')} at λ_K"
-    lines["time"] = f"{summary['seconds']:.0f} s"
-    lines["pictures"] = path / "figures"
-    lines["watch"] = f"tensorboard --logdir {path.parent}"
-    return "\n" + "\n".join(f"{name:<9} {text}" for name, text in lines.items())

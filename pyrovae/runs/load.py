@@ -26,36 +26,24 @@ Array = Tensor | np.ndarray
 class Trained:
     """A trained model and its guide. Datapoints may be tensors or NumPy arrays, coded as in training.
 
-    Attributes:
-        model: p(x, z).
-        guide: q(z | x).
-        config: What they were built and trained with.
-        x_shape: Of a datapoint.
-
-    >>> import pyrovae as pv
-    >>> from pyrovae.config import build_model, check
+    >>> from pyrovae.config import check
     >>> config = check({"model": {"z_dim": 3}})
     >>> trained = Trained(*build_model(config, (1, 6, 6)), config, (1, 6, 6))
     >>> trained.reconstruct(np.zeros((5, 1, 6, 6))).shape
     torch.Size([5, 1, 6, 6])
     >>> trained.infer(np.zeros((5, 36)))
     Traceback (most recent call last):
-        ...
     ValueError: x must be (B, 1, 6, 6), datapoints as in training, got (5, 36)
     """
 
     model: Any
     guide: Guide
-    config: Config
-    x_shape: tuple[int, ...]
+    config: Config  # what they were built and trained with
+    x_shape: tuple[int, ...]  # of a datapoint
 
     @torch.no_grad()
     def infer(self, x: Array) -> Inferred:
-        """λ₀ and λ_K for x (B, *x_shape); refinement draws from torch's generator.
-
-        Raises:
-            ValueError: Datapoints of another shape.
-        """
+        """λ₀ and λ_K for x (B, *x_shape), a ValueError for others; refinement draws from torch's generator."""
         return self.guide.infer(self._datapoints(x))
 
     @torch.no_grad()
@@ -74,7 +62,7 @@ class Trained:
         return self.model.sample(num_samples)
 
     def evaluate(self, data: Dataset, *, progress: bool = False, **settings: Any) -> dict[str, Any]:
-        """Bounds, gaps, representation and calibration on `data`, as `pyrovae.evaluate` gives them; writes nothing."""
+        """What `pyrovae.evaluate` gives of `data`."""
         from .evaluate import evaluate  # noqa: PLC0415 - imports much
 
         self.check(data)
@@ -83,10 +71,15 @@ class Trained:
     def check(self, data: Dataset) -> None:
         """Raises `DataError` unless datapoints are shaped as those of training."""
         if data.x_shape != self.x_shape:
-            raise DataError(
-                f"dataset {data.name}: its {noun(data)}s are {data.x_shape}, and the run was trained on {self.x_shape}"
-                "; name the data that it was trained on"
-            )
+            other = f"its {noun(data)}s are {data.x_shape}, and the run was trained on {self.x_shape}"
+            raise DataError(f"dataset {data.name}: {other}; name the data that it was trained on")
+
+    def moved(self) -> torch.device:
+        """Moves model and guide to the GPU, if there is one; returns where they are."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(device)
+        self.guide.to(device)
+        return device
 
     def _datapoints(self, x: Array) -> Tensor:
         if tuple(x.shape[1:]) != self.x_shape:
@@ -115,18 +108,12 @@ def read_config(run_dir: str | Path, overrides: Sequence[str] = (), allow: Colle
 
 
 def load(
-    run_dir: str | Path,
-    checkpoint: str = "best",
-    *,
-    model: nn.Module | None = None,
-    guide: Guide | None = None,
-    allow: Collection[str] = (),
-) -> Trained:
+    run_dir: str | Path, checkpoint: str = "best",
+    *, model: nn.Module | None = None, guide: Guide | None = None, allow: Collection[str] = (),
+) -> Trained:  # fmt: skip
     """Loads a run: `best` by validation ELBO, or `last`. The global generator stays where it is.
 
     Args:
-        run_dir: The run.
-        checkpoint: `best` or `last`.
         model, guide: Built as for training, of a run that its folder cannot describe; the weights are loaded into them.
         allow: Packages beside pyrovae that the run's components may be imported from. A run's folder names classes, and
             importing one runs its code: allow what you trust.
@@ -134,7 +121,14 @@ def load(
     Raises:
         CheckpointError: No run there, a damaged or foreign checkpoint, or components from packages not allowed.
 
-    >>> load("runs/ivae/version_0").posterior(x)  # doctest: +SKIP
+    >>> from tempfile import TemporaryDirectory
+    >>> import pyrovae as pv
+    >>> data = pv.data.Dataset("zeros", "made", *torch.zeros(3, 5, 6))
+    >>> model, guide = build_model(pv.config.check({"model": {"z_dim": 3}}), (6,))
+    >>> with TemporaryDirectory() as folder:
+    ...     found = pv.fit(model, guide, data, epochs=1, run_dir=folder, progress=False)
+    ...     pv.load(folder).posterior(torch.zeros(2, 6)).mean.shape
+    torch.Size([2, 3])
     """
     run_dir = Path(run_dir)
     if checkpoint not in ("best", "last"):
@@ -153,9 +147,8 @@ def load(
     try:
         modules.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{path} does not fit {run_dir / 'config.yaml'}: {' '.join(str(error).split())}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not fit {run_dir / 'config.yaml'}: {reason}") from error
     return Trained(model.eval(), guide.eval(), config, x_shape)
 
 
@@ -164,24 +157,17 @@ def open_run(
 ) -> tuple[Trained, Dataset]:
     """A trained run and its data set; says on stderr if that is not the one it was trained on.
 
-    Args:
-        run_dir: Folder of the run.
-        checkpoint: `best` by validation ELBO, or `last`.
-        overrides: Where data lies by now, `dataset.root=DIR`; other sections are the run's own.
-        allow: As `load` has it.
+    `overrides` say where data lies by now, `dataset.root=DIR`; other sections are the run's own. Else as `load`.
 
     Raises:
         CheckpointError: As `load` has it.
         ConfigError: An override that is unknown, or of another section.
         DataError: Missing or damaged data, or of another shape.
     """
-    foreign = [override for override in overrides if not override.startswith("dataset.")]
-    if foreign:
-        raise ConfigError(
-            f"{foreign[0]}: a run stays as it was trained; only dataset values can change, dataset.root=DIR say"
-        )
-    trained = load(run_dir, checkpoint, allow=allow)
-    config = read_config(run_dir, overrides, allow)
+    if foreign := [override for override in overrides if not override.startswith("dataset.")]:
+        remedy = "only dataset values can change, dataset.root=DIR say"
+        raise ConfigError(f"{foreign[0]}: a run stays as it was trained; {remedy}")
+    trained, config = load(run_dir, checkpoint, allow=allow), read_config(run_dir, overrides, allow)
     data = build_data(config)
     trained.check(data)
     for difference in _differences(Path(run_dir), trained.config, config, data):
@@ -199,14 +185,12 @@ def _differences(run_dir: Path, before: Config, now: Config, data: Dataset) -> l
         summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # a run that was stopped
         return lines
-    sizes = {"num_train": len(data.train), "num_val": len(data.val), "num_test": len(data.test)}
+    name, num = summary.get("dataset"), summary.get("num_train")
+    sizes = {f"num_{split}": len(getattr(data, split)) for split in ("train", "val", "test")}
     if any(summary.get(key, size) != size for key, size in sizes.items()):
-        lines.append(
-            f"that was {summary.get('dataset')} ({summary.get('num_train')} training {noun(data)}s), "
-            f"this is {data.source} ({len(data.train)})"
-        )
+        lines.append(f"that was {name} ({num} training {noun(data)}s), this is {data.source} ({len(data.train)})")
     elif not lines and not is_of(summary.get("sketch"), data.sketch()):
-        lines.append(f"that was {summary.get('dataset')}, this is {data.source}, with other values")
+        lines.append(f"that was {name}, this is {data.source}, with other values")
     return lines
 
 

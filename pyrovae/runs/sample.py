@@ -30,28 +30,30 @@ NUM_DIMS, NUM_STEPS, REACH, NUM_PAIRS = 8, 7, 3.0, 6  # of walks in latent space
 def make_samples(
     trained: Trained, data: Dataset, *, num: int = 64, seed: int = 0, split: Split = "test"
 ) -> dict[str, Tensor]:
-    """Arrays by name: samples, reconstructions, and walks in latent space.
+    """Arrays by name: samples, reconstructions of a split's first datapoints, and walks in latent space.
 
     `samples`, E[x | z] at draws `z` (n, D) from the prior, and `draws`, x ~ p(x | z), both (n, *x_shape); `inputs`, the
     first datapoints of the split, `reconstructions_init` and `reconstructions`, E[x | z] at the means of q at λ₀ and
     λ_K, and `labels`, if there are any; `traversals` (R, V, *x_shape), where entry `traversal_dims` (R,) of the first
     one's z takes `traversal_values` (R, V); `interpolations` (R, V, *x_shape) from datapoint r to R + r. Of a model
-    without `decode`, which has no E[x | z], there are `draws`, `z` and `inputs` alone.
+    without `decode`, which has no E[x | z], there are `draws`, `z` and `inputs` alone. Model and guide are moved to the
+    GPU, if there is one; all noise is `seed`'s.
 
-    Args:
-        trained: Model and guide; moved to the GPU, if there is one.
-        data: Datapoints.
-        num: Samples, and reconstructions.
-        seed: Of all draws.
-        split: `train`, `val` or `test`.
+    >>> from pyrovae.config import build_model, check
+    >>> config = check({"model": {"z_dim": 3}})
+    >>> trained = Trained(*build_model(config, (6,)), config, (6,))
+    >>> found = make_samples(trained, Dataset("zeros", "made", *torch.zeros(3, 5, 6)), num=4)
+    >>> found["samples"].shape, found["traversals"].shape
+    (torch.Size([4, 6]), torch.Size([3, 7, 6]))
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trained.model.to(device)
-    trained.guide.to(device)
+    device = trained.moved()
     seed_noise(device, seed, "pictures", 0, 0)
     samples = prior_samples(trained.model, torch.zeros(num, *trained.x_shape, device=device))
     seed_noise(device, seed, "pictures", 1, 0)
-    subject = _subject(trained, data, split, max(num, NUM_INFERRED), device)
+    x, labels = next(iter(data.in_order(split, max(num, NUM_INFERRED), device=device))), data.labels.get(split)
+    labels = None if labels is None else labels[: len(x)]
+    with engine(trained.config.train.engine, 1):
+        subject = Subject.of(split, trained.model, trained.guide, x, labels, data.class_names)
     seed_noise(device, seed, "pictures", 2, 0)
     if not can_decode(trained.model):
         return {**samples, "inputs": subject.x[:num]}
@@ -59,11 +61,7 @@ def make_samples(
 
 
 def write_samples(folder: str | Path, arrays: dict[str, Tensor], meta: dict[str, Any]) -> list[Path]:
-    """Writes what `make_samples` gave into a folder that is there, as pictures and `samples.npz`; returns the paths.
-
-    Raises:
-        OSError: A file cannot be written.
-    """
+    """Writes what `make_samples` gave into a folder that is there, as pictures and `samples.npz`; returns the paths."""
     drawn = {Path(folder) / f"{name}.png": figure for name, figure in _figures(arrays).items()}
     for path, figure in drawn.items():
         with replacing(path) as part:
@@ -73,14 +71,6 @@ def write_samples(folder: str | Path, arrays: dict[str, Tensor], meta: dict[str,
     with replacing(path) as part, part.open("wb") as file:
         np.savez(file, **saved, meta=np.array(json.dumps(meta, ensure_ascii=False)))
     return [*drawn, path]
-
-
-def _subject(trained: Trained, data: Dataset, split: Split, num: int, device: torch.device) -> Subject:
-    x = next(iter(data.in_order(split, num, device=device)))
-    labels = data.labels.get(split)
-    labels = None if labels is None else labels[: len(x)]
-    with engine(trained.config.train.engine, 1):
-        return Subject.of(split, trained.model, trained.guide, x, labels, data.class_names)
 
 
 @torch.no_grad()
@@ -108,13 +98,12 @@ def walks(subject: Subject) -> dict[str, Tensor]:
 
 
 def _figures(arrays: dict[str, Tensor]) -> dict[str, Figure]:
+    columns = math.ceil(math.sqrt(len(arrays["draws"])))
     if "samples" not in arrays:
-        columns = math.ceil(math.sqrt(len(arrays["draws"])))
         return {"draws": figures.datapoint_grid(arrays["draws"], columns, like=arrays["inputs"])}
     rows = {"input": arrays["inputs"], "at λ₀": arrays["reconstructions_init"]}
     if not torch.equal(arrays["reconstructions_init"], arrays["reconstructions"]):  # a guide that refines
         rows["at λ_K"] = arrays["reconstructions"]
-    columns = math.ceil(math.sqrt(len(arrays["samples"])))
     samples = figures.datapoint_grid(arrays["samples"], columns, like=arrays["inputs"])
     shown = figures.datapoint_rows(rows, NUM_SHOWN)
     if arrays["inputs"].dim() == 4:
@@ -124,10 +113,8 @@ def _figures(arrays: dict[str, Tensor]) -> dict[str, Figure]:
     shown.suptitle("Data, and E[x | z] at the means of q")
     steps, dims = torch.linspace(-REACH, REACH, NUM_STEPS), arrays["traversal_dims"].tolist()
     unit = "standard deviations from the aggregate posterior's mean"
-    drawn = {
-        "samples": samples,
-        "reconstructions": shown,
+    walked = {
         "traversals": traversal_figure(arrays["traversals"], dims, steps, unit),
         "interpolations": interpolation_figure(arrays["interpolations"]),
     }
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+    return {"samples": samples, "reconstructions": shown} | {n: figure for n, figure in walked.items() if figure}
