@@ -270,6 +270,28 @@ def test_what_is_missing_is_said_in_nats():
     )
 
 
+class Diverges(pv.AmortizedGuide):
+    """λ far away, not a number, or that only after training."""
+
+    def __init__(self, family, encoder, shift=0.0, growth=0.0):
+        super().__init__(family, encoder)
+        self.shift, self.growth = shift, growth
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def infer(self, x, beta=1.0, record=False):
+        off = (self.weight - 1).detach().abs() * self.growth
+        params = self.encoder(x) * self.weight + self.shift + (off if off < 100 else off * torch.inf)
+        return pv.Inferred(params, params)
+
+
+@pytest.mark.parametrize("options", [{"shift": 1e70}, {"shift": torch.nan}, {"shift": torch.inf}, {"growth": 1e9}])
+def test_what_diverged_is_told_apart(options):
+    fails(
+        r"Diverges, which missed [\w.+-]+ nats .* and [\w.+-]+ after \d+ steps of it, diverged; lower its step size or lr$",
+        check_finds_posterior, of(Diverges, "family", "encoder", **options), num_steps=25,
+    )  # fmt: skip
+
+
 class Detached2(pv.AmortizedGuide):
     infer = Detached.infer
 

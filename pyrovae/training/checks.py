@@ -116,9 +116,9 @@ def check_shapes(model: nn.Module, guide: Guide, x: Tensor) -> None:
             raise ValueError(f"{who} {_refused(model, x, z, error)}") from error
     for _, site in scored_sites(trace):
         if site["value"] is x and site["fn"].event_shape != shape:
-            found, advice = tuple(site["fn"].event_shape), _event_dim(model, len(shape))
-            advice = advice if found[-len(shape) :] == shape else ""
-            raise ValueError(f"{who} gives x of shape {found}, and that of the data is {shape}{advice}")
+            event, advice = tuple(site["fn"].event_shape), _event_dim(model, len(shape))
+            advice = advice if event[-len(shape) :] == shape else ""
+            raise ValueError(f"{who} gives x of shape {event}, and that of the data is {shape}{advice}")
 
 
 def _propose(model: nn.Module, guide: Guide, x: Tensor) -> Tensor:
