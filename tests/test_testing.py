@@ -111,6 +111,40 @@ class Climbs(Mine):
         return pv.Inferred(init, init)
 
 
+class StaysInInferenceMode(Mine):
+    def infer(self, x, beta=1.0, record=False):
+        with torch.enable_grad():
+            init = self.encoder(x)
+            return pv.Inferred(init, init - torch.autograd.grad(init.square().sum(), init, create_graph=True)[0])
+
+
+class TakesGradients(StaysInInferenceMode):
+    """Nor does it turn them on."""
+
+    def infer(self, x, beta=1.0, record=False):
+        init = self.encoder(x)
+        return pv.Inferred(init, init - torch.autograd.grad(init.square().sum(), init, create_graph=True)[0])
+
+
+class GivesTensor(Mine):
+    def infer(self, x, beta=1.0, record=False):
+        return self.encoder(x)
+
+
+class RefinesToTensor(pv.SVIGuide):
+    def __init__(self, model):
+        super().__init__(model, pv.DiagonalNormal(Z), pv.SVIRefiner(num_steps=1))
+
+    def infer(self, x, beta=1.0, record=False, start=None, prior=None):
+        return self.initial(x)
+
+
+class Narrow(Mine):
+    def __init__(self, family=None, model=None):
+        super().__init__(family)
+        self.encoder = encoder(Z)
+
+
 class Stale(Mine):
     """Its graph does not see a number change."""
 
@@ -160,9 +194,20 @@ class Mean(Mine):
             Detached,
             r"Detached: no gradient reaches guide.encoder.* under Trace_ELBO\(num_particles=1\).*`Inferred.teaching`",
         ),
-        (Double, r"Double.infer: `init` is torch.float64 for data of torch.float32; add .to\(x.dtype\)"),
+        (Double, r"Double.infer: λ is torch.float64 for data of torch.float32; add .to\(x.dtype\)"),
         (Centred, "Centred.infer: λ of a datapoint alone and in a batch; .*: they differ, by"),
         (Climbs, r"Climbs.infer: λ under torch.inference_mode\(\); leave it by inference_mode\(False\)"),
+        (
+            StaysInInferenceMode,
+            r"StaysInInferenceMode.infer fails under torch.inference_mode\(\), in which .*, and clone x: ",
+        ),
+        (
+            TakesGradients,
+            r"TakesGradients.infer fails under torch.inference_mode\(\), in which .*, and clone x: element",
+        ),
+        (GivesTensor, "GivesTensor.infer must return pv.Inferred, got Tensor"),
+        (RefinesToTensor, "RefinesToTensor.infer must return pv.Inferred, got Tensor"),
+        (Narrow, r"Narrow gives λ of shape \(3, 2\) .*, not \(3, 4\)"),
         (Stale, "Stale.infer: λ eager and captured; a Capture sees no Python state .*: they differ, by"),
         (Owns, r"Owns owns the model's .*VAE; keep the model in a tuple"),
         (Forgets, "Forgets: its state dict, loaded into a copy, gives another λ"),
@@ -223,6 +268,28 @@ def test_what_is_missing_is_said_in_nats():
         _value_error(check_finds_posterior),
         of(pv.AmortizedGuide, "family", "encoder", Family=pv.Laplace),
     )
+
+
+class Diverges(pv.AmortizedGuide):
+    """λ far away, not a number, or that only after training."""
+
+    def __init__(self, family, encoder, shift=0.0, growth=0.0):
+        super().__init__(family, encoder)
+        self.shift, self.growth = shift, growth
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def infer(self, x, beta=1.0, record=False):
+        off = (self.weight - 1).detach().abs() * self.growth
+        params = self.encoder(x) * self.weight + self.shift + (off if off < 100 else off * torch.inf)
+        return pv.Inferred(params, params)
+
+
+@pytest.mark.parametrize("options", [{"shift": 1e70}, {"shift": torch.nan}, {"shift": torch.inf}, {"growth": 1e9}])
+def test_what_diverged_is_told_apart(options):
+    fails(
+        r"Diverges, which missed [\w.+-]+ nats .* and [\w.+-]+ after \d+ steps of it, diverged; lower its step size or lr$",
+        check_finds_posterior, of(Diverges, "family", "encoder", **options), num_steps=25,
+    )  # fmt: skip
 
 
 class Detached2(pv.AmortizedGuide):

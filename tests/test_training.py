@@ -589,7 +589,7 @@ def test_callbacks_and_loggers_of_the_caller(images, tmp_path):
         (lambda q: (Z_DIM, X_SHAPE, (5,)), r"AmortizedGuide gives λ of shape \(2, 5\) for x of shape .*, not \(2, 6\)"),
         (
             lambda q: (4, X_SHAPE, (q.num_params,)),
-            r"model VAE does not take x of shape \(1, 6, 5\), that of the data: ",
+            r"model VAE does not take z of shape \(3,\), that of the guide's family: mat1",
         ),
     ],
 )
@@ -605,6 +605,46 @@ def test_other_shapes_are_one_line(build, message, images):
 def test_a_model_of_other_data_is_one_line(images):
     with pytest.raises(ValueError, match=r"the model VAE gives x of shape \(1, 4, 4\), and that of the data is \(1, 6"):
         pv.fit(pv.models.mlp((1, 4, 4), Z_DIM), fresh("amortized")[1], images, progress=False)
+
+
+class Adds(pv.AmortizedGuide):
+    """Needs the right width."""
+
+    def infer(self, x, beta=1.0, record=False):
+        params = self.encoder(x) + torch.zeros(2 * Z_DIM)
+        return pv.Inferred(params, params)
+
+
+class AddsGradient(Adds):
+    def infer(self, x, beta=1.0, record=False):
+        init = self.encoder(x)
+        return pv.Inferred(init, init - torch.autograd.grad(init.square().sum(), init, create_graph=True)[0])
+
+
+class GivesTensor(Adds):
+    def infer(self, x, beta=1.0, record=False):
+        return self.encoder(x)
+
+
+@pytest.mark.parametrize(
+    ("Guide", "width", "message"),
+    [
+        (Adds, 5, r"Adds does not take x .*; the guide's encoder gives \(2, 5\), the family takes 6$"),
+        (AddsGradient, 6, r"AddsGradient.infer fails under torch.inference_mode\(\), .* and clone x: element 0"),
+        (GivesTensor, 6, r"GivesTensor.infer must return pv.Inferred, got Tensor"),
+    ],
+)
+def test_checks_say_what_is_wrong_with_a_guide(Guide, width, message, images):
+    guide = Guide(pv.DiagonalNormal(Z_DIM), pv.nets.MLP(X_SHAPE, (width,), widths=(8,)))
+    with pytest.raises(ValueError, match=message):
+        pv.fit(fresh()[0], guide, images, progress=False)
+
+
+@pytest.mark.parametrize("event_dim", [1, 4, 5])
+def test_shapes_that_event_dim_does_not_fit(event_dim, images):
+    model = pv.models.mlp(X_SHAPE, Z_DIM, likelihood=pv.models.likelihoods.Bernoulli(event_dim))
+    with pytest.raises(ValueError, match=r"model VAE .*; set event_dim=3, the number of dimensions of a datapoint"):
+        pv.fit(model, fresh("amortized")[1], images, progress=False)
 
 
 def test_data_that_are_none_are_one_line():

@@ -15,8 +15,9 @@ from ..capture import CaptureWarning, engine
 from ..distributions import joined
 from ..families import Family
 from ..guides import Guide
-from ..inference import ELBO, AnalyticELBO, Refiner, common_noise_terms
+from ..inference import ELBO, AnalyticELBO, Inferred, Refiner, common_noise_terms
 from ..inference.elbo import evaluating, scored_sites
+from ..training.checks import NEEDS_GRADIENTS, check_shapes
 from .compare import EqualNoise, check_store, close, interpreted, latents, plates, require, seeded
 
 
@@ -33,6 +34,12 @@ def check_guide(model: nn.Module, guide: Guide, x: Tensor) -> None:
     >>> check_guide(model, guide, torch.rand(3, 1, 2, 2).round())
     """
     name, family = type(guide).__name__, guide.family
+    try:
+        check_shapes(model, guide, x)
+    except ValueError as error:
+        raise AssertionError(str(error)) from error
+    returned = type(seeded(lambda: guide.infer(x)))
+    require(issubclass(returned, Inferred), f"{name}.infer must return pv.Inferred, got {returned.__name__}")
     wanted, found = latents(model, x), latents(guide, x)
     require(
         found.keys() == wanted.keys(),
@@ -133,8 +140,11 @@ def _check_inferred(name: str, parts: tuple[nn.Module, Any], family: Family, x: 
     remedy = "noise must come from torch's generators, and nothing be kept between calls"
     again = seeded(lambda: infer(Tensor.clone)).params
     require(torch.equal(inferred.params, again), f"{name}: λ of one seed differs; {remedy}")
-    with torch.inference_mode():  # as Lightning validates
-        other = seeded(lambda: infer(Tensor.clone)).params
+    try:
+        with torch.inference_mode():  # as Lightning validates
+            other = seeded(lambda: infer(Tensor.clone)).params
+    except RuntimeError as error:
+        raise AssertionError(f"{name} {NEEDS_GRADIENTS}: {error}") from error
     remedy = "leave it by inference_mode(False), and clone what was made in it, where gradients are taken"
     close(other, inferred.params, f"{name}: λ under torch.inference_mode(); {remedy}")
     with EqualNoise(), evaluating(parts[0]), evaluating(parts[1]):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log, pi
+from math import log, nan, pi
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,8 @@ from ..guides import Guide
 from ..inference import ELBO
 from ..inference.elbo import evaluating, frozen
 from ..models import VAE, likelihoods, priors
+
+_DIVERGED = 1e6  # nats a datapoint
 
 
 class Gaps(NamedTuple):
@@ -180,22 +182,35 @@ def check_finds_posterior(
         parameters = [p for p in guide.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters or [torch.zeros(())], lr)
         objective, steps = ELBO(num_particles=4), 0
-        first = gaps = _mean_gaps(oracle, guide)
-        while gaps.location + gaps.scale > tolerance and steps < num_steps and parameters:
-            for step in range(steps, min(steps + 25, num_steps)):
-                optimizer.param_groups[0]["lr"] = lr * (1 - step / num_steps)
-                optimizer.zero_grad()
-                loss = objective.differentiable_loss(oracle.model, guide, oracle.x) / len(oracle.x)
-                loss.backward() if loss.requires_grad else None
-                optimizer.step()
-            steps, gaps = step + 1, _mean_gaps(oracle, guide)
+        first = gaps = Gaps(*torch.full((3,), nan))
+        try:
+            first = gaps = _mean_gaps(oracle, guide)
+            while gaps.location + gaps.scale > tolerance and steps < num_steps and parameters:
+                for step in range(steps, min(steps + 25, num_steps)):
+                    steps = step + 1
+                    optimizer.param_groups[0]["lr"] = lr * (1 - step / num_steps)
+                    optimizer.zero_grad()
+                    loss = objective.differentiable_loss(oracle.model, guide, oracle.x) / len(oracle.x)
+                    loss.backward() if loss.requires_grad else None
+                    optimizer.step()
+                gaps = _mean_gaps(oracle, guide)
+        except ValueError as error:
+            if "invalid values" not in str(error):  # of λ, which torch's distributions find
+                raise
+            gaps = Gaps(*torch.full((3,), nan))
     missing, before = gaps.location + gaps.scale, first.location + first.scale
+    name = type(guide).__name__
+    if not missing < _DIVERGED:
+        raise AssertionError(
+            f"{name}, which missed {before:.4g} nats of its family's best ELBO before training and {missing:.4g} after "
+            f"{steps} steps of it, diverged; lower its step size or lr"
+        )
     if not missing <= tolerance:
         remedy = "It needs more steps, of its loop or of training (num_steps), or a better network."
         if steps and missing > 0.9 * before:
             remedy = "It has not learned: does `infer` detach λ, without `Inferred.teaching`?"
         raise AssertionError(
-            f"{type(guide).__name__} misses {missing:.2f} nats of its family's best ELBO, {tolerance} are allowed: "
+            f"{name} misses {missing:.2f} nats of its family's best ELBO, {tolerance} are allowed: "
             f"{gaps.location:.2f} of location and {gaps.scale:.2f} of scale, after {steps} steps of training; before "
             f"{first.location:.2f} and {first.scale:.2f}. (Not counted: {gaps.family:.2f}, which its family cannot "
             f"reach.) {remedy}"

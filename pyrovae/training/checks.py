@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,10 +11,16 @@ from torch import Tensor, nn
 
 from ..capture import isolated
 from ..guides import Guide
-from ..inference import ELBO, evaluating
+from ..inference import ELBO, Inferred, evaluating
+from ..inference.elbo import scored_sites
 from ..models.likelihoods import Likelihood
 from .loss import BatchLoss
 
+NEEDS_GRADIENTS = (
+    "fails under torch.inference_mode(), in which Lightning validates; take gradients within "
+    "torch.inference_mode(False) and torch.enable_grad(), and clone x"
+)
+_ERRORS = RuntimeError, IndexError, ValueError
 _ENTRIES = 2**20  # of the batch that is looked at
 _FEW = 0.01  # share of values that may be mistakes
 _DARKEST_WHITE = 127  # a largest value above it, and up to 255, is taken for that of pixels
@@ -76,7 +83,8 @@ def check_shapes(model: nn.Module, guide: Guide, x: Tensor) -> None:
     """Runs guide and model once on a batch x (B, *x_shape), and changes nothing.
 
     Raises:
-        ValueError: They do not take x of this shape, or the guide gives other λ than its family takes.
+        ValueError: They do not take x of this shape, the guide gives other λ than its family takes or takes gradients
+            where Lightning validates, or the model takes other z than the family draws.
 
     >>> import pyrovae as pv
     >>> model, guide = pv.models.mlp((20,), 3), pv.AmortizedGuide(pv.DiagonalNormal(3), pv.nets.MLP((20,), (6,)))
@@ -87,22 +95,72 @@ def check_shapes(model: nn.Module, guide: Guide, x: Tensor) -> None:
     shape, in_shape = tuple(x.shape[1:]), getattr(getattr(guide, "encoder", None), "in_shape", None)
     if in_shape is not None and tuple(in_shape) != shape:
         raise ValueError(f"the guide's encoder takes x of shape {tuple(in_shape)}, and that of the data is {shape}")
-    who, num_params = f"the guide {type(guide).__name__}", guide.family.num_params
+    who, right = f"the model {type(model).__name__}", (len(x), guide.family.num_params)
     devices = [x.device] if x.is_cuda else []
     with torch.random.fork_rng(devices), torch.no_grad(), evaluating(model), evaluating(guide), isolated():
+        params = _propose(model, guide, x)
+        if params.shape != right:
+            found = f"λ of shape {tuple(params.shape)} for x of shape {tuple(x.shape)}"
+            raise ValueError(f"the guide {type(guide).__name__} gives {found}, not {right}")
         try:
-            params = BatchLoss(ELBO()(model, guide)).propose(x).params
-            if params.shape == (len(x), num_params):
-                who = f"the model {type(model).__name__}"
-                z = poutine.trace(guide.family.sample).get_trace(params)
-                trace = poutine.trace(poutine.replay(model, trace=z)).get_trace(x)
-        except (RuntimeError, IndexError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"{who} does not take x of shape {shape}, that of the data: {reason}") from error
-    if params.shape != (len(x), num_params):
-        found = tuple(params.shape)
-        raise ValueError(f"{who} gives λ of shape {found} for x of shape {tuple(x.shape)}, not {(len(x), num_params)}")
-    sites: Any = trace.nodes.values()
-    for site in sites:
-        if site["type"] == "sample" and site["value"] is x and site["fn"].event_shape != shape:
-            raise ValueError(f"{who} gives x of shape {tuple(site['fn'].event_shape)}, and that of the data is {shape}")
+            z = poutine.trace(guide.family.sample).get_trace(params)
+        except _ERRORS as error:
+            family = type(guide.family).__name__
+            raise ValueError(f"the family {family} does not take λ of shape {right}: {_reason(error)}") from error
+        try:
+            trace = poutine.trace(poutine.replay(model, trace=z)).get_trace(x)
+        except _ERRORS as error:
+            if params.dtype != x.dtype:
+                found = f"λ is {params.dtype} for data of {x.dtype}; add .to(x.dtype)"
+                raise ValueError(f"{type(guide).__name__}.infer: {found}: {_reason(error)}") from error
+            raise ValueError(f"{who} {_refused(model, x, z, error)}") from error
+    for _, site in scored_sites(trace):
+        if site["value"] is x and site["fn"].event_shape != shape:
+            event, advice = tuple(site["fn"].event_shape), _event_dim(model, len(shape))
+            advice = advice if event[-len(shape) :] == shape else ""
+            raise ValueError(f"{who} gives x of shape {event}, and that of the data is {shape}{advice}")
+
+
+def _propose(model: nn.Module, guide: Guide, x: Tensor) -> Tensor:
+    """λ, or what is wrong with the guide."""
+    name, propose = type(guide).__name__, BatchLoss(ELBO()(model, guide)).propose
+    try:
+        inferred: Any = propose(x)
+    except _ERRORS as error:
+        fails = None
+        with suppress(*_ERRORS), torch.enable_grad():
+            propose(x)
+            fails = f"{name}.infer {NEEDS_GRADIENTS}: {_reason(error)}"
+        if fails:
+            raise ValueError(fails) from error
+        message = f"the guide {name} does not take x of shape {tuple(x.shape[1:])}, that of the data: {_reason(error)}"
+        with suppress(Exception):
+            found, width = tuple(guide.encoder(x).shape), guide.family.num_params  # type: ignore[operator]
+            if found != (len(x), width):
+                message += f"; the guide's encoder gives {found}, the family takes {width}"
+        raise ValueError(message) from error
+    if not isinstance(inferred, Inferred):
+        raise ValueError(f"{name}.infer must return pv.Inferred, got {type(inferred).__name__}")
+    return inferred.params
+
+
+def _refused(model: nn.Module, x: Tensor, z: Any, error: Exception) -> str:
+    """Whether a model that fails for z fails by itself too."""
+    shape = tuple(x.shape[1:])
+    try:
+        model(x)
+    except _ERRORS as own:
+        return f"does not take x of shape {shape}, that of the data: {_reason(own)}{_event_dim(model, len(shape))}"
+    shapes = {name: tuple(site["value"].shape[1:]) for name, site in scored_sites(z)}
+    found = shapes if len(shapes) > 1 else next(iter(shapes.values()))
+    return f"does not take z of shape {found}, that of the guide's family: {_reason(error)}"
+
+
+def _event_dim(model: nn.Module, dims: int) -> str:
+    """What to set, if the likelihood has another."""
+    wrong = getattr(getattr(model, "likelihood", None), "event_dim", dims) != dims
+    return f"; set event_dim={dims}, the number of dimensions of a datapoint" if wrong else ""
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
