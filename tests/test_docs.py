@@ -155,6 +155,8 @@ def test_extending_a_guide(run):
     code = [code for _, code in EXTENDING["A guide in 30 lines"]]
     assert lines_of(code[0], "class BestOf") <= 30
     assert names["result"]["val/elbo"] < 0
+    assert lines_of(code[4], "class MetaSGD", "meta =") <= 40
+    assert (names["meta"].sizes != names["meta"].lr).any()  # learned
     loss = names["taught"].infer(names["data"].test[:5].float()).teaching
     assert [one.shape for one in loss] == [(5,)]
 
@@ -245,7 +247,9 @@ def test_extending_parts_are_names_in_yaml(run, tmp_path):
     training["schedules"] = {"objective.capacity": {"type": "linear", "epochs": 10}}
     rprop = {"type": "my_models:RpropRefiner", "num_steps": 2, "objective": {"type": "my_models:Capacity"}}
     counts = {"type": "my_models:PoissonFamily", "temperature": 0.2}
+    meta = {"type": "my_models:MetaSGDGuide", "num_steps": 2, "objective": "analytic_elbo"}
     cases = [
+        ({}, meta, {}),
         ({"likelihood": {"type": "my_models:NegativeBinomial", "r": 3.0}}, {"type": "my_models:BestOfGuide"}, {}),
         ({}, {"type": "semi_amortized", "refiner": rprop}, training),
         (
