@@ -133,7 +133,16 @@ def run(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda p: p.name)
 def test_files_that_are_named_are_there(path):
-    for name in re.findall(r"`([a-z_]+/[a-z_/]+\.(?:py|yaml))`", path.read_text()):
+    folders = {file.parent.name for file in ROOT.glob("pyrovae/*/*.py")} - {
+        "data",
+        "runs",
+    }  # these are users' folders too
+    parts = "|".join(sorted(folders))
+    text = path.read_text()
+    names = re.findall(r"`([a-z_]+/[a-z_/]+\.(?:py|yaml))`", text)
+    for folder, files in re.findall(rf"`((?:{parts})/)(\w+|{{[\w,]+}})`", text):  # `part/{one,two}`, without .py
+        names += [f"{folder}{file}.py" for file in files.strip("{}").split(",")]
+    for name in names:
         assert any((folder / name).exists() for folder in (ROOT, ROOT / "pyrovae")), name
 
 
@@ -155,6 +164,8 @@ def test_extending_a_guide(run):
     code = [code for _, code in EXTENDING["A guide in 30 lines"]]
     assert lines_of(code[0], "class BestOf") <= 30
     assert names["result"]["val/elbo"] < 0
+    assert lines_of(code[4], "class MetaSGD", "meta =") <= 40
+    assert (names["meta"].sizes != names["meta"].lr).any()  # learned
     loss = names["taught"].infer(names["data"].test[:5].float()).teaching
     assert [one.shape for one in loss] == [(5,)]
 
@@ -245,7 +256,9 @@ def test_extending_parts_are_names_in_yaml(run, tmp_path):
     training["schedules"] = {"objective.capacity": {"type": "linear", "epochs": 10}}
     rprop = {"type": "my_models:RpropRefiner", "num_steps": 2, "objective": {"type": "my_models:Capacity"}}
     counts = {"type": "my_models:PoissonFamily", "temperature": 0.2}
+    meta = {"type": "my_models:MetaSGDGuide", "num_steps": 2, "objective": "analytic_elbo"}
     cases = [
+        ({}, meta, {}),
         ({"likelihood": {"type": "my_models:NegativeBinomial", "r": 3.0}}, {"type": "my_models:BestOfGuide"}, {}),
         ({}, {"type": "semi_amortized", "refiner": rprop}, training),
         (
