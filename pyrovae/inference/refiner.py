@@ -80,8 +80,7 @@ class Refiner(ABC):
             return Programs(step, advance, through)
 
         self.check(model, family)  # a loop may be called without a guide
-        settings = tuple(_hashable(item) for item in vars(self).items() if item[0] not in _OF_LOOP)
-        return programs_of(model).get(make, (family,), type(self), *settings)
+        return programs_of(model).get(make, (family,), type(self), *_settings_of(self))
 
     def __call__(
         self, model: nn.Module, family: Family, x: Tensor, params: Tensor,
@@ -293,13 +292,15 @@ def _rows_of(value: Any, rows: Tensor) -> Any:
     return value if value is None or value.dim() == 0 else value[rows]
 
 
-def _hashable(value: Any) -> Hashable:
-    """What is equal as long as `value` is; of an objective, its kind and settings."""
-    if isinstance(value, tuple):
-        return tuple(_hashable(part) for part in value)
-    if isinstance(value, Objective):
-        return type(value), *(_hashable(item) for item in vars(value).items() if item[0] != "_arguments")
-    return value if isinstance(value, Hashable) else id(value)
+def _settings_of(loop: Any) -> Iterator[Hashable]:
+    """The settings that the graph of a step holds fast: of an objective its kind too, of a list its contents."""
+    for name, value in vars(loop).items():
+        if isinstance(value, Objective):
+            yield type(value)
+            yield from _settings_of(value)
+        elif name not in _OF_LOOP:
+            plain = isinstance(value, Hashable) and not isinstance(value, tuple)
+            yield value if plain else repr(value) if isinstance(value, list | tuple | dict) else id(value)
 
 
 def check_rows(family: Family, x: Tensor, **named: Rows) -> None:
