@@ -207,15 +207,20 @@ def test_stopped_datapoints_leave_the_batch_and_change_no_other(model, x, monkey
     assert 10 <= moved.sum(0).min() < moved.sum(0).max() < 40
 
 
-def test_settings_may_change_between_calls(model, x):
-    refiner, fresh = pv.SVIRefiner(safeguard=False), pv.SVIRefiner(safeguard=False, optimizer="sgd", lr=0.01, clip=1.0)
-    refiner(model, family := pv.DiagonalNormal(Z_DIM), x, torch.zeros(7, 6))
-    refiner.optimizer, refiner.lr, refiner.clip = "sgd", 0.01, 1.0
-    results = []
-    for each in (refiner, fresh):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("optimizer", "sgd"), ("adapt", 1.2), ("clip", 1e-4), ("objective", pv.ELBO(2.0))],
+)
+def test_settings_may_change_between_calls(name, value, model, x):
+    plain = {"num_steps": 3, "safeguard": False}
+    refiner, twin = pv.SVIRefiner(**plain), pv.SVIRefiner(**{**plain, name: value})
+    family, results = pv.DiagonalNormal(Z_DIM), []
+    for each in (refiner, refiner, twin):
         torch.manual_seed(2)
         results.append(each(model, family, x, torch.zeros(7, 6)).params)
-    assert torch.equal(*results)
+        setattr(refiner, name, value)
+    assert not torch.equal(results[0], results[1])
+    assert torch.equal(results[1], results[2])
 
 
 def test_linear_decay_ends_at_rest(model, x):

@@ -648,8 +648,12 @@ def test_shapes_that_event_dim_does_not_fit(event_dim, images):
 
 
 def test_data_that_are_none_are_one_line():
-    with pytest.raises(ValueError, match="data must be a Data, got ndarray"):
-        pv.fit(*fresh(), PIXELS.numpy(), progress=False)
+    with pytest.raises(ValueError, match=r"data must be a Data, got \[\[1"):
+        pv.fit(*fresh(), [[1, 0]], progress=False)
+
+
+def test_an_array_of_few_datapoints_still_holds_some_out():
+    assert pv.fit(*fresh(), PIXELS[0, :4].round().numpy(), epochs=1, progress=False)["val/elbo"] < 0
 
 
 # Looking changes nothing.

@@ -46,7 +46,8 @@ def fit(
     True
     """
     if isinstance(data, Tensor | np.ndarray):
-        parts = held_out("data", len(data), options.get("seed", 0), **dict.fromkeys(("val", "test"), len(data) // 10))
+        tenth = max(1, len(data) // 10)
+        parts = held_out("data", len(data), options.get("seed", 0), val=tenth, test=tenth)
         data = Dataset.parted("array", "an array in memory", torch.as_tensor(data), parts)
     if run_dir is None:
         return training.fit(model, guide, data, **options)
