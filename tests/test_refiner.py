@@ -1,6 +1,8 @@
 import gc
 import weakref
+from dataclasses import replace
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -221,6 +223,26 @@ def test_settings_may_change_between_calls(name, value, model, x):
         setattr(refiner, name, value)
     assert not torch.equal(results[0], results[1])
     assert torch.equal(results[1], results[2])
+
+
+class Scaled(pv.SVIRefiner):
+    """With a setting that Python can only tell by identity, and of which its step keeps a number alone."""
+
+    def __init__(self, scale):
+        super().__init__(num_steps=1)
+        self.scale = scale
+
+    def make_step(self, model, family):
+        return replace(super().make_step(model, family), clip=float(self.scale[0]))
+
+
+def test_a_setting_known_by_identity_lives_as_long_as_its_program(model, x):
+    refiner, family = Scaled(np.array([1e-3])), pv.DiagonalNormal(Z_DIM)
+    refiner(model, family, x, torch.zeros(7, 6))
+    scale = weakref.ref(refiner.scale)
+    refiner.scale = None
+    gc.collect()
+    assert scale() is not None, "another array may get its address, and with that its program"
 
 
 def test_linear_decay_ends_at_rest(model, x):

@@ -1,5 +1,6 @@
 import csv
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from pyrovae.training import (
     is_of,
 )
 from pyrovae.training.callbacks import PatientEarlyStopping, run_loggers
+from pyrovae.training.checkpoint import AtomicCheckpointIO
 from pyrovae.training.figures import kl_per_dim
 from pyrovae.training.noise import seed_noise
 
@@ -352,6 +354,22 @@ class PulledPlugError(Exception):
     pass
 
 
+@contextmanager
+def plug_pulled(stop, monkeypatch):
+    """Inside, a run dies right after it has saved `last.ckpt` at step `stop`, and must."""
+    original = AtomicCheckpointIO.save_checkpoint
+
+    def pulled(self, checkpoint, path, storage_options=None):
+        original(self, checkpoint, path, storage_options)
+        if checkpoint["global_step"] == stop and Path(path).name == "last.ckpt":
+            raise PulledPlugError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AtomicCheckpointIO, "save_checkpoint", pulled)
+        with pytest.raises(PulledPlugError):
+            yield
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """Runs each guide once without a break."""
@@ -395,20 +413,9 @@ def test_resume_is_bit_exact(name, how, stop, images, uninterrupted, tmp_path, m
 def test_what_the_checkpointed_step_logged_survives_a_kill_right_after(
     stop, images, uninterrupted, tmp_path, monkeypatch
 ):
-    from pyrovae.training.checkpoint import AtomicCheckpointIO
-
     whole, _ = uninterrupted("amortized")
-    original = AtomicCheckpointIO.save_checkpoint
-
-    def pulled(self, checkpoint, path, storage_options=None):
-        original(self, checkpoint, path, storage_options)
-        if checkpoint["global_step"] == stop and Path(path).name == "last.ckpt":
-            raise PulledPlugError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AtomicCheckpointIO, "save_checkpoint", pulled)
-        with pytest.raises(PulledPlugError):
-            run(tmp_path, "amortized", images)
+    with plug_pulled(stop, monkeypatch):
+        run(tmp_path, "amortized", images)
     run(tmp_path, "amortized", images, resume=tmp_path / "checkpoints" / "last.ckpt")
     assert_same(state_of(tmp_path)[1], state_of(whole)[1])
 
@@ -427,8 +434,6 @@ def test_a_torn_save_leaves_the_old_checkpoint(images, tmp_path, monkeypatch):
     path = tmp_path / "checkpoints" / "last.ckpt"
     before = path.read_bytes()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    from pyrovae.training.checkpoint import AtomicCheckpointIO
-
     with pytest.raises(OSError, match="disk full"):
         AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, path)
     assert path.read_bytes() == before
@@ -725,21 +730,10 @@ def test_noise_of_every_device_is_seeded(monkeypatch):
 
 @pytest.mark.parametrize(("every", "stop"), [(2, 3), (2, 4), (2, 6), (3, 6)])
 def test_rows_survive_a_kill_where_not_every_step_is_logged(every, stop, images, tmp_path, monkeypatch):
-    from pyrovae.training.checkpoint import AtomicCheckpointIO
-
     options = {"epochs": 4, "batch_size": 10, "log_every": every, "checkpoint_every": 3, "progress": False}
     pv.fit(*fresh("amortized"), images, run_dir=tmp_path / "whole", **options)
-    original = AtomicCheckpointIO.save_checkpoint
-
-    def pulled(self, checkpoint, path, storage_options=None):
-        original(self, checkpoint, path, storage_options)
-        if checkpoint["global_step"] == stop and Path(path).name == "last.ckpt":
-            raise PulledPlugError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AtomicCheckpointIO, "save_checkpoint", pulled)
-        with pytest.raises(PulledPlugError):
-            pv.fit(*fresh("amortized"), images, run_dir=tmp_path / "cut", **options)
+    with plug_pulled(stop, monkeypatch):
+        pv.fit(*fresh("amortized"), images, run_dir=tmp_path / "cut", **options)
     last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
     pv.fit(*fresh("amortized"), images, run_dir=tmp_path / "cut", resume=last, **options)
     assert_same(state_of(tmp_path / "cut")[1], state_of(tmp_path / "whole")[1])

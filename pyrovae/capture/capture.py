@@ -91,17 +91,21 @@ class Reading(NamedTuple):
             for tensors in (attributes["_parameters"], attributes["_buffers"]):
                 weights.update((id(tensor), tensor) for tensor in tensors.values() if tensor is not None)
             key.append(type(module))
-            key += [(name, _held(value, objects)) for name, value in attributes.items() if name not in _NO_PART]
+            key += [(name, held(value, objects)) for name, value in attributes.items() if name not in _NO_PART]
         found = list(weights.values())
         return cls(found, (*key, *(weight.requires_grad for weight in found)), objects)
 
 
-def _held(value: Any, objects: list[Any]) -> Hashable:
-    """What is equal as long as `value` is; what it only knows by identity is added to `objects`."""
+def held(value: Any, objects: list[Any]) -> Hashable:
+    """What is equal as long as `value` is; what it only knows by identity is added to `objects`, for the key to keep.
+
+    >>> held([1, {"a": 2.0}], [])
+    ((<class 'int'>, 1), (('a', (<class 'float'>, 2.0)),))
+    """
     if isinstance(value, _PLAIN):
         return value if isinstance(value, str) else (type(value), value)  # True is not 1, nor is 1.0
     if isinstance(value, _NESTED):
-        return tuple([_held(item, objects) for item in (value.items() if isinstance(value, dict) else value)])
+        return tuple([held(item, objects) for item in (value.items() if isinstance(value, dict) else value)])
     objects.append(value)
     return id(value)
 

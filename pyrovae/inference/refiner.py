@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..capture import Capture, programs_of
+from ..capture import Capture, held, programs_of
 from ..families.base import Family
 from ..validation import NonNegativeFloat, Number, PositiveFloat, PositiveInt, validated
 from .elbo import ELBO, Beta, Objective, Rows, Terms, common_noise, elbo_terms, frozen
@@ -80,7 +80,9 @@ class Refiner(ABC):
             return Programs(step, advance, through)
 
         self.check(model, family)  # a loop may be called without a guide
-        return programs_of(model).get(make, (family,), type(self), *_settings_of(self))
+        objects: list[Any] = []
+        settings = tuple(_settings_of(self, objects))
+        return programs_of(model).get(make, (family, *objects), type(self), *settings)
 
     def __call__(
         self, model: nn.Module, family: Family, x: Tensor, params: Tensor,
@@ -292,15 +294,14 @@ def _rows_of(value: Any, rows: Tensor) -> Any:
     return value if value is None or value.dim() == 0 else value[rows]
 
 
-def _settings_of(loop: Any) -> Iterator[Hashable]:
-    """The settings that the graph of a step holds fast: of an objective its kind too, of a list its contents."""
+def _settings_of(loop: Any, objects: list[Any]) -> Iterator[Hashable]:
+    """The settings that the graph of a step holds fast, of an objective its kind too; `objects` as in `held`."""
     for name, value in vars(loop).items():
         if isinstance(value, Objective):
             yield type(value)
-            yield from _settings_of(value)
+            yield from _settings_of(value, objects)
         elif name not in _OF_LOOP:
-            plain = isinstance(value, Hashable) and not isinstance(value, tuple)
-            yield value if plain else repr(value) if isinstance(value, list | tuple | dict) else id(value)
+            yield held(value, objects)
 
 
 def check_rows(family: Family, x: Tensor, **named: Rows) -> None:
