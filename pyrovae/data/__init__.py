@@ -6,6 +6,7 @@ from .augmentation import Augmentation
 from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
+from .hugging_face import HF
 from .image_folder import ImageFolder
 from .mnist import MNIST
 from .natural_patches import NaturalPatches
@@ -18,6 +19,7 @@ from .sun397 import SUN397
 from .torchvision_sets import Torchvision
 
 __all__ = [
+    "HF",
     "MNIST",
     "NORMALIZATIONS",
     "SHIFTS",

@@ -13,10 +13,9 @@ from . import draws
 from .augmentation import Augmentation
 from .batches import Batches
 from .errors import DataError
-from .normalization.normalization import Normalization
-from .normalization.normalized import normalized
+from .normalization import Normalization, normalized
 from .outside import Outside, outside
-from .rows import Held, Rows
+from .rows import Column, Held, Rows
 from .scaling import as_floats
 
 Binarize = Literal["dynamic", "static", "none"]
@@ -60,6 +59,9 @@ class Dataset:
         augment: Changes raw training batches, `Augmentation` say: called with them, a key of draws and the
             datapoints' numbers.
         num_workers: Threads that read batches ahead, of splits that do not lie in memory.
+        groups: Number (N,) of what each datapoint of a split is a piece of, the photograph of a patch say.
+        covariates: What else is known of the datapoints of each split: arrays (N, ...) by name, of numbers or text.
+        rows_in_file: Number (N,) of each datapoint of a split before they were parted; see `origin`.
 
     Raises:
         DataError: An empty split, splits of unlike shape, labels that do not fit, or vectors to augment.
@@ -77,6 +79,9 @@ class Dataset:
     preprocess: Callable[[Tensor], Tensor] = as_floats
     augment: Callable[[Tensor, int, Tensor], Tensor] | None = None
     num_workers: int = 0
+    groups: Mapping[str, Tensor] = field(default_factory=dict)
+    covariates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows_in_file: Mapping[str, Tensor] = field(default_factory=dict)
     _passed: set[Any] = field(default_factory=set, init=False, compare=False)  # what `outside` found all to be within
 
     @classmethod
@@ -87,6 +92,7 @@ class Dataset:
         raw: Tensor | Rows,
         parts: Sequence[Tensor],
         labels: Tensor | None = None,
+        covariates: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> "Dataset":
         """One collection of datapoints, parted.
@@ -96,11 +102,17 @@ class Dataset:
             raw: All of them.
             parts: Numbers of those that train, validate and test.
             labels: Class number of each, (N,).
+            covariates: Arrays (N, ...) by name.
             options: Further attributes.
         """
         train, val, test = (raw[part] if isinstance(raw, Tensor) else raw.subset(part) for part in parts)
         if labels is not None:
             options["labels"] = {split: labels[part] for split, part in zip(SPLITS, parts, strict=True)}
+        options["rows_in_file"] = dict(zip(SPLITS, parts, strict=True))
+        options["covariates"] = {
+            split: {key: Column(array, part) for key, array in (covariates or {}).items()}
+            for split, part in zip(SPLITS, parts, strict=True)
+        }
         return cls(name, source, train, val, test, **options)
 
     def __post_init__(self) -> None:
@@ -119,10 +131,12 @@ class Dataset:
                 )
             if len(raw) == 0:
                 raise DataError(f"{self.name}: the {split} split is empty; use more datapoints or smaller hold-outs")
-            labels = self.labels.get(split)
-            if labels is not None and labels.shape != (len(raw),):
-                raise DataError(f"{self.name}: {split} has {len(raw)} datapoints and labels {tuple(labels.shape)}")
-
+            for key, array in {"labels": self.labels.get(split), "groups": self.groups.get(split)}.items():
+                if array is not None and array.shape != (len(raw),):
+                    raise DataError(f"{self.name}: {split} has {len(raw)} datapoints and {key} {tuple(array.shape)}")
+            for key, array in self.covariates.get(split, {}).items():
+                if array.shape[:1] != (len(raw),):
+                    raise DataError(f"{self.name}: {split} has {len(raw)} datapoints and {key} {tuple(array.shape)}")
         if isinstance(self.augment, Augmentation):
             self.augment.check(self.name, self.x_shape)
 
@@ -139,6 +153,11 @@ class Dataset:
         """The raw datapoints of a split."""
         raw = getattr(self, split)
         return Held(raw) if isinstance(raw, Tensor) else raw
+
+    def origin(self, split: Split) -> Tensor:
+        """Number of each datapoint of a split in the user's file, or in the data set before it was parted, (N,)."""
+        rows, known = self.rows(split), self.rows_in_file.get(split, ())
+        return known if len(known) == len(rows) else rows.origin(torch.arange(len(rows), device=rows.device)).cpu()
 
     def batches(self, split: Split, batch_size: int, **options: Any) -> Batches:
         """Batches of x of one split; `train` is shuffled, augmented and drawn anew. `options` go to `Batches`."""
@@ -205,7 +224,7 @@ class Dataset:
         """
         if allowed in self._passed:
             return None
-        splits: dict[str, Rows] = {split: self.rows(split) for split in SPLITS}
+        splits = {str(split): (self.rows(split), self.origin(split)) for split in SPLITS}
         found = outside(self.name, splits, self.preprocess, allowed, drawn_from=self.binarize != "none")
         if found is None:
             self._passed.add(allowed)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Augmentation, Dataset
-from ..data.normalization.normalized import Preprocess
+from ..data.normalization import Preprocess
 from ..data.scaling import Scaled, as_floats
 from ..data.sizes import size
 from .report import DataReport
