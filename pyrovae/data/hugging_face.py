@@ -90,7 +90,7 @@ class _Table(Rows):
     def __init__(self, table: Any, key: str, size: int | None, color: str, path: str) -> None:
         self.table, self.key, self.size, self.mode, self.path = table, key, size, {"grey": "L"}.get(color, "RGB"), path
         first = self._datapoint(table[0][key])
-        self.shape, self.dtype = (len(table), *first.shape), torch.from_numpy(first).dtype
+        self.shape, self.dtype = (len(table), *first.shape), torch.from_numpy(np.empty(0, first.dtype)).dtype
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         rows = [self._datapoint(value) for value in self.table[numbers.tolist()][self.key]]
