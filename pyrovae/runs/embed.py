@@ -22,7 +22,7 @@ def embed(
     trained: Trained, data: Dataset, path: str | Path,
     *, split: Split = "test", batch_size: int = 500, meta: Mapping[str, Any] | None = None, progress: bool = False,
 ) -> dict[str, tuple[int, ...]]:  # fmt: skip
-    """Writes λ₀ and λ_K of every datapoint of a split to a .npz file, with memory for one batch; returns shapes by name.
+    """Writes λ₀ and λ_K of all datapoints of a split to a .npz file, with memory for one batch; returns shapes by name.
 
     Arrays, of which row i is of datapoint i of `data.<split>`: `params_init` and `params` (N, P), λ₀ and λ_K;
     `mean_init` and `mean` (N, D), the means of q at them; `labels` (N,) if there are any; `index` (N,), i itself; `row`
