@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import pyrovae as pv
 from pyrovae.data import MNIST, Batches, DataError, Dataset, Held
 
 
@@ -201,3 +202,11 @@ def test_some_rows_are_what_the_others_are():
     some = rows.subset(torch.tensor([3, 1]))
     assert (some.anew, some.place, some.at_hand, some.shape) == (True, "on the moon", True, (2, 1, 2, 2))
     assert some.read(torch.tensor([1, 0]))[:, 0, 0, 0].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_list_of_datapoints_is_refused_in_words(kind):
+    model = pv.models.mlp((6,), 2, widths=(8,), likelihood=pv.models.likelihoods.Bernoulli(1))
+    guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,), widths=(8,)))
+    with pytest.raises(ValueError, match=rf"^data is a {kind.__name__}; give an array \(N, \*x_shape\), torch.stack"):
+        pv.fit(model, guide, kind(torch.zeros(6) for _ in range(20)), progress=False)
