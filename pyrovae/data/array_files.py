@@ -15,9 +15,8 @@ import numpy as np
 from .errors import DataError
 
 _LOCAL_HEADER = 30  # bytes of a zip member before its name; the lengths of name and extra field are the last four
-_ENCRYPTED = 1
 _STRETCH = 4  # a stretch of rows is many times as fast as its rows one by one: so many times as many are worth it
-_LARGEST_CACHE = 64 * 2**20  # bytes of decompressed chunks that may be held
+_LARGEST_CACHE, _LEAST_CACHE = 64 * 2**20, 2**20  # bytes of decompressed chunks that are held; HDF5's own
 _SLOTS = 12_421  # of the chunk cache's hash table: a prime, as HDF5 asks for
 _DAMAGE = (
     *(OSError, ValueError, EOFError, KeyError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
@@ -45,10 +44,7 @@ def readable(path: Path) -> Iterator[None]:
 def open_arrays(path: Path, setting: str) -> dict[str, Any]:
     """The arrays of a file by name: mapped, in memory, or objects that read the rows that they are asked for.
 
-    The one array of a .npy file is named "". `setting` named the file.
-
-    Raises:
-        DataError: No such file, an unknown suffix, or damage.
+    The one array of a .npy file is named "". A `DataError` names the `setting`, if there is no such file.
     """
     kinds: dict[str, Callable[[Path], dict[str, Any]]] = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5}
     if not path.is_file():
@@ -71,26 +67,27 @@ def _npz(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         for member in archive.infolist():
             name, suffix = os.path.splitext(member.filename)
-            if suffix != ".npy":
-                continue
-            if member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED:
-                file.seek(member.header_offset)
-                lengths = struct.unpack("<HH", file.read(_LOCAL_HEADER)[-4:])
-                arrays[name] = _array(path, file, member.header_offset + _LOCAL_HEADER + sum(lengths))
-            else:
-                with archive.open(member) as packed:
+            if suffix == ".npy":
+                with archive.open(member) as packed:  # which refuses what is encrypted
                     shape, _, dtype = _header(packed)
-                with archive.open(member) as packed:
-                    arrays[name] = Objects(shape, dtype) if dtype.hasobject else np.lib.format.read_array(packed)
+                    if dtype.hasobject:
+                        arrays[name] = Objects(shape, dtype)
+                    elif member.compress_type == zipfile.ZIP_STORED:
+                        file.seek(member.header_offset)
+                        lengths = struct.unpack("<HH", file.read(_LOCAL_HEADER)[-4:])
+                        arrays[name] = _array(path, file, member.header_offset + _LOCAL_HEADER + sum(lengths))
+                    else:
+                        packed.seek(0)
+                        arrays[name] = np.lib.format.read_array(packed)
     return arrays
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether the first index varies fastest, and dtype of a .npy; `file` is then at the first value."""
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
+    version, formats = np.lib.format.read_magic(file), np.lib.format
+    read = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}.get(version)
+    if read is None:
         raise ValueError(f"format {version} of .npy")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(file)
 
 
@@ -122,9 +119,9 @@ def _hdf5(path: Path) -> dict[str, Any]:
             arrays[name] = thing[...]
         else:
             in_one_piece = thing.chunks is None and not thing.external and not thing.is_virtual
-            offset = thing.id.get_offset() if in_one_piece else None  # None too where nothing was ever written
-            mapped = offset is not None
-            arrays[name] = np.memmap(path, thing.dtype, "r", offset, thing.shape) if mapped else HDF5Array(path, thing)
+            at = thing.id.get_offset() if in_one_piece else None  # None too where nothing was ever written
+            read = HDF5Array(path, thing) if at is None else np.memmap(path, thing.dtype, "r", at, thing.shape)
+            arrays[name] = read
 
     with h5py.File(path, "r") as file:
         file.visititems(note)
@@ -132,12 +129,7 @@ def _hdf5(path: Path) -> dict[str, Any]:
 
 
 class HDF5Array:
-    """Rows of a data set in chunks, compressed or not, read when they are asked for; h5py lets one thread in at a time.
-
-    Args:
-        path: The file.
-        dataset: Of it, open.
-    """
+    """Rows of an open HDF5 data set in chunks, read when they are asked for; h5py lets one thread in at a time."""
 
     def __init__(self, path: Path, dataset: Any) -> None:
         self.path, self.name, self.shape, self.dtype = path, dataset.name, dataset.shape, dataset.dtype
@@ -145,7 +137,7 @@ class HDF5Array:
         chunks = dataset.chunks or self.shape
         widths = [math.ceil(whole / part) * part for whole, part in zip(self.shape[1:], chunks[1:], strict=True)]
         num_bytes = chunks[0] * math.prod(widths) * self.dtype.itemsize
-        self._cache = max(num_bytes, 2**20) if num_bytes <= _LARGEST_CACHE else 2**20  # 1 MiB is HDF5's own
+        self._cache = max(num_bytes, _LEAST_CACHE) if num_bytes <= _LARGEST_CACHE else _LEAST_CACHE
         self._opened: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:

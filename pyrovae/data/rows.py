@@ -15,8 +15,7 @@ class Rows(ABC):
 
     Attributes:
         shape: (N, *x_shape).
-        dtype: Of what `read` gives: uint8 for pixels.
-        device: Of what `read` gives.
+        dtype, device: Of what `read` gives; uint8 for pixels.
         anew: Whether each epoch reads other datapoints.
         at_hand: Whether to look at all of them costs no more than reading a file.
         place: Where they are, for people.
@@ -25,8 +24,8 @@ class Rows(ABC):
     ...     shape, dtype = (1000, 4), torch.float32
     ...     def read(self, numbers, epoch=0):
     ...         return numbers[:, None] * torch.arange(4.0)
-    >>> Dataset("ramps", "computed", Ramps(), Ramps(), Ramps()).x_shape
-    (4,)
+    >>> Ramps().subset(torch.tensor([7, 3])).read(torch.tensor([1]))
+    tensor([[0., 3., 6., 9.]])
     """
 
     shape: tuple[int, ...]
@@ -97,8 +96,7 @@ class Mapped(Rows):
         n, *shape = array.shape
         self.shape = (n, *{"HW": [1, *shape], "HWC": [*shape[-1:], *shape[:-1]]}.get(images, shape))
         self.dtype = torch.from_numpy(np.empty(0, array.dtype.newbyteorder("="))).dtype
-        at = self.lies_at()
-        self.place = "a file, read by rows"
+        at, self.place = self.lies_at(), "a file, read by rows"
         if isinstance(array, np.ndarray):
             self.place = "memory" if at is None else f"a memory-mapped file, {at[0]}"
 
@@ -109,31 +107,28 @@ class Mapped(Rows):
 
     def lies_at(self) -> tuple[Path, str] | None:
         if not isinstance(self.array, np.ndarray):
-            found = getattr(self.array, "path", None), getattr(self.array, "name", None)
-            return None if None in found else (Path(found[0]), str(found[1]))
+            path = getattr(self.array, "path", None)
+            return None if path is None else (Path(path), str(self.array.name))
         base = self.array
         while isinstance(base.base, np.ndarray):
             base = base.base
         if not isinstance(base, np.memmap):
             return None
         begin = base.offset + self.array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-        return Path(str(base.filename)), f"{begin} {self.array.strides} {self.dtype}"
+        return Path(str(base.filename)), f"{begin} {self.array.strides} {self.array.dtype.str}"
 
 
 class Subset(Rows):
     """Some rows of others."""
 
     def __init__(self, rows: Rows, numbers: Tensor) -> None:
-        self.rows = rows
-        self.shape, self.dtype = (len(numbers), *rows.shape[1:]), rows.dtype
+        self.rows, self.lies_at = rows, rows.lies_at  # type: ignore[method-assign]
+        self.shape, self.dtype, self.device = (len(numbers), *rows.shape[1:]), rows.dtype, rows.device
         self.at_hand, self.anew, self.place = rows.at_hand, rows.anew, rows.place
-        self.device, self.numbers = rows.device, numbers.to(rows.device)
+        self.numbers = numbers.to(rows.device)
 
     def origin(self, numbers: Tensor) -> Tensor:
         return self.rows.origin(self.numbers[numbers])
-
-    def lies_at(self) -> tuple[Path, str] | None:
-        return self.rows.lies_at()
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         return self.rows.read(self.numbers[numbers], epoch)
@@ -143,12 +138,7 @@ class Subset(Rows):
 
 
 class Column:
-    """Rows of an array that stays where it lies, text too: a covariate of a split.
-
-    Args:
-        array: (M, ...), anything with shape and dtype that gives rows for their numbers.
-        rows: Numbers of those of the split, (N,), or a slice.
-    """
+    """A covariate: rows of an array that stays where it lies, text too; those numbered `rows` (N,), or a slice."""
 
     def __init__(self, array: Any, rows: Tensor | slice = slice(None)) -> None:
         self.array = array.numpy() if isinstance(array, Tensor) else array
