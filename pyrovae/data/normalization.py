@@ -26,35 +26,18 @@ _WIDEST = 5000  # entries of x that ZCA takes: of more, the eigenvectors take ma
 
 
 class Normalization(nn.Module, ABC):
-    """A map from x (B, *x_shape) to x of the same shape, float32, fitted to training data.
-
-    >>> class Halved(Normalization):
-    ...     def fit(self, chunks):
-    ...         self.most = max(chunk.abs().max() for chunk in chunks())
-    ...     def forward(self, x):
-    ...         return x / (2 * self.most)
-    >>> Dataset("twos", "made", *torch.full((3, 9, 4), 2.0)).normalized(Halved()).take("test")[0].unique()
-    tensor([0.5000])
-    """
+    """A map from x (B, *x_shape) to x of the same shape, float32, fitted to training data."""
 
     @abstractmethod
     def fit(self, chunks: Chunks) -> None:
-        """Learns from x, given in chunks (B, *x_shape), the same at each call of `chunks`; float64 of such data.
-
-        Raises:
-            DataError: Data that it is not for.
-        """
+        """Learns from x, given in chunks (B, *x_shape), the same at each call; a `DataError`, if it is not for them."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
 
 
 class Centering(Normalization):
-    """x minus the mean of each entry.
-
-    >>> Dataset("threes", "made", *(torch.rand(3, 9, 4) + 3)).normalized(Centering()).take("train")[0].mean() < 1e-6
-    tensor(True)
-    """
+    """x minus the mean of each entry."""
 
     mean: Tensor
 
@@ -63,7 +46,7 @@ class Centering(Normalization):
         self.register_buffer("mean", torch.zeros(()))
 
     def fit(self, chunks: Chunks) -> None:
-        self.mean = _entry_means(chunks)
+        self.mean = _means(chunks)
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean).float()  # float64 data may have an offset that float32 cannot hold
@@ -76,10 +59,6 @@ class Standardization(Centering):
         each_entry: Over each entry's own, for vectors whose entries have units of their own; an entry that never varies
             is only centred. By default over one, the root of the mean variance: contrasts within x stay, and pixels
             that hardly ever vary are not blown up.
-
-    >>> data = Dataset("years", "made", *(torch.rand(3, 9, 4, dtype=torch.float64) + 2e9))
-    >>> data.normalized(Standardization()).take("train")[0].square().mean()
-    tensor(1.)
     """
 
     scale: Tensor
@@ -91,11 +70,8 @@ class Standardization(Centering):
 
     def fit(self, chunks: Chunks) -> None:
         super().fit(chunks)
-        total, count = torch.zeros_like(self.mean, dtype=torch.float64), 0
-        for chunk in chunks():
-            total += (chunk.double() - self.mean).square().sum(0)
-            count += len(chunk)
-        variance = total / count if self.each_entry else (total / count).mean()
+        variance = _means(lambda: ((chunk.double() - self.mean).square() for chunk in chunks()))
+        variance = variance if self.each_entry else variance.mean()
         self.scale = torch.where(variance > 0, variance, 1.0).sqrt().float()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,10 +129,6 @@ class ZCA(Centering):
     Reference:
         The "independent components" of natural scenes are edge filters (Bell & Sejnowski, 1997),
         doi:10.1016/S0042-6989(97)00121-1
-
-    >>> x = Dataset("toy", "made", *torch.randn(3, 99, 2)).normalized(ZCA(epsilon=0.0)).take("train")[0]
-    >>> torch.allclose(torch.cov(x.T, correction=0), torch.eye(2), atol=1e-4)
-    True
     """
 
     matrix: Tensor
@@ -170,9 +142,9 @@ class ZCA(Centering):
         super().fit(chunks)
         size = self.mean.numel()
         if size > _WIDEST:
+            most = f"whitening takes {_WIDEST} at most"
             raise DataError(
-                f"normalize zca: a datapoint has {size} entries, and whitening takes {_WIDEST} at most; use "
-                "standardize, or smaller images"
+                f"normalize zca: a datapoint has {size} entries, and {most}; use standardize, or smaller images"
             )
         covariance, count = torch.zeros(size, size, dtype=torch.float64), 0
         for chunk in chunks():
@@ -189,12 +161,8 @@ class ZCA(Centering):
         return (super().forward(x).flatten(1) @ self.matrix).view_as(x)
 
 
-NORMALIZATIONS: dict[str, type[Normalization]] = {
-    "center": Centering,
-    "standardize": Standardization,
-    "zca": ZCA,
-    "contrast": ContrastNormalization,
-}
+NORMALIZATIONS: dict[str, type[Normalization]] = {"center": Centering, "standardize": Standardization}
+NORMALIZATIONS |= {"zca": ZCA, "contrast": ContrastNormalization}
 
 
 def _at_least_zero(epsilon: float) -> float:
@@ -203,12 +171,12 @@ def _at_least_zero(epsilon: float) -> float:
     return epsilon
 
 
-def _entry_means(chunks: Chunks) -> Tensor:
+def _means(chunks: Chunks) -> Tensor:
     """Of each entry, of the type of x."""
-    total, count, dtype = torch.zeros((), dtype=torch.float64), 0, torch.float32
+    total, count = torch.zeros((), dtype=torch.float64), 0
     for chunk in chunks():
-        total, count, dtype = total + chunk.double().sum(0), count + len(chunk), chunk.dtype
-    return (total / count).to(dtype)
+        total, count = total + chunk.double().sum(0), count + len(chunk)
+    return (total / count).to(chunk.dtype)
 
 
 class Preprocess:
@@ -243,20 +211,14 @@ def first_of(preprocess: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
 
 
 def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
-    """`data` with x normalized by what is fitted here, to its training x as drawn for evaluation, without augmentation.
+    """`data` with x normalized by what is fitted to its training x, not augmented; of over 50,000 to every so many.
 
-    Of more than 50,000 training datapoints every so many are taken. The result is the same to the bit wherever the
-    library is the same: it is fitted on the CPU by one thread.
-
-    Raises:
-        DataError: Binary data, or data that the normalization is not for.
+    The result is the same to the bit wherever the library is the same: it is fitted on the CPU by one thread.
     """
     kind = next((k for k, of in NORMALIZATIONS.items() if type(normalization) is of), type(normalization).__name__)
     if data.binarize != "none":
-        raise DataError(
-            f"dataset {data.name}: normalize {kind} is for real values, and binarize is {data.binarize}; set "
-            "dataset.binarize: none"
-        )
+        what = f"normalize {kind} is for real values, and binarize is {data.binarize}"
+        raise DataError(f"dataset {data.name}: {what}; set dataset.binarize: none")
     normalization, rows = copy.deepcopy(normalization), data.rows("train")
     every = torch.arange(0, len(rows), max(1, -(-len(rows) // _MOST)), device=rows.device)
     with _one_thread(), torch.no_grad():

@@ -28,10 +28,8 @@ class Outside:
     """What was found, over all splits.
 
     Attributes:
-        num_values: Looked at.
-        num: Of them outside.
-        num_nan, num_infinite: Of those.
-        num_whole: Of those, whole numbers.
+        num_values, num: Looked at; of them outside.
+        num_nan, num_infinite, num_whole: Of those; whole numbers.
         low, high: Of all finite values.
         split, row, value: The first one: its split, its datapoint's number in what was read, and itself.
         drawn_from: Whether these are not x itself but what binary x is drawn from, so that they must be in [0, 1].
@@ -89,14 +87,7 @@ def outside(
     """Looks at all values of rows that are at hand, and at a few of others, with memory for some megabytes.
 
     A file in which there was nothing to find is not read again for the same question until it changes: an empty file in
-    the user's cache folder says so.
-
-    Args:
-        name: Of the data set.
-        splits: Rows, and their numbers in the user's file (N,), by split.
-        preprocess: From rows to values.
-        allowed: Which entries of its argument are inside.
-        drawn_from: As in `Outside`; `allowed` is then of no matter.
+    the user's cache folder says so. `splits` are rows, and their numbers in the user's file (N,).
     """
     found = Outside(drawn_from=drawn_from)
     inside = _in_unit_interval if drawn_from else allowed

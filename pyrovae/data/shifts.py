@@ -1,4 +1,8 @@
-"""Images unlike those of training: rotated, noisy, partly hidden."""
+"""Images unlike those of training: rotated, noisy, partly hidden.
+
+Each takes images uint8 (N, C, H, W), and raises a `DataError` for others and for arguments out of range. What is drawn
+for an image is a function of `seed` and of its place in the split.
+"""
 
 import math
 from collections.abc import Callable
@@ -20,13 +24,6 @@ _CHUNK = 1024  # images turned at a time, for they are turned as floats
 def rotated(images: Tensor, degrees: float = 45.0) -> Tensor:
     """Turned counter-clockwise about the centre, bilinearly; corners get the median of the image's own border.
 
-    Args:
-        images: uint8 (N, C, H, W).
-        degrees: Of the turn.
-
-    Raises:
-        DataError: Other images, or an angle that is not finite.
-
     >>> rotated(torch.full((1, 1, 9, 9), 255, dtype=torch.uint8)).min()  # white paper stays white
     tensor(255, dtype=torch.uint8)
     """
@@ -47,15 +44,7 @@ def rotated(images: Tensor, degrees: float = 45.0) -> Tensor:
 def noised(images: Tensor, amount: float = 0.1, seed: int = 0) -> Tensor:
     """Salt and pepper: each pixel, with probability `amount`, is black or white, either as likely.
 
-    All channels of a pixel alike. An image's noise is a function of `seed` and of its place in the split.
-
-    Args:
-        images: uint8 (N, C, H, W).
-        amount: Probability, in [0, 1].
-        seed: Of the noise.
-
-    Raises:
-        DataError: Other images, or an amount out of range.
+    All channels of a pixel alike.
 
     >>> noised(torch.full((1, 1, 50, 50), 9, dtype=torch.uint8)).unique().tolist()
     [0, 9, 255]
@@ -63,7 +52,7 @@ def noised(images: Tensor, amount: float = 0.1, seed: int = 0) -> Tensor:
     _check(images, amount=amount)
     result = images.clone()
     for index, image in enumerate(result):
-        hit, white = torch.from_numpy(_generator(seed, 0, index).random((2, *image.shape[1:])))  # (H, W) each
+        hit, white = torch.from_numpy(_random(seed, 0, index, (2, *image.shape[1:])))  # (H, W) each
         value = torch.where(white < 0.5, 0, 255).to(image)
         image.copy_(torch.where((hit < amount).to(image.device), value, image))
     return result
@@ -72,17 +61,11 @@ def noised(images: Tensor, amount: float = 0.1, seed: int = 0) -> Tensor:
 def occluded(images: Tensor, fraction: float = 0.25, seed: int = 0, grey: int | None = None) -> Tensor:
     """A block hides part of each image; of the image's proportions, wholly inside, at a place drawn for each.
 
-    The place is a function of `seed` and of the image's place in the split, and that alone: a larger block covers
-    what a smaller one covers, but for rounding to whole pixels.
+    A larger block covers what a smaller one covers, but for rounding to whole pixels.
 
     Args:
-        images: uint8 (N, C, H, W).
         fraction: Of the area that is hidden, in [0, 1].
-        seed: Of the places.
         grey: Of the block, 0 black to 255 white; by default the median of the image's own border, paper say.
-
-    Raises:
-        DataError: Other images, a fraction or a grey value out of range.
 
     >>> (occluded(torch.full((1, 1, 8, 8), 9, dtype=torch.uint8), 0.25, grey=0) == 0).sum()
     tensor(16)
@@ -95,7 +78,7 @@ def occluded(images: Tensor, fraction: float = 0.25, seed: int = 0, grey: int | 
     w = 0 if h == 0 else min(width, round(fraction * height * width / h))  # what rounding h lost, w gives back
     result = images.clone()
     for index, image in enumerate(result):
-        v, u = _generator(seed, 1, index).random(2)
+        v, u = _random(seed, 1, index, 2)
         top, left = round(v * (height - h)), round(u * (width - w))
         image[:, top : top + h, left : left + w] = _border(images[index : index + 1])[0] if grey is None else grey
     return result
@@ -114,16 +97,8 @@ def can_shift(data: Dataset) -> bool:
 def shifted(data: Dataset, name: str, num: int | None = None, **how: Any) -> Dataset:
     """`data` whose test images, and those alone, are shifted; labels stay. Binary images are drawn after the shift.
 
-    A shifted image is drawn by the same random numbers as the image itself.
-
-    Args:
-        data: Any.
-        name: One of `SHIFTS`.
-        num: Only the first so many test images; they are held in memory.
-        how: Arguments of that function.
-
-    Raises:
-        DataError: An unknown name or argument, or a number out of range.
+    A shifted image is drawn by the same random numbers as the image itself. `name` is one of `SHIFTS`, `how` its
+    arguments; of `num` only the first so many test images, which are held in memory.
     """
     if name not in SHIFTS:
         raise DataError(f"shift must be one of {', '.join(sorted(SHIFTS))}, got {name!r}")
@@ -136,26 +111,23 @@ def shifted(data: Dataset, name: str, num: int | None = None, **how: Any) -> Dat
     except TypeError as error:
         raise DataError(f"{name}: {error}") from error
     told = ", ".join(f"{key} {value}" for key, value in how.items())
-    beside = {  # of as many
+    beside: dict[str, Any] = {  # of as many
         key: {split: of[: len(test)] if split == "test" else of for split, of in getattr(data, key).items()}
         for key in ("labels", "groups", "rows_in_file")
     }
-    covariates = {
-        **data.covariates,
-        "test": {key: a[: len(test)] for key, a in data.covariates.get("test", {}).items()},
-    }
+    known = {key: array[: len(test)] for key, array in data.covariates.get("test", {}).items()}
     source = f"{data.source}, test images {name}" + (f" ({told})" if told else "")
-    return replace(data, test=test, covariates=covariates, source=source, **beside)
+    return replace(data, test=test, covariates={**data.covariates, "test": known}, source=source, **beside)
+
+
+def _random(seed: int, shift: int, index: int, size: Any) -> np.ndarray:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(shift, index))).random(size)
 
 
 def _border(images: Tensor) -> Tensor:
     """The median of each image's outermost pixels, channel by channel, (N, C, 1, 1) float32."""
     rows, columns = images[..., [0, -1], :], images[..., [0, -1]]
     return torch.cat([rows.flatten(2), columns.flatten(2)], 2).float().median(2).values[..., None, None]
-
-
-def _generator(seed: int, *key: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _check(images: Tensor, **shares: float) -> None:
