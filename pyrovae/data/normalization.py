@@ -75,7 +75,7 @@ class Standardization(Centering):
         self.scale = torch.where(variance > 0, variance, 1.0).sqrt().float()
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) / self.scale
+        return super().forward(x).div_(self.scale)
 
 
 class ContrastNormalization(Normalization):
