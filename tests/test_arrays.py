@@ -223,6 +223,21 @@ def test_continuous_labels_are_a_covariate_and_told_once(tmp_path, capsys):
     assert Arrays(path=path, labels="none").covariates["train"].keys() == {"labels"}
 
 
+def test_labels_of_another_file_do_not_stand_for_a_covariate_of_the_same_name(tmp_path):
+    path = write(tmp_path, "npz", x=tagged(), speed=np.arange(40.0))
+    np.savez(tmp_path / "far.npz", speed=np.arange(40) % 2)
+    data = Arrays(path=path, labels="far.npz", labels_key="speed")
+    assert data.labels["train"].tolist() == [tag % 2 for tag in tags(data, "train")]
+    assert np.asarray(data.covariates["train"]["speed"]).tolist() == tags(data, "train")
+
+
+def test_arrays_of_objects_are_refused_as_labels_and_left_out_as_covariates(tmp_path):
+    ragged = np.array([np.zeros(i) for i in range(40)], dtype=object)
+    assert Arrays(path=write(tmp_path, "npz", x=tagged(), spikes=ragged)).covariates["train"] == {}
+    with pytest.raises(DataError, match=r"40 objects \(labels\) for 40 datapoints; mend them"):
+        Arrays(path=write(tmp_path, "npz", x=tagged(), labels=ragged))
+
+
 def test_one_collection_parted_keeps_its_rows_and_covariates():
     parts = [torch.tensor([3, 0]), torch.tensor([4]), torch.tensor([1, 2])]
     for raw in (torch.arange(5.0)[:, None], pv.data.Mapped(np.arange(5.0)[:, None])):

@@ -25,19 +25,11 @@ _COLOURS, _MOST_CHANNELS = (1, 3), 4  # sizes of a last index that is of channel
 
 @remembered
 def Arrays(  # noqa: N802 - a data set, as the others are
-    *,
-    path: str,
-    key: Key | None = None,
-    labels: str = "auto",
-    labels_key: Key | None = None,
+    *, path: str, key: Key | None = None, labels: str = "auto", labels_key: Key | None = None,
     layout: Literal["auto", "channels_first", "channels_last"] = "auto",
-    scale: Literal["auto", "none"] | PositiveFloat = "auto",
-    binarize: Binarize = "none",
-    val_fraction: PositiveFloat = 0.1,
-    test_fraction: PositiveFloat = 0.1,
-    seed: int = 0,
-    num_workers: NonNegativeInt = 0,
-) -> Dataset:
+    scale: Literal["auto", "none"] | PositiveFloat = "auto", binarize: Binarize = "none", seed: int = 0,
+    val_fraction: PositiveFloat = 0.1, test_fraction: PositiveFloat = 0.1, num_workers: NonNegativeInt = 0,
+) -> Dataset:  # fmt: skip
     """Images, vectors or counts from a .npy, .npz or HDF5 file, mapped into memory where they lie as they are.
 
     Shapes: (N, D) vectors; (N, H, W), (N, C, H, W) and (N, H, W, C) images. Every other array of N rows, labels that
@@ -172,29 +164,28 @@ def _labels(
     names = _names(file, arrays, key, _LABELS, "dataset.labels_key")
     if names is None and labels != "auto":
         if len(arrays) != 1:
-            raise DataError(
-                f"dataset.labels: {file} holds no labels; set dataset.labels_key to one of: {_listed(arrays)}"
-            )
+            raise DataError(f"{file} holds no labels; set dataset.labels_key to one of: {_listed(arrays)}")
         names = {"all": next(iter(arrays))}
     if names and "all" in names and "all" not in raw:  # `y` beside `x_train`
         names = {"train": names["all"]}
     names = {part: name for part, name in (names or {}).items() if part in raw}
-    for part, name in names.items():
-        num = arrays[name].shape[0] if arrays[name].shape else 1
-        if num != len(raw[part]):
-            told = f"{num} labels ({name or 'the array'}) for {len(raw[part])} datapoints"
-            raise DataError(f"{file}: {told}; mend them, or set dataset.labels: none")
-    found = {part: covariates[part].pop(_split_of(name)[0], arrays[name]) for part, name in names.items()}
-    odd = [a for a in found.values() if a.dtype.kind not in "biuSU" or a.shape[1:] not in ((), (1,))]
-    if not odd:
-        return {part: np.asarray(array[:]).reshape(-1) for part, array in found.items()}
+    found = {part: arrays[name] for part, name in names.items()}
     for part, array in found.items():
-        covariates[part][_split_of(names[part])[0] or "labels"] = array
-    print(
-        f"{file}: labels are {odd[0].dtype} {odd[0].shape}: a covariate; classes are whole numbers or text, (N,)",
-        file=sys.stderr,
-    )
-    return {}
+        num, what = array.shape[0] if array.shape else 1, f"({names[part] or 'the array'}) for"
+        if array.dtype.hasobject or num != len(raw[part]):
+            what = f"{num} {'objects' if array.dtype.hasobject else 'labels'} {what} {len(raw[part])} datapoints"
+            raise DataError(f"{file}: {what}; mend them, or set dataset.labels: none")
+    odd = [a for a in found.values() if a.dtype.kind not in "biuSU" or a.shape[1:] not in ((), (1,))]
+    for part, array in found.items():
+        key = _split_of(names[part])[0] or "labels"
+        if odd:
+            covariates[part][key] = array
+        elif labels == "auto":
+            covariates[part].pop(key, None)
+    if odd:
+        told = f"labels are {odd[0].dtype} {odd[0].shape}: a covariate; classes are whole numbers or text, (N,)"
+        print(f"{file}: {told}", file=sys.stderr)
+    return {} if odd else {part: np.asarray(array[:]).reshape(-1) for part, array in found.items()}
 
 
 def _rows(file: Path, name: str, array: Any, layout: str) -> Rows:
@@ -206,10 +197,8 @@ def _rows(file: Path, name: str, array: Any, layout: str) -> Rows:
     if len(shape) < 4:
         return Mapped(array, "HW" if len(shape) == 3 else "")
     if layout == "auto" and shape[3] in _COLOURS and shape[1] <= _MOST_CHANNELS:
-        raise DataError(
-            f"{what}: shape {shape} may be (N, C, H, W) or (N, H, W, C); set dataset.layout to channels_first "
-            "or channels_last"
-        )
+        how = "set dataset.layout to channels_first or channels_last"
+        raise DataError(f"{what}: shape {shape} may be (N, C, H, W) or (N, H, W, C); {how}")
     last = shape[3] in _COLOURS if layout == "auto" else layout == "channels_last"
     return Mapped(array, "HWC" if last else "CHW")
 

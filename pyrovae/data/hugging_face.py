@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face hub."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,24 +15,16 @@ from .downloads import first_line
 from .errors import DataError
 from .rows import Rows
 
-_SPLITS = {"train": ("train",), "val": ("validation", "val", "valid"), "test": ("test",)}
+_SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 
 
 @remembered
 def HF(  # noqa: N802 - a data set, as the others are
-    *,
-    path: str,
-    subset: str | None = None,
-    key: str = "image",
-    labels_key: str | None = "label",
-    image_size: PositiveInt | None = None,
-    color: Literal["grey", "rgb"] = "grey",
-    binarize: Binarize = "none",
-    val_fraction: PositiveFloat = 0.1,
-    test_fraction: PositiveFloat = 0.1,
-    seed: int = 0,
+    *, path: str, subset: str | None = None, key: str = "image", labels_key: str | None = "label",
+    image_size: PositiveInt | None = None, color: Literal["grey", "rgb"] = "grey", binarize: Binarize = "none",
+    val_fraction: PositiveFloat = 0.1, test_fraction: PositiveFloat = 0.1, seed: int = 0,
     num_workers: NonNegativeInt = 0,
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """A data set of Hugging Face's `datasets`, from the hub or a folder, in splits train, validation and test.
 
     Needs `pip install 'pyrovae[hf]'`. Pictures are decoded in every epoch. Other columns of numbers are covariates.
@@ -43,10 +36,7 @@ def HF(  # noqa: N802 - a data set, as the others are
         labels_key: Column of classes; left out where there is no such column.
         image_size: Height and width that pictures are scaled to, the centre cut out; by default they stay as they are.
         color: One channel or three.
-        binarize: `none`, or draw binary data from values in [0, 1].
-        val_fraction, test_fraction: Of all datapoints, class by class, where there is no such split.
-        seed: Of the splits and of the draws.
-        num_workers: Threads that read batches ahead.
+        binarize, val_fraction, test_fraction, seed, num_workers: As of `Arrays`.
 
     Raises:
         DataError: `datasets` is not installed, no such data set or column, or pictures of unlike sizes.
@@ -61,7 +51,7 @@ def HF(  # noqa: N802 - a data set, as the others are
     except Exception as error:  # of the network, of files, of the hub: all sorts
         raise DataError(f"HF: cannot load {path} ({first_line(error)}); name a data set or a folder") from error
     found = found if isinstance(found, DatasetDict) else {"train": found}
-    tables = {split: found[name] for split, names in _SPLITS.items() for name in names if name in found}
+    tables = {split: found[name] for name, split in _SPLITS.items() if name in found}
     if "train" not in tables:
         raise DataError(f"HF: {path} has splits {', '.join(found)}, and no train")
     features = tables["train"].features
@@ -75,11 +65,11 @@ def HF(  # noqa: N802 - a data set, as the others are
         names = np.array([*features[labels_key].names, "none"])
         labels = {split: names[of] for split, of in labels.items()}  # -1, where a split hides its labels
     others = [c for c in features if c not in (key, labels_key) and isinstance(features[c], Value)]
-    others = [c for c in others if features[c].dtype not in ("string", "large_string", "binary")]
+    others = [c for c in others if re.match("u?int|float|bool", features[c].dtype)]
     covariates = {split: {c: of[c][:] for c in others} for split, of in columns.items()}
+    how: dict[str, Any] = {"seed": seed, "binarize": binarize, "num_workers": num_workers}
     fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-    options: dict[str, Any] = {"binarize": binarize, "num_workers": num_workers}
-    return from_splits("hf", f"Hugging Face {path}", raw, labels, covariates, fractions, seed, **options)
+    return from_splits("hf", f"Hugging Face {path}", raw, labels, covariates, fractions, **how)
 
 
 class _Table(Rows):
