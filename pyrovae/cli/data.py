@@ -31,25 +31,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("list takes no configuration; inspect does")
     if args.out and args.out.suffix not in _SUFFIXES:
         parser.error(f"argument --out: must end in {', '.join(_SUFFIXES)}, got {args.out}")
-    return guarded(lambda: _inspect(args) if args.command == "inspect" else _list(), args.debug)
+    return guarded(lambda: _tell(args), args.debug)
 
 
-def _list() -> None:
-    from ..inspection import catalogue  # noqa: PLC0415 - torch takes seconds, and --help should not
+def _tell(args: argparse.Namespace) -> None:
+    from .. import config, files, inspection  # noqa: PLC0415 - torch takes seconds, and --help should not
+    from ..config.build import DataError, read_data  # noqa: PLC0415
 
-    print(catalogue())
-
-
-def _inspect(args: argparse.Namespace) -> None:
-    from .. import config, inspection  # noqa: PLC0415 - as above
-    from ..config.build import read_data  # noqa: PLC0415
-    from ..data import DataError  # noqa: PLC0415
-    from ..files import check_writable, replacing  # noqa: PLC0415
-
+    if args.command == "list":
+        print(inspection.catalogue())
+        return
     path = Path(args.config or Path(__file__).parent.parent.parent / "configs" / "default.yaml")
     chosen, start, refused = config.load_config(path, args.overrides), perf_counter(), None
     out = args.out or Path("runs") / "data" / f"{path.stem}.png"
-    check_writable(out.parent, "name another place with --out")
+    files.check_writable(out.parent, "name another place with --out")
     try:
         data = config.build_data(chosen)
     except DataError as error:  # which is when one wants to look
@@ -60,7 +55,7 @@ def _inspect(args: argparse.Namespace) -> None:
     if hasattr(chosen.model, "likelihood"):
         verdict = "see the error; data are shown as read" if refused else "has a density for these data"
         print(f"\nlikelihood {chosen.model.likelihood.type}: {verdict}")
-    with replacing(out) as part:
+    with files.replacing(out) as part:
         inspection.figure(report).savefig(part, format=out.suffix[1:], dpi=150)
     print(told)
     if refused is not None:

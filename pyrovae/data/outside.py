@@ -95,8 +95,9 @@ def outside(
     to_read = {  # none of 8 bits, where all of them are inside
         split: of for split, of in splits.items() if of[0].dtype != torch.uint8 or not inside(every).all()
     }
-    mark = _mark(to_read, preprocess, inside)
-    with suppress(OSError):
+    mark = None
+    with suppress(OSError, RuntimeError):  # no file, no home
+        mark = _mark(to_read, preprocess, inside)
         if mark is not None and mark.exists():
             return None
     for split, (rows, origin) in to_read.items():
@@ -104,13 +105,11 @@ def outside(
         numbers = origin[: len(rows) if rows.at_hand else _FEW].argsort().to(rows.device)
         for part in tqdm(chunks(numbers, rows), f"checking {split} of {name}", delay=_PATIENCE, disable=None):
             found.look(split, origin[part.cpu()], preprocess(rows.read(part)), inside)
-    if found.num:
-        return found
-    with suppress(OSError):
-        if mark is not None:
+    if mark is not None and not found.num:
+        with suppress(OSError):
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
-    return None
+    return found if found.num else None
 
 
 def _in_unit_interval(x: Tensor) -> Tensor:
@@ -134,7 +133,7 @@ def _mark(
     key = hashlib.sha256(f"{question} {'' if preprocess is as_floats else preprocess}".encode())
     for split, (rows, origin) in splits.items():
         at = rows.lies_at()
-        if at is None or not at[0].is_file():
+        if at is None:
             return None
         (file, where), stat = at, at[0].stat()
         key.update(f"{split} {file.resolve()} {where} {stat.st_size} {stat.st_mtime_ns} {rows.shape}".encode())
