@@ -215,8 +215,8 @@ def test_continuous_labels_are_a_covariate_and_told_once(tmp_path, capsys):
         data = Arrays(path=path, labels_key=key)
         assert data.labels == {}
         assert np.allclose(data.covariates["val"]["labels"], np.array(tags(data, "val")) / 3)
-        (line,) = capsys.readouterr().err.splitlines()
-        assert "labels are float64 (40,): a covariate; classes are whole numbers or text, (N,)" in line
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "labels are float64 (40,): a covariate; classes are whole numbers or text, (N,)" in line
     np.save(tmp_path / "far.npy", np.arange(40) / 3)
     data = Arrays(path=write(tmp_path, "npy", x=tagged()), labels="far.npy")
     assert np.allclose(data.covariates["val"]["labels"], np.array(tags(data, "val")) / 3)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,7 +185,7 @@ def _labels(
             covariates[part].pop(key, None)
     if odd:
         told = f"labels are {odd[0].dtype} {odd[0].shape}: a covariate; classes are whole numbers or text, (N,)"
-        print(f"{file}: {told}", file=sys.stderr)
+        _say(f"{file}: {told}")
     return {} if odd else {part: np.asarray(array[:]).reshape(-1) for part, array in found.items()}
 
 
@@ -214,6 +215,12 @@ def _preprocess(file: Path, rows: Rows, scale: Literal["auto", "none"] | float) 
             "dataset.scale: none for counts and masks, 255 for pixels"
         )
     return as_floats
+
+
+@cache
+def _say(line: str) -> None:
+    """Once in a process, however often a file is opened."""
+    print(line, file=sys.stderr)
 
 
 def _listed(arrays: Mapping[str, Any]) -> str:
