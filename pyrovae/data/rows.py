@@ -103,7 +103,8 @@ class Mapped(Rows):
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         rows = np.asarray(self.array[numbers.numpy()])
         raw = torch.from_numpy(rows.astype(rows.dtype.newbyteorder("="), copy=False))
-        return raw.permute(0, 3, 1, 2).contiguous() if self.images == "HWC" else raw.view(-1, *self.shape[1:])
+        raw = raw.permute(0, 3, 1, 2).contiguous() if self.images == "HWC" else raw
+        return raw.view(-1, *self.shape[1:]) if self.images else raw
 
     def lies_at(self) -> tuple[Path, str] | None:
         if not isinstance(self.array, np.ndarray):
