@@ -16,7 +16,6 @@ python scripts/data.py inspect --config configs/sun397.yaml dataset.root=DIR --o
 _DESCRIPTION = """list: every data set, with its keys and their defaults.
 inspect: the data of one configuration as the model sees them: sizes, where they lie, values, classes, speed, and a
 picture of a batch; data that the likelihood refuses are shown as they are read."""
-_SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.command == "list" and (args.config or args.out or args.overrides):
         parser.error("list takes no configuration; inspect does")
-    if args.out and args.out.suffix not in _SUFFIXES:
-        parser.error(f"argument --out: must end in {', '.join(_SUFFIXES)}, got {args.out}")
+    if args.out and args.out.suffix not in (".png", ".pdf", ".svg"):
+        parser.error(f"argument --out: must end in .png, .pdf, .svg, got {args.out}")
     return guarded(lambda: _tell(args), args.debug)
 
 
@@ -39,8 +38,7 @@ def _tell(args: argparse.Namespace) -> None:
     from ..config.build import DataError, read_data  # noqa: PLC0415
 
     if args.command == "list":
-        print(inspection.catalogue())
-        return
+        return print(inspection.catalogue())
     path = Path(args.config or Path(__file__).parent.parent.parent / "configs" / "default.yaml")
     chosen, start, refused = config.load_config(path, args.overrides), perf_counter(), None
     out = args.out or Path("runs") / "data" / f"{path.stem}.png"
