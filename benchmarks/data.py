@@ -8,7 +8,8 @@ Three contests, on one thread of torch:
   ToTensor in a DataLoader of two workers, against `SUN397` of two threads, which decodes into its cache in the first
   epoch and reads that in later ones; and against the same without a cache. The tree is made here, of pieces of the
   photographs inside scikit-image and scikit-learn: `--images` files of 300 to 900 pixels along the shorter side;
-- digits in memory: torchvision's MNIST with ToTensor in a DataLoader, against `MNIST`; grey, and binarised anew;
+- digits in memory: torchvision's MNIST with ToTensor in a DataLoader, and torch's own loop over a tensor, indexed by a
+  permutation batch by batch, against `MNIST`; grey, and binarised anew;
 - what share of an epoch of `vae_mlp` goes to making batches.
 
 Epochs are timed by themselves, the fastest of `--epochs`; a first epoch starts where the data set is made.
@@ -111,6 +112,14 @@ class _Everything:
             yield from part
 
 
+def plain_loop(images: torch.Tensor, binarize: str) -> Iterable[torch.Tensor]:
+    """The plainest code: a tensor of pixels, indexed by a permutation."""
+    order = torch.randperm(len(images))
+    for start in range(0, len(images), BATCH):
+        x = images[order[start : start + BATCH]].float() / 255
+        yield torch.bernoulli(x) if binarize == "dynamic" else x
+
+
 def memory_epochs(root: str, epochs: int) -> dict[str, dict[str, float]]:
     """Images a second of digits in memory."""
     data = pv.data.MNIST(root=root, source="full")
@@ -121,6 +130,8 @@ def memory_epochs(root: str, epochs: int) -> dict[str, dict[str, float]]:
         best = min(seconds(loader) for _ in range(2))
         rows[f"DataLoader, num_workers={workers}"] = {"images_per_second": len(usual) / best}
     for binarize in ("none", "dynamic"):
+        best = min(seconds(plain_loop(data.train, binarize)) for _ in range(epochs))
+        rows[f"loop over a tensor, {binarize}"] = {"images_per_second": len(data.train) / best}
         batches = pv.data.MNIST(root=root, source="full", binarize=binarize).batches("train", BATCH)  # type: ignore[arg-type]
         best = min(seconds(batches) for _ in range(epochs))
         rows[f"MNIST, binarize: {binarize}"] = {"images_per_second": len(data.train) / best}

@@ -15,7 +15,7 @@ import pyrovae as pv
 from pyrovae.cli import evaluate, sample, train
 from pyrovae.config import build_data, check
 from pyrovae.data import Arrays, DataError, Dataset
-from pyrovae.data.arrays.hdf5 import HDF5Array
+from pyrovae.data.array_files import HDF5Array
 from pyrovae.training import check_support
 
 ROOT = Path(__file__).parent.parent
@@ -114,10 +114,8 @@ def test_an_hdf5_file_with_a_user_block_is_mapped_where_its_values_are(tmp_path)
     ("names", "key"),
     [
         (("x_train", "x_val", "x_test"), None),
-        (("train_rates", "valid_rates", "test_rates"), "rates"),
-        (("train", "validation", "test"), None),
         (("a", "b", "c"), {"train": "a", "val": "b", "test": "c"}),
-        (("train/images", "val/images", "test/images"), None),
+        (("train/images", "val/images", "x"), {"train": "train/images", "val": "val/images", "test": "x"}),
     ],
 )
 def test_splits_of_the_file_are_kept(names, key, tmp_path):
@@ -137,18 +135,25 @@ def test_a_split_that_the_file_lacks_is_taken_from_its_training_data(tmp_path):
         assert data.labels[split].tolist() == [(tag - start) % 3 for tag in tags(data, split)]
 
 
-@pytest.mark.parametrize("names", [("x", "x_test", "y", "y_test"), ("images", "val_images", "labels", "labels_val")])
 @pytest.mark.parametrize("all_labels", [True, False])
-def test_an_array_beside_a_split_of_its_name_is_that_of_training(names, all_labels, tmp_path):
-    arrays = dict(zip(names, (tagged()[:30], tagged()[30:], np.arange(30) % 3, np.arange(10) % 3), strict=True))
+def test_x_beside_x_test_is_that_of_training(all_labels, tmp_path):
+    arrays = {"x": tagged()[:30], "x_test": tagged()[30:], "y": np.arange(30) % 3, "y_test": np.arange(10) % 3}
     if not all_labels:
-        del arrays[names[3]]
+        del arrays["y_test"]
     data = Arrays(path=write(tmp_path, "npz", **arrays))
-    own, other = ("test", "val") if "x" in names else ("val", "test")
-    assert tags(data, own) == [*range(30, 40)]
-    assert sorted(tags(data, "train") + tags(data, other)) == [*range(30)]
+    assert tags(data, "test") == [*range(30, 40)]
+    assert sorted(tags(data, "train") + tags(data, "val")) == [*range(30)]
     assert data.labels["train"].tolist() == [tag % 3 for tag in tags(data, "train")]
-    assert set(data.labels) == {"train", other, *([own] if all_labels else [])}
+    assert set(data.labels) == {"train", "val", *(["test"] if all_labels else [])}
+
+
+def test_x_beside_its_own_splits_is_not_parted_anew(tmp_path):
+    path = write(tmp_path, "npz", x=tagged(), x_train=tagged()[:25], x_test=tagged()[25:], labels=np.arange(25) % 2)
+    data = Arrays(path=path)
+    assert tags(data, "test") == [*range(25, 40)]
+    assert sorted(tags(data, "train") + tags(data, "val")) == [*range(25)]
+    assert set(data.labels) == {"train", "val"}
+    assert len(Arrays(path=path, key="x", labels="none").train) == 32, "a key names one array, and that alone"
 
 
 @pytest.mark.parametrize("kind", ["npz", "npz compressed", "h5"])
@@ -173,11 +178,84 @@ def test_labels_in_a_file_of_their_own_lie_anywhere_or_beside_the_data(tmp_path)
     assert Arrays(path=path).labels == {}
 
 
-def test_what_is_no_label_is_left_aside_unless_asked_for(tmp_path):
-    path = write(tmp_path, "npz", x=tagged(), y=np.linspace(0, 1, 40))
-    assert Arrays(path=path).labels == {}
-    with pytest.raises(DataError, match=r"\(y\): labels are float64 \(40,\); they must be whole numbers or text"):
-        Arrays(path=path, labels_key="y")
+COVARIATES = {"speed": tagged(shape=()) / 7, "choice": np.array(["left", "right", "ß"])[np.arange(40) % 3], "eye": tagged(shape=(2, 2), dtype=np.float64)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["npz", "npz compressed", "h5", "h5 compressed"])
+def test_every_other_array_of_as_many_rows_goes_along_with_its_datapoints(kind, tmp_path):
+    text = {"choice": COVARIATES["choice"].astype(object)} if kind.startswith("h5") else {}
+    arrays = {**COVARIATES, **text, "bins": np.arange(39), "labels": np.arange(40) % 4}
+    data = Arrays(path=write(tmp_path, kind, x=tagged(), **arrays), seed=2)
+    for split in ("train", "val", "test"):
+        rows, found = tags(data, split), data.covariates[split]
+        assert data.origin(split).tolist() == rows
+        assert found.keys() == COVARIATES.keys()
+        for name, array in COVARIATES.items():
+            assert found[name].shape == (len(rows), *array.shape[1:])
+            assert np.array_equal(np.asarray(found[name]), array[rows])
+            assert np.array_equal(found[name][1:3], array[rows[1:3]])
+    eye = data.covariates["train"]["eye"].array
+    assert isinstance(
+        eye, np.memmap if "compressed" not in kind else HDF5Array if kind.startswith("h5") else np.ndarray
+    )
+
+
+def test_covariates_of_splits_of_the_files_own(tmp_path):
+    arrays = {"x_train": tagged()[:30], "x_test": tagged()[30:], "speed_train": np.arange(30.0), "speed_test": np.arange(10.0), "lost_val": np.arange(30)}  # fmt: skip
+    data = Arrays(path=write(tmp_path, "npz", **arrays))
+    for split, first in (("train", 0), ("val", 0), ("test", 30)):
+        assert np.asarray(data.covariates[split]["speed"]).tolist() == [tag - first for tag in tags(data, split)]
+        assert data.origin(split).tolist() == [tag - first for tag in tags(data, split)], "of the split's own array"
+    assert "lost_val" in data.covariates["train"]
+
+
+def test_continuous_labels_are_a_covariate_and_told_once(tmp_path, capsys):
+    path = write(tmp_path, "npz", x=tagged(), labels=np.arange(40) / 3)
+    for key in (None, "labels"):
+        data = Arrays(path=path, labels_key=key)
+        assert data.labels == {}
+        assert np.allclose(data.covariates["val"]["labels"], np.array(tags(data, "val")) / 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "labels are float64 (40,): a covariate; classes are whole numbers or text, (N,)" in line
+    np.save(tmp_path / "far.npy", np.arange(40) / 3)
+    data = Arrays(path=write(tmp_path, "npy", x=tagged()), labels="far.npy")
+    assert np.allclose(data.covariates["val"]["labels"], np.array(tags(data, "val")) / 3)
+    assert Arrays(path=path, labels="none").covariates["train"].keys() == {"labels"}
+
+
+def test_labels_of_another_file_do_not_stand_for_a_covariate_of_the_same_name(tmp_path):
+    path = write(tmp_path, "npz", x=tagged(), speed=np.arange(40.0))
+    np.savez(tmp_path / "far.npz", speed=np.arange(40) % 2)
+    data = Arrays(path=path, labels="far.npz", labels_key="speed")
+    assert data.labels["train"].tolist() == [tag % 2 for tag in tags(data, "train")]
+    assert np.asarray(data.covariates["train"]["speed"]).tolist() == tags(data, "train")
+
+
+def test_arrays_of_objects_are_refused_as_labels_and_left_out_as_covariates(tmp_path):
+    ragged = np.array([np.zeros(i) for i in range(40)], dtype=object)
+    assert Arrays(path=write(tmp_path, "npz", x=tagged(), spikes=ragged)).covariates["train"] == {}
+    with pytest.raises(DataError, match=r"40 objects \(labels\) for 40 datapoints; mend them"):
+        Arrays(path=write(tmp_path, "npz", x=tagged(), labels=ragged))
+
+
+def test_one_collection_parted_keeps_its_rows_and_covariates():
+    parts = [torch.tensor([3, 0]), torch.tensor([4]), torch.tensor([1, 2])]
+    for raw in (torch.arange(5.0)[:, None], pv.data.Mapped(np.arange(5.0)[:, None])):
+        data = Dataset.parted("tiny", "made here", raw, parts, covariates={"speed": torch.arange(5.0) * 2, "who": np.array(list("abcde"))})  # fmt: skip
+        assert [data.origin(split).tolist() for split in ("train", "val", "test")] == [[3, 0], [4], [1, 2]]
+        assert np.asarray(data.covariates["train"]["speed"]).tolist() == [6, 0]
+        assert data.covariates["test"]["who"][:].tolist() == ["b", "c"]
+    with pytest.raises(DataError, match=r"tiny: val has 5 datapoints and speed \(4,\)"):
+        Dataset("tiny", "made here", *torch.zeros(3, 5, 2), covariates={"val": {"speed": np.zeros(4)}})
+    with pytest.raises(DataError, match=r"tiny: val has 5 datapoints and groups \(4,\)"):
+        Dataset("tiny", "made here", *torch.zeros(3, 5, 2), groups={"val": torch.zeros(4)})
+
+
+def test_the_first_value_outside_is_told_by_its_row_before_the_shuffle():
+    x = torch.zeros(9, 2)
+    x[7, 1] = torch.nan
+    data = Dataset.parted("tiny", "made here", x, [torch.tensor([3, 0]), torch.tensor([7]), torch.tensor([1, 2])])
+    assert data.outside(torch.isfinite).row == 7
 
 
 @pytest.mark.parametrize(
@@ -251,7 +329,7 @@ def damaged(path, size):
         (lambda f: damaged(write(f, "npy", x=tagged()), 3), {}, "cannot read .*file.npy"),
         (lambda f: damaged(write(f, "npz", x=tagged()), 300), {}, "cannot read .*file.npz .*zip"),
         (lambda f: damaged(write(f, "h5", x=tagged()), 300), {}, "cannot read .*file.h5"),
-        (lambda f: write(f, "npz", a=tagged(), b=tagged(9)), {}, r"several arrays; set dataset.key to one of: a \(40, 3\), b \(9, 3\)"),
+        (lambda f: write(f, "npz", a=tagged(), b=tagged(9)), {}, r"holds no x; set dataset.key to one of: a \(40, 3\), b \(9, 3\)"),
         (lambda f: write(f, "h5", a=tagged(), b=tagged(9)), {"key": "c"}, r"dataset.key: 'c' is not in .*; it holds: a \(40, 3\), b \(9, 3\)"),
         (lambda f: write(f, "npz", a=tagged(), b=tagged()), {"key": {"val": "a"}}, "dataset.key: names no train"),
         (lambda f: write(f, "npy", x=tagged()), {"key": "x"}, "dataset.key: 'x' is not in .*; leave it out"),
@@ -357,6 +435,77 @@ def test_pixels_are_not_read_where_all_their_values_are_allowed(tmp_path, monkey
     monkeypatch.setattr("pyrovae.data.rows.Mapped.read", lambda *_: pytest.fail("read them"))
     assert data.outside(pv.models.likelihoods.Normal.supports) is None
     assert data.outside(pv.models.likelihoods.ContinuousBernoulli.supports) is None
+
+
+def reads(monkeypatch):
+    """Counts rows that are read."""
+    seen, read = [], pv.data.Mapped.read
+    monkeypatch.setattr(pv.data.Mapped, "read", lambda rows, numbers, epoch=0: seen.extend(numbers) or read(rows, numbers, epoch))  # fmt: skip
+    return seen
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYROVAE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "h5 compressed"])
+def test_a_file_that_was_checked_is_not_read_again_until_it_changes(kind, tmp_path, monkeypatch, cache):
+    seen, (normal, poisson) = reads(monkeypatch), (getattr(pv.models.likelihoods, n).supports for n in ("Normal", "Poisson"))  # fmt: skip
+
+    def read(allowed=normal, path=tmp_path / "file", **how):
+        seen.clear()
+        assert Arrays(path=str(next(path.parent.glob(f"{path.name}.*"))), **how).outside(allowed) is None
+        return sorted(seen)
+
+    write(tmp_path, kind, x=tagged())
+    assert read() == [*range(40)]
+    assert read() == []
+    assert read(poisson) == [*range(40)], "another question"
+    assert read(scale=2.0) == [*range(40)], "other values"
+    assert read(seed=1) == [*range(40)], "other splits"
+    write(tmp_path, kind, x=tagged() + 1)
+    assert read() == [*range(40)], "another file"
+    assert read(poisson) == [*range(40)]
+    assert read(poisson) == read() == []
+
+
+def test_what_is_outside_is_looked_up_each_time(tmp_path, cache):
+    path = write(tmp_path, "npy", x=-tagged())
+    for _ in range(2):
+        assert Arrays(path=path).outside(pv.models.likelihoods.Poisson.supports).num == 39 * 3
+
+
+def test_a_lost_or_unwritable_memory_costs_a_look_and_nothing_else(tmp_path, monkeypatch, cache):
+    seen, path = reads(monkeypatch), write(tmp_path, "npy", x=tagged())
+    cache.write_text("no folder")
+    for _ in range(2):
+        seen.clear()
+        assert Arrays(path=path).outside(pv.models.likelihoods.Normal.supports) is None
+        assert len(seen) == 40
+
+
+def test_parts_of_one_mapped_file_are_told_apart(tmp_path, monkeypatch, cache):
+    np.save(tmp_path / "x.npy", tagged())
+    array, seen, support = np.load(tmp_path / "x.npy", mmap_mode="r"), reads(monkeypatch), pv.models.likelihoods.Normal
+    for part in (array[:10], array[10:20], array[:20:2], array[:10]):
+        data = Dataset("mine", "mine", *[pv.data.Mapped(part)] * 3)
+        data.outside(support.supports)
+    assert len(seen) == 3 * 3 * 10
+
+
+class Own(pv.models.likelihoods.Normal):
+    """A likelihood that may be another one tomorrow."""
+
+
+def test_only_supports_of_the_library_are_remembered(tmp_path, monkeypatch, cache):
+    seen, path = reads(monkeypatch), write(tmp_path, "npy", x=tagged())
+    for allowed in (Own.supports, lambda x: x > -1):
+        for _ in range(2):
+            seen.clear()
+            assert Arrays(path=path).outside(allowed) is None
+            assert len(seen) == 40
 
 
 def test_fit_in_python_looks_at_every_value_too():
@@ -498,9 +647,7 @@ def test_the_encoder_of_counts_refuses_what_is_negative(tmp_path):
 
 def test_a_test_split_alone_is_not_parted_unasked(tmp_path):
     path = str(write(tmp_path, "npz", x_test=tagged()))
-    with pytest.raises(
-        DataError, match="holds x_test and nothing to train on; set dataset.key to x_test to split that"
-    ):
+    with pytest.raises(DataError, match=r"holds no x; set dataset.key to one of: x_test \(40, 3\)"):
         Arrays(path=path)
     assert len(Arrays(path=path, key="x_test").train) == 32
 

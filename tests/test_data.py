@@ -1,3 +1,4 @@
+import gzip
 import socket
 from dataclasses import replace
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import pyrovae as pv
 from pyrovae.data import MNIST, Batches, DataError, Dataset, Held
 
 
@@ -89,21 +91,41 @@ def test_embedded_mnist():
     assert 0.1 < data.train.float().mean() / 255 < 0.16  # as MNIST's 0.1307
 
 
-def test_mnist_on_disk_is_read_without_network(tmp_path, monkeypatch):
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, count in (("train", 100), ("t10k", 20)):
-        images, labels = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8), bytes(count)
-        (raw / f"{name}-images-idx3-ubyte").write_bytes(
-            b"\0\0\x08\x03" + np.array([count, 28, 28], ">i4").tobytes() + images.tobytes()
-        )
-        (raw / f"{name}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + np.array([count], ">i4").tobytes() + labels)
+def write_digits(folder, suffix="", num=(100, 20)):
+    folder.mkdir(parents=True, exist_ok=True)
+    pack = gzip.compress if suffix == ".gz" else bytes
+    for name, count in zip(("train", "t10k"), num, strict=True):
+        images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), np.uint8)
+        content = b"\0\0\x08\x03" + np.array([count, 28, 28], ">i4").tobytes() + images.tobytes()
+        (folder / f"{name}-images-idx3-ubyte{suffix}").write_bytes(pack(content))
+        content = b"\0\0\x08\x01" + np.array([count], ">i4").tobytes() + (images[:, 0, 0] % 10).tobytes()
+        (folder / f"{name}-labels-idx1-ubyte{suffix}").write_bytes(pack(content))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("below", ["MNIST/raw", ""])
+@pytest.mark.parametrize("source", ["auto", "full"])
+def test_mnist_on_disk_is_read_without_network(source, below, suffix, tmp_path, monkeypatch):
+    write_digits(tmp_path / below, suffix)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("went to the network"))
-    data = MNIST(root=str(tmp_path), num_val=30)
+    data = MNIST(root=str(tmp_path), source=source, num_val=30)
     assert [len(s) for s in (data.train, data.val, data.test)] == [70, 30, 20]
     assert data.source == "full MNIST"
+    for split in ("train", "val", "test"):
+        assert torch.equal(data.labels[split], getattr(data, split)[:, 0, 0, 0] % 10)
+        assert data.labels[split].dtype == torch.int64
+    assert torch.equal(data.test[:, 0], torch.from_numpy(np.random.default_rng(20).integers(0, 256, (20, 28, 28), np.uint8)))  # fmt: skip
     with pytest.raises(DataError, match="num_val 100 leaves nothing of 100 datapoints to train on"):
         MNIST(root=str(tmp_path), num_val=100)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_damaged_digits_are_not_replaced_by_others(suffix, tmp_path):
+    write_digits(tmp_path, suffix)
+    file = tmp_path / f"train-images-idx3-ubyte{suffix}"
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(DataError, match=rf"MNIST: cannot read {file} .*; it is damaged: get it again"):
+        MNIST(root=str(tmp_path))
 
 
 @pytest.fixture
@@ -180,3 +202,11 @@ def test_some_rows_are_what_the_others_are():
     some = rows.subset(torch.tensor([3, 1]))
     assert (some.anew, some.place, some.at_hand, some.shape) == (True, "on the moon", True, (2, 1, 2, 2))
     assert some.read(torch.tensor([1, 0]))[:, 0, 0, 0].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_list_of_datapoints_is_refused_in_words(kind):
+    model = pv.models.mlp((6,), 2, widths=(8,), likelihood=pv.models.likelihoods.Bernoulli(1))
+    guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,), widths=(8,)))
+    with pytest.raises(ValueError, match=rf"^data is a {kind.__name__}; give an array \(N, \*x_shape\), torch.stack"):
+        pv.fit(model, guide, kind(torch.zeros(6) for _ in range(20)), progress=False)

@@ -1,6 +1,7 @@
 """`scripts/data.py`: what it prints is so, and the picture shows it."""
 
 import runpy
+import subprocess
 import sys
 from dataclasses import replace
 from functools import lru_cache
@@ -19,7 +20,7 @@ from pyrovae.cli.data import main
 from pyrovae.config import COMPONENTS
 from pyrovae.data import ZCA, Arrays, Augmentation, Centering, Dataset, Mapped, Rows
 from pyrovae.inspection import catalogue, figure, inspected, words
-from pyrovae.inspection.mosaic import heat_map, mosaic
+from pyrovae.inspection.figure import heat_map, mosaic
 
 ROOT = Path(__file__).parent.parent
 MNIST = "dataset: {name: mnist, source: embedded, augment: {flip: true, shift: 2}, batch_size: 100}"
@@ -87,6 +88,37 @@ def test_the_picture_is_where_it_says_and_not_blank(digits):
     assert min(pixels.shape) >= 700
     for panel in np.array_split(pixels, 3, axis=1):
         assert 0.02 < (panel < 250).mean() < 0.9
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        (["model.likelihood=bernoulli", "dataset.binarize=dynamic"], "outside [0, 1], which binarize draws from"),
+        (["model.likelihood=normal", "dataset.normalize=standardize"], "1 of them NaN"),
+        (["model.likelihood=poisson"], "outside the support of Poisson"),
+    ],
+)
+def test_data_that_the_likelihood_refuses_are_shown_and_then_refused(how, error, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x = np.linspace(-4, 4, 400).reshape(50, 8)
+    x[7, 3] = np.nan
+    np.save("x.npy", x)
+    assert main(["inspect", "--quiet", "dataset=arrays", "dataset.path=x.npy", *how]) == 3
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert error in err
+    assert "see the error; data are shown as read" in out
+    assert cells(out[out.rindex("\nx ") :], "train")[4] == "-4" or cells(out[out.rindex("\nx ") :], "val")[4] == "-4"
+    assert "1 of the values of " in out
+    with Image.open(tmp_path / "runs" / "data" / "default.png") as picture:
+        assert 0.02 < (np.asarray(picture.convert("L")) < 250).mean() < 0.9
+
+
+def test_a_log_gets_no_bar(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3000, 4), np.float32))
+    command = [sys.executable, str(ROOT / "scripts" / "data.py"), "inspect", "dataset=arrays", "dataset.path=x.npy", "model.likelihood=normal"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -212,6 +244,28 @@ def test_values_that_are_not_finite_are_counted_and_left_out():
     assert "2 of the values of train are not finite, and left out here" in text
     assert cells(text[text.rindex("\nx ") :], "train")[4] == "0"
     figure(report)
+
+
+def test_covariates_and_groups_are_told():
+    parts = [torch.arange(30), torch.arange(30, 35), torch.arange(35, 40)]
+    known = {"speed": np.zeros(40, np.float32), "eye": np.zeros((40, 2))}
+    groups = {"train": torch.arange(30) // 3, "val": torch.zeros(5), "test": torch.arange(5) // 3}
+    data = Dataset.parted("tiny", "made here", tagged(40), parts, covariates=known, groups=groups)
+    text = words(inspected(data))
+    assert cells(text, "covariates") == ["covariates", "speed", "float32", "eye", "float64", "(2)"]
+    assert "groups     10 groups in train, 1 group in val, 2 groups in test" in text
+    assert "covariates" not in words(inspected(tiny_images()))
+
+
+@pytest.mark.parametrize("span", [10, 61, 200, 1000])
+def test_the_histogram_of_whole_numbers_is_no_comb(span):
+    every = torch.arange(float(span)).repeat(2)[:, None]
+    axes = figure(inspected(Dataset("tiny", "counts", every, every, every))).axes[1]
+    shares, edges, _ = axes.patches[0].get_data()
+    assert len(shares) <= 61
+    assert len({round(share * len(every)) for share in shares[:-1]}) == 1, "as many whole numbers in each bar"
+    assert shares.sum() == pytest.approx(1)
+    assert (edges % 1 == 0.5).all()
 
 
 def labelled(labels: torch.Tensor, names: tuple[str, ...] = ()) -> Dataset:

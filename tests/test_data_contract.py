@@ -79,6 +79,15 @@ def _counts(num: int = 48, size: int = 6) -> np.ndarray:
     return counts
 
 
+def _table(folder: Path) -> dict[str, Any]:
+    datasets = pytest.importorskip("datasets")
+    from PIL import Image
+
+    columns = {"image": [Image.fromarray(image) for image in tagged(48)], "label": [i % 3 for i in range(48)]}
+    datasets.Dataset.from_dict(columns).save_to_disk(str(folder / "table"))
+    return {"path": str(folder / "table")}
+
+
 def _flat_pictures(folder: Path) -> dict[str, Any]:
     from PIL import Image
 
@@ -102,6 +111,7 @@ CASES = [
     Case("arrays", "npy images", lambda d: _array(d, "npy", tagged(48)), {"binarize": "dynamic"}, "bernoulli"),
     Case("arrays", "npz vectors", lambda d: _array(d, "npz", _vectors()), {}, "normal"),
     Case("arrays", "h5 counts", lambda d: _array(d, "h5", _counts()), {}, "poisson"),
+    Case("hf", "pictures", _table, {}),
     Case("natural_patches", "folder", _flat_pictures, _PATCHES, "normal", lambda raw: raw.flatten(1)[:, :1]),
 ]
 

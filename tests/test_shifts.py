@@ -1,5 +1,6 @@
 """Data from elsewhere."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,7 +31,22 @@ def test_a_quarter_turn_is_exact_and_turns_counter_clockwise():
     images = grey()
     assert torch.equal(rotated(images, 90), torch.rot90(images, 1, (-2, -1)))
     assert torch.equal(rotated(images, 0), images)
-    assert rotated(images, 45)[:, :, 0, 0].sum() == 0, "corners come in black"
+
+
+@pytest.mark.parametrize("paper", [255, 0, 90])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_comes_in_has_the_grey_of_the_images_own_border(paper, channels):
+    images = torch.full((4, channels, 21, 28), paper, dtype=torch.uint8)
+    images[:, :, 5:15, 5:15] = 17
+    images[1:, 0] //= 2  # another paper, of another colour
+    borders = images[:, :, :1, :1]
+    turned = rotated(images, 45)
+    for corner in (turned[:, :, 0, 0], turned[:, :, -1, 0], turned[:, :, 0, -1], turned[:, :, -1, -1]):
+        assert torch.equal(corner, borders[:, :, 0, 0])
+    assert (turned == 17).any()
+    assert torch.equal(occluded(images, 1.0), borders.expand_as(images))
+    images[:, :, 0, 7] = 200  # a stroke that crosses the border
+    assert torch.equal(rotated(images, 45)[:, :, -1, -1], borders[:, :, 0, 0])
 
 
 def test_noise_hits_so_many_pixels_half_of_them_white():
@@ -52,7 +68,7 @@ def test_noise_hits_so_many_pixels_half_of_them_white():
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 def test_a_block_of_that_area_hides_part_of_each_image(fraction):
     images = grey(50)
-    hidden = occluded(images, fraction) != images
+    hidden = occluded(images, fraction, grey=0) != images
     areas = hidden.flatten(1).sum(1)
     assert (areas == areas[0]).all(), "the block lies wholly inside"
     assert abs(areas[0].item() / 28**2 - fraction) < 0.5 / 28 + 1e-9
@@ -76,6 +92,19 @@ def test_only_the_test_images_are_shifted():
     assert (result.class_names, result.binarize, result.x_shape) == (data.class_names, "dynamic", data.x_shape)
     assert result.source == "toy, test images rotated (degrees 90)"
     assert data.source == "toy"
+
+
+def test_what_is_known_of_fewer_test_images_stays():
+    groups, images = {split: torch.arange(6) // 2 for split in ("train", "test")}, grey()
+    parts = [torch.arange(6).flip(0)[i::3] for i in range(3)]
+    for data in (
+        Dataset("toy", "toy", images, images, images, groups=groups, covariates={"test": {"speed": torch.arange(6.0)}}),
+        Dataset.parted("toy", "toy", images, parts, covariates={"speed": np.arange(6.0)}),
+    ):
+        result = shifted(data, "noised", num=1)
+        assert result.covariates["test"]["speed"][:] == data.covariates["test"]["speed"][:1]
+        assert result.origin("test").tolist() == data.origin("test")[:1].tolist()
+        assert [len(of) for of in result.groups.values()] in ([6, 1], [])
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ python scripts/embed.py runs/ivae/version_0 --out z.npz --checkpoint last datase
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes λ and means of q for a whole split; returns the exit code."""
     description = (
-        "Infer every datapoint of a split, and write λ₀, λ_K, the means of q, and labels to one .npz file.\n"
-        "Row i is datapoint i of the split. Memory does not grow with the split."
+        "Infer every datapoint of a split, and write λ₀, λ_K, the means of q, labels and covariates to one .npz file.\n"
+        "Row i is datapoint i of the split, and row[i] of your own file. Memory does not grow with the split."
     )
     parser = command_parser("embed.py", description, _EXAMPLES)
     run_arguments(parser)

@@ -70,13 +70,11 @@ def build_data(config: Config) -> Dataset:
     ...     build_data(pyrovae.config.check({"dataset": {"name": "arrays", "path": path}})).x_shape
     (3,)
     """
-    settings, data = config.dataset, make(config.dataset)
-    augment = settings.augment and make(settings.augment)
-    data = replace(data, augment=augment or data.augment, num_workers=settings.num_workers)
+    data = read_data(config)
     check_views(config, data)
-    if settings.normalize is not None:
+    if config.dataset.normalize is not None:
         _check(config, data, COMPONENTS["likelihood"]["normal"])  # one value that is not finite: in every statistic
-        data = data.normalized(make(settings.normalize))
+        data = data.normalized(make(config.dataset.normalize))
     if inspect.isclass(likelihood := getattr(getattr(config.model, "likelihood", None), "__target__", None)):
         _check(config, data, likelihood)
     encoder = config.model.encoder
@@ -84,6 +82,18 @@ def build_data(config: Config) -> Dataset:
     if taken is not None and (found := data.outside(taken.check)) is not None:
         raise DataError(f"dataset {data.source}: {found}; not for model.encoder: {encoder.type}; set mlp")
     return data
+
+
+def read_data(config: Config) -> Dataset:
+    """The data set as it is read: not yet normalized, nor held against the likelihood.
+
+    >>> from pyrovae.config import check
+    >>> read_data(check({"dataset": {"name": "mnist", "source": "embedded"}})).x_shape
+    (1, 28, 28)
+    """
+    settings, data = config.dataset, make(config.dataset)
+    augment = settings.augment and make(settings.augment)
+    return replace(data, augment=augment or data.augment, num_workers=settings.num_workers)
 
 
 def check_views(config: Config, data: Dataset) -> None:

@@ -6,46 +6,20 @@ from .augmentation import Augmentation
 from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
+from .hugging_face import HF
 from .image_folder import ImageFolder
 from .mnist import MNIST
 from .natural_patches import NaturalPatches
 from .normalization import NORMALIZATIONS, ZCA, Centering, ContrastNormalization, Normalization, Standardization
 from .outside import Outside
-from .rows import Held, Mapped, Rows
+from .rows import Column, Held, Mapped, Rows
 from .scaling import Scaled
 from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
 from .sun397 import SUN397
 from .torchvision_sets import Torchvision
 
-__all__ = [
-    "MNIST",
-    "NORMALIZATIONS",
-    "SHIFTS",
-    "SPLITS",
-    "SUN397",
-    "ZCA",
-    "Arrays",
-    "Augmentation",
-    "Batches",
-    "Binarize",
-    "Centering",
-    "ContrastNormalization",
-    "DataError",
-    "Dataset",
-    "Held",
-    "ImageFolder",
-    "Mapped",
-    "NaturalPatches",
-    "Normalization",
-    "Numbered",
-    "Outside",
-    "Rows",
-    "Scaled",
-    "Split",
-    "Standardization",
-    "Torchvision",
-    "draws",
-    "noised",
-    "occluded",
-    "rotated",
-]
+__all__ = ["HF", "MNIST", "SUN397", "Arrays", "ImageFolder", "NaturalPatches", "Torchvision"]  # the data sets
+__all__ += ["SPLITS", "Batches", "Binarize", "Column", "DataError", "Dataset", "Held", "Mapped", "Numbered", "Outside"]
+__all__ += ["Rows", "Scaled", "Split", "draws"]
+__all__ += ["NORMALIZATIONS", "ZCA", "Centering", "ContrastNormalization", "Normalization", "Standardization"]
+__all__ += ["SHIFTS", "Augmentation", "noised", "occluded", "rotated"]

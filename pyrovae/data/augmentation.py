@@ -27,6 +27,9 @@ class Augmentation:
     Reference:
         A survey on image data augmentation for deep learning (Shorten & Khoshgoftaar, 2019),
         doi:10.1186/s40537-019-0197-0
+
+    >>> Augmentation(shift=1)(torch.eye(3)[None, None], 0, torch.tensor([5])).shape
+    torch.Size([1, 1, 3, 3])
     """
 
     flip: bool = False
@@ -62,7 +65,5 @@ class Augmentation:
         if len(x_shape) != 3:
             raise DataError(f"{name}: augment is for images (C, H, W), and x is {x_shape}; leave dataset.augment out")
         if self.shift >= min(x_shape[1:]):
-            raise DataError(
-                f"{name}: augment.shift {self.shift} is no less than the images' {x_shape[1]} x {x_shape[2]} pixels; "
-                "lower it"
-            )
+            pixels = f"the images' {x_shape[1]} x {x_shape[2]} pixels"
+            raise DataError(f"{name}: augment.shift {self.shift} is no less than {pixels}; lower it")

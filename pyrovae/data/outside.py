@@ -1,15 +1,21 @@
-"""Values that a likelihood has no density for: how many, and where."""
+"""Values that a likelihood has no density for: how many, and where; and which files are known to have none."""
 
+import hashlib
+import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .rows import Rows, chunks
-from .scaling import is_entrywise
+from .scaling import Scaled, as_floats, is_entrywise
 
 Allowed = Callable[[Tensor], Tensor]
 
@@ -22,13 +28,14 @@ class Outside:
     """What was found, over all splits.
 
     Attributes:
-        num_values: Looked at.
-        num: Of them outside.
-        num_nan, num_infinite: Of those.
-        num_whole: Of those, whole numbers.
+        num_values, num: Looked at; of them outside.
+        num_nan, num_infinite, num_whole: Of those; whole numbers.
         low, high: Of all finite values.
         split, row, value: The first one: its split, its datapoint's number in what was read, and itself.
         drawn_from: Whether these are not x itself but what binary x is drawn from, so that they must be in [0, 1].
+
+    >>> str(Outside(num_values=9, num=1, low=0, high=3, split="val", row=7, value=3))
+    '1 of 9 values, the first is 3 in row 7 (val), finite values are in [0, 3]'
     """
 
     num_values: int = 0
@@ -52,33 +59,56 @@ class Outside:
         )
         return ", ".join([f"{self.num:,} of {self.num_values:,} values", *told, first, spread])
 
+    def look(self, split: str, rows: Tensor, x: Tensor, inside: Allowed) -> None:
+        """Adds a chunk, values `x` (B, *x_shape) of the rows `rows` (B,)."""
+        self.num_values += x.numel()
+        finite = x.isfinite()
+        part = x if finite.all() else x[finite]
+        if part.numel():
+            low, high = part.aminmax()
+            self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
+        bad = ~inside(x)
+        if not bad.any():
+            return
+        values = x[bad]
+        if not self.num:
+            self.split, self.value = split, values[0].item()
+            self.row = int(rows[bad.flatten(1).any(1).to(rows.device)][0])
+        self.num += len(values)
+        self.num_nan += int(values.isnan().sum())
+        self.num_infinite += int(values.isinf().sum())
+        self.num_whole += int((values == values.round()).sum() - values.isinf().sum())
+
 
 def outside(
-    name: str,
-    splits: Mapping[str, Rows],
-    preprocess: Callable[[Tensor], Tensor],
-    allowed: Allowed,
-    *,
-    drawn_from: bool = False,
-) -> Outside | None:
+    name: str, splits: Mapping[str, tuple[Rows, Tensor]], preprocess: Callable[[Tensor], Tensor], allowed: Allowed,
+    *, drawn_from: bool = False,
+) -> Outside | None:  # fmt: skip
     """Looks at all values of rows that are at hand, and at a few of others, with memory for some megabytes.
 
-    Args:
-        name: Of the data set.
-        splits: Rows by split.
-        preprocess: From rows to values.
-        allowed: Which entries of its argument are inside.
-        drawn_from: As in `Outside`; `allowed` is then of no matter.
+    A file in which there was nothing to find is not read again for the same question until it changes: an empty file in
+    the user's cache folder says so. `splits` are rows, and their numbers in the user's file (N,).
     """
     found = Outside(drawn_from=drawn_from)
     inside = _in_unit_interval if drawn_from else allowed
-    for split, rows in splits.items():
-        if rows.dtype == torch.uint8 and is_entrywise(preprocess):
-            every = preprocess(torch.arange(256, dtype=torch.uint8))
-            if inside(every).all():  # so that none needs to be read
-                continue
-        for numbers in _chunks(rows, f"checking {split} of {name}"):
-            _look(found, split, rows.origin(numbers), preprocess(rows.read(numbers)), inside)
+    every = preprocess(torch.arange(256, dtype=torch.uint8)) if is_entrywise(preprocess) else torch.tensor(torch.nan)
+    to_read = {  # none of 8 bits, where all of them are inside
+        split: of for split, of in splits.items() if of[0].dtype != torch.uint8 or not inside(every).all()
+    }
+    mark = None
+    with suppress(OSError, RuntimeError):  # no file, no home
+        mark = _mark(to_read, preprocess, inside)
+        if mark is not None and mark.exists():
+            return None
+    for split, (rows, origin) in to_read.items():
+        # In the order in which they lie in the file.
+        numbers = origin[: len(rows) if rows.at_hand else _FEW].argsort().to(rows.device)
+        for part in tqdm(chunks(numbers, rows), f"checking {split} of {name}", delay=_PATIENCE, disable=None):
+            found.look(split, origin[part.cpu()], preprocess(rows.read(part)), inside)
+    if mark is not None and not found.num:
+        with suppress(OSError):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
     return found if found.num else None
 
 
@@ -86,29 +116,38 @@ def _in_unit_interval(x: Tensor) -> Tensor:
     return (x >= 0) & (x <= 1)
 
 
-def _chunks(rows: Rows, what: str) -> Iterator[Tensor]:
-    """Numbers of datapoints, in the order in which they lie in the file."""
-    numbers = torch.arange(len(rows) if rows.at_hand else min(_FEW, len(rows)), device=rows.device)
-    numbers = numbers[rows.origin(numbers).argsort()]
-    yield from tqdm(chunks(numbers, rows), what, unit="chunk", delay=_PATIENCE, disable=None)
+def cache_folder() -> Path:
+    """What is kept between runs: `PYROVAE_CACHE`, or else `pyrovae` in the user's cache folder."""
+    if chosen := os.environ.get("PYROVAE_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyrovae"
 
 
-def _look(found: Outside, split: str, rows: Tensor, x: Tensor, inside: Allowed) -> None:
-    """Adds a chunk, values `x` (B, *x_shape) of the rows `rows` (B,)."""
-    found.num_values += x.numel()
-    finite = x.isfinite()
-    part = x if finite.all() else x[finite]
-    if part.numel():
-        low, high = part.aminmax()
-        found.low, found.high = min(found.low, low.item()), max(found.high, high.item())
-    bad = ~inside(x)
-    if not bad.any():
-        return
-    values = x[bad]
-    if not found.num:
-        found.split, found.value = split, values[0].item()
-        found.row = int(rows[bad.flatten(1).any(1)][0])
-    found.num += len(values)
-    found.num_nan += int(values.isnan().sum())
-    found.num_infinite += int(values.isinf().sum())
-    found.num_whole += int((values == values.round()).sum() - values.isinf().sum())
+def _mark(
+    splits: Mapping[str, tuple[Rows, Tensor]], preprocess: Callable[[Tensor], Tensor], inside: Allowed
+) -> Path | None:
+    """The file that is there if these rows have nothing outside; None if they or the question have no lasting name."""
+    question = _named(inside)
+    if not splits or question is None or not (preprocess is as_floats or isinstance(preprocess, Scaled)):
+        return None
+    key = hashlib.sha256(f"{question} {'' if preprocess is as_floats else preprocess}".encode())
+    for split, (rows, origin) in splits.items():
+        at = rows.lies_at()
+        if at is None:
+            return None
+        (file, where), stat = at, at[0].stat()
+        key.update(f"{split} {file.resolve()} {where} {stat.st_size} {stat.st_mtime_ns} {rows.shape}".encode())
+        key.update(origin.numpy().tobytes())
+    return cache_folder() / "inside" / key.hexdigest()
+
+
+def _named(inside: Any) -> str | None:
+    """A support's name that means the same in the next process."""
+    if inside is _in_unit_interval:
+        return "[0, 1]"
+    owner = getattr(inside, "__self__", None)  # a likelihood's class, or a constraint
+    if owner is None:
+        return None
+    kind = owner if inspect.isclass(owner) else type(owner)
+    name = f"{kind.__module__}.{kind.__qualname__}.{inside.__name__} {getattr(owner, 'support', owner)!r}"
+    return None if " at 0x" in name or not name.startswith(("pyrovae.", "torch.")) else name

@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,11 +15,17 @@ class Rows(ABC):
 
     Attributes:
         shape: (N, *x_shape).
-        dtype: Of what `read` gives: uint8 for pixels.
-        device: Of what `read` gives.
+        dtype, device: Of what `read` gives; uint8 for pixels.
         anew: Whether each epoch reads other datapoints.
         at_hand: Whether to look at all of them costs no more than reading a file.
         place: Where they are, for people.
+
+    >>> class Ramps(Rows):
+    ...     shape, dtype = (1000, 4), torch.float32
+    ...     def read(self, numbers, epoch=0):
+    ...         return numbers[:, None] * torch.arange(4.0)
+    >>> Ramps().subset(torch.tensor([7, 3])).read(torch.tensor([1]))
+    tensor([[0., 3., 6., 9.]])
     """
 
     shape: tuple[int, ...]
@@ -39,6 +46,10 @@ class Rows(ABC):
         """The numbers, in what was read, of the datapoints numbered `numbers` (B,)."""
         return numbers
 
+    def lies_at(self) -> tuple[Path, str] | None:
+        """The file whose values these are, and where in it; None if they are made of more."""
+        return None
+
     def subset(self, numbers: Tensor) -> "Rows":
         """The datapoints numbered `numbers` (M,), in that order."""
         return Subset(self, numbers)
@@ -50,7 +61,11 @@ def chunks(numbers: Tensor, rows: Rows, most: int = 2**17) -> tuple[Tensor, ...]
 
 
 class Held(Rows):
-    """A tensor in memory, or on the GPU."""
+    """A tensor in memory, or on the GPU.
+
+    >>> Held(torch.eye(3)).read(torch.tensor([2]))
+    tensor([[0., 0., 1.]])
+    """
 
     at_hand = True
 
@@ -67,30 +82,51 @@ class Mapped(Rows):
     """An array on disk, of which no more than a batch is in memory.
 
     Args:
-        array: (N, *x_shape), a `numpy.memmap` say, or anything that gives rows for an array of their numbers.
+        array: (N, *x_shape), a `numpy.memmap` say, or anything with shape and dtype that gives rows for their numbers.
+        images: What indices after the first stand for, if datapoints become images (C, H, W).
+
+    >>> Mapped(np.zeros((5, 8, 8, 3), np.uint8), images="HWC").shape
+    (5, 3, 8, 8)
     """
 
     at_hand = True
 
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.shape = tuple(array.shape)
+    def __init__(self, array: Any, images: Literal["", "HW", "CHW", "HWC"] = "") -> None:
+        self.array, self.images = array, images
+        n, *shape = array.shape
+        self.shape = (n, *{"HW": [1, *shape], "HWC": [*shape[-1:], *shape[:-1]]}.get(images, shape))
         self.dtype = torch.from_numpy(np.empty(0, array.dtype.newbyteorder("="))).dtype
-        self.place = _place(array)
+        at, self.place = self.lies_at(), "a file, read by rows"
+        if isinstance(array, np.ndarray):
+            self.place = "memory" if at is None else f"a memory-mapped file, {at[0]}"
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         rows = np.asarray(self.array[numbers.numpy()])
-        return torch.from_numpy(rows.astype(rows.dtype.newbyteorder("="), copy=False))
+        raw = torch.from_numpy(rows.astype(rows.dtype.newbyteorder("="), copy=False))
+        raw = raw.permute(0, 3, 1, 2).contiguous() if self.images == "HWC" else raw
+        return raw.view(-1, *self.shape[1:]) if self.images else raw
+
+    def lies_at(self) -> tuple[Path, str] | None:
+        if not isinstance(self.array, np.ndarray):
+            path = getattr(self.array, "path", None)
+            return None if path is None else (Path(path), str(self.array.name))
+        base = self.array
+        while isinstance(base.base, np.ndarray):
+            base = base.base
+        if not isinstance(base, np.memmap):
+            return None
+        begin = base.offset + self.array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+        return Path(str(base.filename)), f"{begin} {self.array.strides} {self.array.dtype.str}"
 
 
 class Subset(Rows):
     """Some rows of others."""
 
     def __init__(self, rows: Rows, numbers: Tensor) -> None:
-        self.rows = rows
-        self.shape, self.dtype = (len(numbers), *rows.shape[1:]), rows.dtype
+        self.rows, self.lies_at = rows, rows.lies_at  # type: ignore[method-assign]
+        self.shape, self.dtype, self.device = (len(numbers), *rows.shape[1:]), rows.dtype, rows.device
         self.at_hand, self.anew, self.place = rows.at_hand, rows.anew, rows.place
-        self.device, self.numbers = rows.device, numbers.to(rows.device)
+        self.numbers = numbers.to(rows.device)
 
     def origin(self, numbers: Tensor) -> Tensor:
         return self.rows.origin(self.numbers[numbers])
@@ -102,9 +138,19 @@ class Subset(Rows):
         return self.rows.subset(self.numbers[numbers])
 
 
-def _place(array: Any) -> str:
-    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap) and array.base is not None:
-        array = array.base
-    if isinstance(array, np.memmap):
-        return f"a memory-mapped file, {array.filename}"
-    return "memory" if isinstance(array, np.ndarray) else "a file, read by rows"
+class Column:
+    """A covariate: rows of an array that stays where it lies, text too; those numbered `rows` (N,), or a slice."""
+
+    def __init__(self, array: Any, rows: Tensor | slice = slice(None)) -> None:
+        self.array = array.numpy() if isinstance(array, Tensor) else array
+        self.numbers = np.arange(len(array))[rows] if isinstance(rows, slice) else rows.numpy()
+        self.shape, self.dtype = (len(self.numbers), *self.array.shape[1:]), self.array.dtype
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, which: Any) -> np.ndarray:
+        return np.asarray(self.array[self.numbers[which]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)

@@ -1,5 +1,6 @@
 """Raw datapoints to floats, entry by entry."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,11 @@ def as_floats(raw: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Scaled:
-    """x = raw / scale, float32, whatever the type."""
+    """x = raw / scale, float32, whatever the type.
+
+    >>> Scaled(2.0)(torch.tensor([3, 4]))
+    tensor([1.5000, 2.0000])
+    """
 
     scale: float = 1.0
 
@@ -24,11 +29,7 @@ class Scaled:
 
 @dataclass(frozen=True, repr=False)
 class Tabulated:
-    """x = table[raw], for pixels of 8 bits.
-
-    Args:
-        table: (256,), float32.
-    """
+    """x = table[raw], for pixels of 8 bits; `table` is (256,), float32."""
 
     table: Tensor
 
@@ -42,3 +43,10 @@ class Tabulated:
 def is_entrywise(preprocess: Any) -> bool:
     """Whether it is one of these, so that what it makes of an entry depends on nothing else."""
     return preprocess is as_floats or isinstance(preprocess, Scaled | Tabulated)
+
+
+def in_full(preprocess: Callable[[Tensor], Tensor], raw: Tensor) -> Tensor:
+    """What `preprocess` makes of `raw`, in float64 where float32 would cut digits off, if it is one of these."""
+    if raw.dtype not in (torch.float64, torch.int32, torch.int64) or not is_entrywise(preprocess):
+        return preprocess(raw)
+    return raw.double() / (preprocess.scale if isinstance(preprocess, Scaled) else 1)

@@ -9,11 +9,7 @@ from .errors import DataError
 
 
 def held_out(name: str, num: int, seed: int, **holdouts: int) -> tuple[Tensor, ...]:
-    """Shuffled numbers: of what is left to train on, then of each hold-out of so many datapoints.
-
-    Raises:
-        DataError: A hold-out below 1, or nothing is left.
-    """
+    """Shuffled numbers: of what is left to train on, then of each hold-out of so many datapoints, 1 at least."""
     for key, value in holdouts.items():
         if value < 1:
             raise DataError(f"{name}: {key} must be >= 1, got {value}")
@@ -26,16 +22,7 @@ def stratified(name: str, labels: Sequence[int] | Tensor, seed: int, **fractions
     """Shuffled numbers: of what is left to train on, then of each hold-out of a fraction, every class in proportion.
 
     Hold-outs have the size that their fraction of all says, rounded, and at least one; of each class they have its
-    share to within one datapoint.
-
-    Args:
-        name: Of the data set, for errors.
-        labels: Class number of each datapoint, (N,).
-        seed: Of the shuffle.
-        fractions: Of all datapoints, in (0, 1), by name of the setting.
-
-    Raises:
-        DataError: A fraction out of range, or nothing left to train on.
+    share to within one datapoint. `labels` are class numbers (N,), `fractions` in (0, 1) by name of the setting.
     """
     for key, value in fractions.items():
         if not 0 < value < 1:

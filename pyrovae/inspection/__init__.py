@@ -2,7 +2,6 @@
 
 from .catalogue import catalogue
 from .figure import figure
-from .report import DataReport, SplitReport, inspected
-from .words import words
+from .report import DataReport, SplitReport, inspected, words
 
 __all__ = ["DataReport", "SplitReport", "catalogue", "figure", "inspected", "words"]

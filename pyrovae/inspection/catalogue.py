@@ -15,8 +15,8 @@ from ..config.schema import COMMON
 def catalogue(width: int = 100) -> str:
     """Every data set by its YAML name, what it is, and its keys with their defaults and what else they may be.
 
-    Args:
-        width: Of a line, in characters.
+    >>> "binarize: dynamic (or static | none)" in catalogue(width=100)
+    True
     """
     parts = []
     for name, make in COMPONENTS["dataset"].items():

@@ -22,17 +22,19 @@ def embed(
     trained: Trained, data: Dataset, path: str | Path,
     *, split: Split = "test", batch_size: int = 500, meta: Mapping[str, Any] | None = None, progress: bool = False,
 ) -> dict[str, tuple[int, ...]]:  # fmt: skip
-    """Writes λ₀ and λ_K of every image of a split to a .npz file, with memory for one batch; returns shapes by name.
+    """Writes λ₀ and λ_K of all datapoints of a split to a .npz file, with memory for one batch; returns shapes by name.
 
-    Arrays, of which row i is of image i of `data.<split>`: `params_init` and `params` (N, P), λ₀ and λ_K; `mean_init`
-    and `mean` (N, D), the means of q at them; `labels` (N,) if there are any; `index` (N,); and `meta`, a JSON text. A
-    guide that does not refine has λ_K = λ₀. Binary images are drawn once, from the data set's seed; the noise of
-    refinement is a function of the run's seed and the number of the batch.
+    Arrays, of which row i is of datapoint i of `data.<split>`: `params_init` and `params` (N, P), λ₀ and λ_K;
+    `mean_init` and `mean` (N, D), the means of q at them; `labels` (N,) if there are any; `index` (N,), i itself; `row`
+    (N,), the datapoint's row in the user's file, or in the data set before it was split; the covariates of the split by
+    their own names, `covariate_NAME` where that is taken; and `meta`, a JSON text. A guide that does not refine has
+    λ_K = λ₀. Binary images are drawn once, from the data set's seed; the noise of refinement is a function of the run's
+    seed and the number of the batch.
 
     Args:
         trained: Model and guide; moved to the GPU, if there is one.
         path: The file; an OSError, if it cannot be written.
-        batch_size: Images inferred at a time.
+        batch_size: Datapoints inferred at a time.
         meta: More for the JSON text: the run's name, say.
 
     >>> import torch
@@ -52,11 +54,18 @@ def embed(
     arrays: dict[str, tuple[tuple[int, ...], Any]] = {
         **{name: ((n, width), np.float32) for name, width in widths.items()},
         "index": ((n,), np.int64),
+        "row": ((n,), np.int64),
         **({} if labels is None else {"labels": ((n,), np.int64)}),
         "meta": ((), text.dtype),
     }
+    beside = {name.replace("/", "_"): column for name, column in data.covariates.get(split, {}).items()}
+    beside = {f"covariate_{name}" if name in arrays else name: column for name, column in beside.items()}
+    arrays |= {name: (column.shape, column.dtype) for name, column in beside.items()}
     with NpzStream(Path(path), arrays) as stream:
-        stream.append(meta=text, index=np.arange(n), **({} if labels is None else {"labels": labels.numpy()}))
+        stream.append(meta=text, index=np.arange(n), row=data.origin(split).numpy())
+        stream.append(**({} if labels is None else {"labels": labels.numpy()}))
+        for start in range(0, n, batch_size):
+            stream.append(**{name: column[start : start + batch_size] for name, column in beside.items()})
         for rows in _batches(trained, data, split, batch_size, progress):
             stream.append(**{name: value.detach().float().cpu().numpy() for name, value in rows.items()})
     return {name: shape for name, (shape, _) in arrays.items()}

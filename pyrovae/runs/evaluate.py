@@ -12,7 +12,7 @@ from torch import nn
 from ..config import Config, ConfigError, build_data, load_config
 from ..config.components import name_of, nearest
 from ..data import Dataset
-from ..data.normalization.normalized import as_in
+from ..data.normalization import as_in
 from ..data.shifts import SHIFTS, can_shift, shifted
 from ..evaluation.evaluate import Sample
 from ..evaluation.evaluate import evaluate as measured

@@ -45,6 +45,9 @@ def fit(
     >>> "val/elbo" in pv.fit(model, guide, data, epochs=1, progress=False)
     True
     """
+    if isinstance(data, list | tuple):
+        what = f"data is a {type(data).__name__}"
+        raise ValueError(f"{what}; give an array (N, *x_shape), torch.stack(data) say, or a pyrovae.data.Dataset")
     if isinstance(data, Tensor | np.ndarray):
         tenth = max(1, len(data) // 10)
         parts = held_out("data", len(data), options.get("seed", 0), val=tenth, test=tenth)

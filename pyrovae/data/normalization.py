@@ -1,0 +1,234 @@
+"""Maps that make x easier to model, fitted to the training split: its mean away, its scale one, or whitened."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from .errors import DataError
+from .rows import chunks
+from .scaling import in_full
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
+
+Chunks = Callable[[], Iterator[Tensor]]
+
+_LOOKED_AT = 64  # training datapoints, of which something must be left
+_MOST = 50_000  # training datapoints that a normalization is fitted to
+_WIDEST = 5000  # entries of x that ZCA takes: of more, the eigenvectors take many minutes and gigabytes
+
+
+class Normalization(nn.Module, ABC):
+    """A map from x (B, *x_shape) to x of the same shape, float32, fitted to training data."""
+
+    @abstractmethod
+    def fit(self, chunks: Chunks) -> None:
+        """Learns from x, given in chunks (B, *x_shape), the same at each call; a `DataError`, if it is not for them."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+
+class Centering(Normalization):
+    """x minus the mean of each entry."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def fit(self, chunks: Chunks) -> None:
+        self.mean = _means(chunks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean).float()  # float64 data may have an offset that float32 cannot hold
+
+
+class Standardization(Centering):
+    """x minus the mean of each entry, over a standard deviation.
+
+    Args:
+        each_entry: Over each entry's own, for vectors whose entries have units of their own; an entry that never varies
+            is only centred. By default over one, the root of the mean variance: contrasts within x stay, and pixels
+            that hardly ever vary are not blown up.
+    """
+
+    scale: Tensor
+
+    def __init__(self, *, each_entry: bool = False) -> None:
+        super().__init__()
+        self.each_entry = each_entry
+        self.register_buffer("scale", torch.ones(()))
+
+    def fit(self, chunks: Chunks) -> None:
+        super().fit(chunks)
+        variance = _means(lambda: ((chunk.double() - self.mean).square() for chunk in chunks()))
+        variance = variance if self.each_entry else variance.mean()
+        self.scale = torch.where(variance > 0, variance, 1.0).sqrt().float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).div_(self.scale)
+
+
+class ContrastNormalization(Normalization):
+    r"""Each datapoint by itself: minus its mean, over its standard deviation; nothing is learned.
+
+    .. math:: y = \frac{x - \bar x}{\sqrt{\mathrm{var}(x) + \epsilon}}
+
+    Args:
+        epsilon: ε, in units of x squared: contrasts far smaller than its root stay small; by default that is 3 of 255
+            grey values.
+
+    Raises:
+        DataError: ε below zero.
+
+    Reference:
+        An analysis of single-layer networks in unsupervised feature learning (Coates, Ng & Lee, 2011), AISTATS
+
+    >>> ContrastNormalization(epsilon=0.0)(torch.tensor([[1.0, 3.0]]))
+    tensor([[-1.,  1.]])
+    """
+
+    def __init__(self, *, epsilon: NonNegativeFloat = 10 / 255**2) -> None:
+        super().__init__()
+        self.epsilon = _at_least_zero(epsilon)
+
+    def fit(self, chunks: Chunks) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        centred = flat - flat.mean(1, keepdim=True)
+        variance = centred.square().mean(1, keepdim=True) + self.epsilon
+        return (centred / torch.where(variance > 0, variance, 1.0).sqrt()).view_as(x).float()
+
+
+class ZCA(Centering):
+    r"""Whitening that changes x least: entries become uncorrelated, and of variance 1.
+
+    .. math:: y = U (\Lambda + \epsilon \bar\lambda)^{-1/2} U^\top (x - \mu), \qquad \Sigma = U \Lambda U^\top
+
+    Σ is the covariance of training data and :math:`\bar\lambda` the mean of its eigenvalues. Directions in which
+    training data do not vary at all become zero.
+
+    Args:
+        epsilon: ε, of the mean variance; 0 whitens wholly. In natural images, whose smallest variances are mostly
+            noise, some is wanted.
+
+    Raises:
+        DataError: ε below zero; in `fit`, data of too many entries.
+
+    Reference:
+        The "independent components" of natural scenes are edge filters (Bell & Sejnowski, 1997),
+        doi:10.1016/S0042-6989(97)00121-1
+    """
+
+    matrix: Tensor
+
+    def __init__(self, *, epsilon: NonNegativeFloat = 0.01) -> None:
+        super().__init__()
+        self.epsilon = _at_least_zero(epsilon)
+        self.register_buffer("matrix", torch.zeros(0, 0))
+
+    def fit(self, chunks: Chunks) -> None:
+        super().fit(chunks)
+        size = self.mean.numel()
+        if size > _WIDEST:
+            most = f"whitening takes {_WIDEST} at most"
+            raise DataError(
+                f"normalize zca: a datapoint has {size} entries, and {most}; use standardize, or smaller images"
+            )
+        covariance, count = torch.zeros(size, size, dtype=torch.float64), 0
+        for chunk in chunks():
+            rows = (chunk.double() - self.mean).flatten(1)
+            covariance.addmm_(rows.T, rows)
+            count += len(chunk)
+        values, vectors = torch.linalg.eigh(covariance / count)  # ascending
+        varies = values > 1e-10 * values[-1].clamp(min=torch.finfo(torch.float64).tiny)
+        gain = torch.where(varies, (values.clamp(min=0) + self.epsilon * values.mean()).rsqrt(), 0.0)
+        matrix = (vectors * gain) @ vectors.T
+        self.matrix = ((matrix + matrix.T) / 2).float()  # rounding left it not quite symmetric
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (super().forward(x).flatten(1) @ self.matrix).view_as(x)
+
+
+NORMALIZATIONS: dict[str, type[Normalization]] = {"center": Centering, "standardize": Standardization}
+NORMALIZATIONS |= {"zca": ZCA, "contrast": ContrastNormalization}
+
+
+def _at_least_zero(epsilon: float) -> float:
+    if not epsilon >= 0:
+        raise DataError(f"epsilon must be >= 0, got {epsilon}")
+    return epsilon
+
+
+def _means(chunks: Chunks) -> Tensor:
+    """Of each entry, of the type of x."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for chunk in chunks():
+        total, count = total + chunk.double().sum(0), count + len(chunk)
+    return (total / count).to(chunk.dtype)
+
+
+class Preprocess:
+    """What a data set did with raw datapoints before, and then a normalization, on the device of x."""
+
+    def __init__(self, first: Callable[[Tensor], Tensor], normalization: Normalization) -> None:
+        self.first, self.normalization = first, normalization
+        self._copies = {torch.device("cpu"): normalization}
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        x = in_full(self.first, raw)
+        if x.device not in self._copies:
+            self._copies[x.device] = copy.deepcopy(self.normalization).to(x.device)
+        with torch.no_grad():
+            return self._copies[x.device](x)
+
+
+def as_in(data: "Dataset", other: "Dataset") -> "Dataset":
+    """`other` with x normalized by what was fitted to `data`, not to itself."""
+    fitted, of_data, preprocess = list[Normalization](), data.preprocess, first_of(other.preprocess)
+    while isinstance(of_data, Preprocess):
+        fitted.append(of_data.normalization)
+        of_data = of_data.first
+    for normalization in reversed(fitted):
+        preprocess = Preprocess(preprocess, normalization)
+    return replace(other, preprocess=preprocess)
+
+
+def first_of(preprocess: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What it does before any normalization."""
+    return first_of(preprocess.first) if isinstance(preprocess, Preprocess) else preprocess
+
+
+def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
+    """`data` with x normalized by what is fitted to its training x, not augmented; of over 50,000 to every so many.
+
+    The result is the same to the bit wherever the library is the same: it is fitted on the CPU by one thread.
+    """
+    kind = next((k for k, of in NORMALIZATIONS.items() if type(normalization) is of), type(normalization).__name__)
+    if data.binarize != "none":
+        what = f"normalize {kind} is for real values, and binarize is {data.binarize}"
+        raise DataError(f"dataset {data.name}: {what}; set dataset.binarize: none")
+    normalization, rows = copy.deepcopy(normalization), data.rows("train")
+    every = torch.arange(0, len(rows), max(1, -(-len(rows) // _MOST)), device=rows.device)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the order of sums, and so their last bits, depends on it
+    try:
+        with torch.no_grad():
+            normalization.fit(lambda: (in_full(data.preprocess, rows.read(part)).cpu() for part in chunks(every, rows)))
+    finally:
+        torch.set_num_threads(num_threads)
+    preprocess = Preprocess(data.preprocess, normalization)
+    few = torch.linspace(0, len(rows) - 1, _LOOKED_AT, device=rows.device).long()
+    if not preprocess(rows.read(few)).any():
+        raise DataError(f"dataset {data.name}: normalize {kind} leaves nothing of data that never vary; leave it out")
+    return replace(data, preprocess=preprocess, source=f"{data.source}, normalize {kind}")
