@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.data import DataError, Dataset, Mapped
-from pyrovae.data.decoding import decoding, filling
-from pyrovae.data.decoding.decoding import decoded
+from pyrovae.data import DataError, Dataset, Mapped, decoding
+from pyrovae.data.decoding import decoded
 
 N, SHAPE = 40, (1, 2, 3)
 EVERY = torch.arange(N)
@@ -128,7 +127,7 @@ def start(job) -> multiprocessing.Process:
 
 
 def test_a_killed_start_is_taken_up(decode, read, folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(filling, "_BLOCK", 4)
+    monkeypatch.setattr(decoding, "_BLOCK", 4)
     halting = Reader(read.log, halt_at="26")
     child = start(lambda: decode(read=halting))
 
@@ -208,7 +207,7 @@ def test_too_little_room(decode, read, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(
         OSError,
-        match=r"^Toy: decoded, it takes 0.4 KiB, and .*/cache has 0.1 KiB free; make room, name another folder with dataset.cache=DIR, or keep nothing with dataset.cache=false$",
+        match=r"^Toy: cannot use the cache .*/cache/toy-\w+ \(decoded, it takes 0.4 KiB, and 0.1 KiB are free\); name another folder with dataset.cache=DIR, or keep nothing with dataset.cache=false$",
     ):
         decode()
     assert not read.calls()
@@ -217,7 +216,7 @@ def test_too_little_room(decode, read, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])
 def test_a_disk_that_fills_up(decode, read, monkeypatch, folder, call):
-    monkeypatch.setattr(filling, "_BLOCK", 4)
+    monkeypatch.setattr(decoding, "_BLOCK", 4)
     real, left = getattr(os, call), [10 if call == "pwrite" else 0]
 
     def full(*arguments):
@@ -393,11 +392,9 @@ def test_batches_do_not_depend_on_threads(decode, cache, tmp_path):
 
 
 def test_few_arrays_wait_to_be_written(monkeypatch, files, read):
-    monkeypatch.setattr(decoding, "_AHEAD", 2)
+    monkeypatch.setattr(decoding, "_BLOCK", 4)
     items = decoding.Items("Toy", files, read, SHAPE, np.dtype("uint8"))
-    some = decoding._in_order(items, range(N), 2)
-    for i in range(10):
-        assert next(some)[0] == i
+    blocks = decoding._by_blocks(items, list(range(N)), 2)
+    assert [number for _ in range(3) for number, _ in next(blocks)] == list(range(12))
     time.sleep(0.05)
-    assert read.calls().total() <= 10 + 2 * 2
-    some.close()
+    assert read.calls().total() <= 12 + 4

@@ -10,8 +10,8 @@ from scipy.stats import chisquare
 
 from pyrovae.config import ConfigError, build_data, check
 from pyrovae.data import DataError, Held, Mapped, NaturalPatches, Rows
-from pyrovae.data.natural_patches.filters import intensities, local_contrast, olshausen_field
-from pyrovae.data.natural_patches.patches import Patches
+from pyrovae.data.image_filters import intensities, local_contrast, olshausen_field
+from pyrovae.data.natural_patches import Patches
 
 CUTOFF = 0.39
 STEP = np.repeat([[0.0, 1.0]], 64, 0).repeat(32, 1)  # (64, 64), an edge in the middle
@@ -202,7 +202,7 @@ def test_no_image_gives_patches_to_two_splits(folder):
     assert [len(levels) for levels in seen] == [15, 4, 1]
     assert set.union(*seen) == {10 * i for i in range(20)}
     assert "20 pictures" in data.source
-    assert "(15 train, 4 val, 1 test)" in data.source
+    assert "(15 in train, 4 in val, 1 in test)" in data.source
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -284,7 +284,7 @@ def test_photographs_are_there_without_network(monkeypatch):
     block = {"name": "natural_patches", "num_train": 600, "num_val": 100, "num_test": 100}
     data = build_data(check({"dataset": {**block, "normalize": "zca"}, "model": {"likelihood": "normal"}}))
     assert data.x_shape == (1, 16, 16)
-    assert "12 photographs inside scikit-image and scikit-learn (8 train, 2 val, 2 test)" in data.source
+    assert "12 photographs inside scikit-image and scikit-learn (8 in train, 2 in val, 2 in test)" in data.source
     assert [len(getattr(data, split)) for split in ("train", "val", "test")] == [600, 100, 100]
     assert data.take("train")[0].isfinite().all()
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pyrovae.config import COMPONENTS
 from pyrovae.data import SUN397, DataError, ImageFolder
-from pyrovae.data.decoding.pictures import picture_files, read_picture
+from pyrovae.data.pictures import picture_files, read_picture
 
 SPLITS = ("train", "val", "test")
 
@@ -195,9 +195,7 @@ def test_sun397(scenes, color, channels):
 
 def test_a_second_start_decodes_nothing(scenes, monkeypatch):
     first = SUN397(root=str(scenes), image_size=12).take("train")[0]
-    monkeypatch.setattr(
-        "pyrovae.data.decoding.picture_tree.read_picture", lambda *_, **__: pytest.fail("decoded again")
-    )
+    monkeypatch.setattr("pyrovae.data.image_folders.read_picture", lambda *_, **__: pytest.fail("decoded again"))
     assert torch.equal(SUN397(root=str(scenes), image_size=12).take("train")[0], first)
 
 

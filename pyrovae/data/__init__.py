@@ -6,7 +6,7 @@ from .augmentation import Augmentation
 from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
-from .image_folder import ImageFolder
+from .image_folders import SUN397, ImageFolder
 from .mnist import MNIST
 from .natural_patches import NaturalPatches
 from .normalization import NORMALIZATIONS, ZCA, Centering, ContrastNormalization, Normalization, Standardization
@@ -14,7 +14,6 @@ from .outside import Outside
 from .rows import Held, Mapped, Rows
 from .scaling import Scaled
 from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
-from .sun397 import SUN397
 from .torchvision_sets import Torchvision
 
 __all__ = [

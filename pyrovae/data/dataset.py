@@ -55,6 +55,7 @@ class Dataset:
         seed: Of the draws that are made once.
         labels: Class numbers (N,) of the datapoints of each split, where there are any.
         class_names: What the numbers mean.
+        groups: Numbers (N,) of what the datapoints of each split share, the photograph of a patch, where they do.
         preprocess: From raw datapoints (B, *x_shape) to x (B, *x_shape), float32; by default pixels of 8 bits go to
             [0, 1] and all else stays as it is.
         augment: Changes raw training batches, `Augmentation` say: called with them, a key of draws and the
@@ -77,6 +78,7 @@ class Dataset:
     preprocess: Callable[[Tensor], Tensor] = as_floats
     augment: Callable[[Tensor, int, Tensor], Tensor] | None = None
     num_workers: int = 0
+    groups: Mapping[str, Tensor] = field(default_factory=dict)
     _passed: set[Any] = field(default_factory=set, init=False, compare=False)  # what `outside` found all to be within
 
     @classmethod

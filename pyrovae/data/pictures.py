@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import DataError
+from .errors import DataError
 
 Color = Literal["grey", "rgb"]
 Crop = Literal["center", "none"]
@@ -38,22 +38,16 @@ def _below(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
             yield entry.path
 
 
-def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
-    """Pixels of a picture, uint8 (C, image_size, image_size); 16 bits are reduced to 8, an orientation tag is obeyed.
-
-    Args:
-        file: JPEG, PNG, TIFF and others; grey, RGB, CMYK, palette, with or without alpha.
-        image_size: Height and width in pixels.
-        color: One channel or three.
-        crop: `center` scales the shorter side and cuts the centre out, `none` squeezes the whole picture in.
+def read_picture(file: Path, *, image_size: int | None, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
+    """Pixels of a file, uint8 (C, H, W): `pixels` of it. JPEG, PNG, TIFF and others, of any mode.
 
     Raises:
         DataError: It is damaged, cut short, no picture, or one of floats or of 32 bits, whose white nobody knows.
     """
     try:
         with Image.open(file) as opened:
-            size = (image_size, image_size)
-            opened.draft("RGB", size)  # lets the JPEG decoder skip detail that shrinking would throw away
+            if image_size is not None:  # lets the JPEG decoder skip detail that shrinking would throw away
+                opened.draft("RGB", (image_size, image_size))
             return pixels(opened, image_size=image_size, color=color, crop=crop)
     except MemoryError:
         raise
@@ -65,7 +59,14 @@ def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Cr
 
 
 def pixels(image: Image.Image, *, image_size: int | None, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
-    """Pixels of an opened picture, uint8 (C, H, W), as `read_picture` makes them; unscaled if `image_size` is None."""
+    """Pixels of a picture, uint8 (C, H, W); 16 bits are reduced to 8, an orientation tag is obeyed.
+
+    Args:
+        image: Grey, RGB, CMYK, palette, with or without alpha.
+        image_size: Height and width in pixels; None leaves them as they are.
+        color: One channel or three.
+        crop: `center` scales the shorter side and cuts the centre out, `none` squeezes the whole picture in.
+    """
     if image.mode == "F" or (image.mode == "I" and image.format not in _16_BITS_AS_32):
         what = "floats" if image.mode == "F" else "signed or 32-bit values"
         raise DataError(f"picture holds {what}; save it with 8 or 16 bits, or as an array for data set arrays")

@@ -1,12 +1,13 @@
-"""What natural images pass through before they are cut up: a scale of intensity, and filters of the whole image."""
+"""What natural images pass through before they are cut up: a scale of intensity, and filters of the whole."""
 
 from typing import Literal
 
 import numpy as np
 
-from ..errors import DataError
+from .errors import DataError
 
 Intensity = Literal["grey", "linear", "log"]
+Filter = Literal["none", "olshausen_field", "local_contrast"]
 
 
 def intensities(kind: Intensity) -> np.ndarray:

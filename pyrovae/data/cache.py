@@ -1,0 +1,209 @@
+"""What is decoded, item by item, and the folder that keeps it, filled so that a kill costs a few items and no more."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from .errors import DataError
+from .sizes import size
+
+VERSION = 1  # of decoding: raise it when arrays change, and every cache is made anew
+UNKNOWN, GOOD, BAD = 0, 1, 2  # states of an item
+
+
+@dataclass(frozen=True)
+class Items:
+    """Files, or parts of files, and how each becomes an array; attributes are arguments of `decoded`."""
+
+    name: str
+    items: Sequence[Any]
+    read: Callable[[Any], np.ndarray]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def decode(self, number: int) -> np.ndarray | DataError:
+        """The array `shape` of an item, or what is wrong with it."""
+        try:
+            array = self.read(self.items[number])
+        except DataError as error:
+            return error
+        if array.shape != self.shape:
+            what = f"{self.items[number]} gives {array.shape} instead of {self.shape}"
+            return DataError(f"{what}; set dataset.image_size, or mend or remove it")
+        return array.astype(self.dtype, casting="same_kind", copy=False)
+
+    def refused(self, error: DataError) -> DataError:
+        """What is wrong with an item, when that is not to be passed over."""
+        return DataError(f"{self.name}: {error}, or set dataset.on_bad: skip")
+
+    def stamps(self) -> Iterator[str]:
+        """Of each file, its path below the folder common to all, its size and the time of its last change.
+
+        A tree that is moved keeps its stamps.
+        """
+        parts = [item if isinstance(item, tuple) else (item,) for item in self.items]
+        paths = [[os.fspath(part) for part in of if isinstance(part, Path)] for of in parts]
+        folders = {os.path.dirname(path) for of in paths for path in of}
+        skip = len(os.path.commonpath(folders)) if folders else 0
+        for of, files in zip(parts, paths, strict=True):
+            others = [repr(part) for part in of if not isinstance(part, Path)]
+            yield " ".join([*(_stamp(path, skip) for path in files), *others])
+
+
+class Cache:
+    """The folder of a data set's arrays, named after all that they depend on. Who fills it holds its lock.
+
+    It holds `settings.json`, for people; `states.npy`, the state of each item; and `arrays.npy`, which is complete:
+    until then it is `arrays.npy.part`. `within` is the folder of all caches, or True for the user's.
+    """
+
+    def __init__(self, items: Items, settings: Mapping[str, Any], within: str | bool) -> None:
+        self.name, self.shape, self.dtype = items.name, (len(items.items), *items.shape), items.dtype
+        facts = {"name": items.name, "shape": list(self.shape), "dtype": self.dtype.name, "settings": dict(settings)}
+        about = {"version": VERSION, **facts}
+        key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+        for stamp in items.stamps():
+            key.update(os.fsencode(stamp + "\n"))
+        self.about = json.dumps(about, indent=2, default=str) + "\n"
+        self.folder = _within(within) / f"{items.name.lower()}-{key.hexdigest()[:16]}"
+        self.arrays, self.states = self.folder / "arrays.npy", self.folder / "states.npy"
+        self.part = self.folder / "arrays.npy.part"
+        self.num_bytes = 128 + int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize  # with a header
+
+    def stored(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Arrays (N, *shape), mapped, and states (N,), if complete. Needs neither the lock nor leave to write."""
+        values, states = self._values(self.arrays), self._states("r")
+        return None if values is None or states is None or (states == UNKNOWN).any() else (values, np.array(states))
+
+    def begin(self) -> np.memmap:
+        """States (N,) of what an earlier process has left, or of empty files."""
+        if self._values(self.part) is None or self._states("r") is None:
+            for old in (self.arrays, self.states, self.part):
+                old.unlink(missing_ok=True)
+            self._allocate()
+        states = self._states("r+")
+        assert states is not None
+        return states
+
+    def write(self, states: np.memmap, block: Iterable[tuple[int, np.ndarray | None]]) -> None:
+        """Keeps the arrays of items by number, None for a damaged one; an error among them keeps those before it.
+
+        An item counts as done when its array is safely on disk. Arrays are written, not mapped: a full disk is an error
+        then, and no crash.
+        """
+        done: dict[int, int] = {}
+        with self.part.open("r+b", buffering=0) as file:
+            end = os.fstat(file.fileno()).st_size
+            try:
+                for number, array in block:
+                    if array is not None:
+                        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+                        _write(file.fileno(), data, end - (self.shape[0] - number) * len(data))
+                    done[number] = BAD if array is None else GOOD
+            finally:
+                os.fsync(file)  # first the arrays, then the word that they are there
+                states[list(done)] = list(done.values())
+                states.flush()
+
+    def complete(self) -> None:
+        """All items are done."""
+        os.replace(self.part, self.arrays)
+        _sync_folder(self.folder)
+
+    def _values(self, file: Path) -> np.memmap | None:
+        return _mapped(file, self.shape, self.dtype)
+
+    def _states(self, mode: Literal["r", "r+"]) -> np.memmap | None:
+        return _mapped(self.states, self.shape[:1], np.dtype(np.uint8), mode)
+
+    def _allocate(self) -> None:
+        """Files for arrays and states. States come last: where they are, the other is whole."""
+        free = shutil.disk_usage(self.folder).free
+        if free < self.num_bytes:
+            raise OSError(f"decoded, it takes {size(self.num_bytes)}, and {size(free)} are free")
+        _replace(self.folder / "settings.json", self.about.encode())
+        try:
+            np.lib.format.open_memmap(self.part, mode="w+", dtype=self.dtype, shape=self.shape)
+            with self.part.open("r+b") as file:
+                if hasattr(os, "posix_fallocate"):  # takes the room now, rather than to find it gone half-way
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+                os.fsync(file)
+        except OSError:
+            self.part.unlink(missing_ok=True)
+            raise
+        states = io.BytesIO()
+        np.save(states, np.full(self.shape[0], UNKNOWN, np.uint8))
+        _replace(self.states, states.getvalue())
+        _sync_folder(self.folder)
+
+
+@contextmanager
+def locked(file: Path, other: str) -> Iterator[None]:
+    """One process at a time is inside; the lock ends with its process. `other` tells of the one that is waited for."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"{other}: waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _stamp(path: str, skip: int) -> str:
+    try:
+        about = os.stat(path)
+    except OSError:  # it will be damaged when it is read
+        return f"{path[skip:]} gone"
+    return f"{path[skip:]} {about.st_size} {about.st_mtime_ns}"
+
+
+def _mapped(file: Path, shape: tuple[int, ...], dtype: np.dtype, mode: Literal["r", "r+"] = "r") -> np.memmap | None:
+    """The array of an .npy file, if that is there and whole."""
+    try:
+        values = np.lib.format.open_memmap(file, mode=mode)
+    except (FileNotFoundError, EOFError, ValueError):
+        return None
+    whole = values.shape == shape and values.dtype == dtype and values.offset + values.nbytes == file.stat().st_size
+    return values if whole else None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file)
+    os.replace(part, path)
+
+
+def _write(file: int, data: memoryview, place: int) -> None:
+    while data:
+        written = os.pwrite(file, data, place)
+        data, place = data[written:], place + written
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _within(folder: str | bool) -> Path:
+    chosen = folder if isinstance(folder, str) else os.environ.get("PYROVAE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyrovae"

@@ -1,0 +1,185 @@
+"""Many files to arrays of one shape: once, into a cache, or whenever they are read."""
+
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .cache import BAD, GOOD, UNKNOWN, Cache, Items, locked
+from .errors import DataError
+from .rows import Mapped, Rows, Subset
+from .sizes import size
+
+OnBad = Literal["error", "skip"]
+_Numbered = tuple[int, np.ndarray | DataError]
+
+_BLOCK = 64  # items from one flush to the next; two blocks of arrays are in memory
+
+
+def decoded(
+    name: str,
+    items: Sequence[Any],
+    read: Callable[[Any], np.ndarray],
+    *,
+    shape: tuple[int, ...],
+    settings: Mapping[str, Any],
+    cache: bool | str = True,
+    on_bad: OnBad = "error",
+    num_workers: int = 2,
+    dtype: str = "uint8",
+) -> tuple[Rows, Tensor]:
+    """Rows, of which number i is `read(items[i])`, and the numbers of those that could be read.
+
+    Args:
+        name: Of the data set.
+        items: Paths, tuples that hold paths, or anything that `repr` tells apart.
+        read: To an array of `shape`, in any thread; raises `DataError` for a damaged item.
+        shape, dtype: Of a datapoint.
+        settings: All that the arrays depend on, besides the items: plain values.
+        cache: Decode once, into the folder of that name, or the user's; `False` decodes when a batch is asked for.
+        on_bad: Whether a damaged item is an error, or left out. Without a cache that is found out too late to leave it
+            out, and another takes its place.
+        num_workers: Threads that decode.
+
+    Raises:
+        DataError: No items, a damaged one, or nothing but damaged ones.
+        OSError: No room for the cache, or a folder that cannot be written.
+    """
+    if not len(items):
+        raise DataError(f"{name}: nothing to decode; name a folder that holds files")
+    them = Items(name, items, read, shape, np.dtype(dtype))
+    if cache is False:
+        return Streamed(them, on_bad), torch.arange(len(items))
+    where = Cache(them, settings, cache)
+    try:
+        stored = where.stored()
+        if stored is None:
+            where.folder.mkdir(parents=True, exist_ok=True)
+            with locked(where.folder / "lock", f"{name}: another process is decoding into {where.folder}"):
+                if where.stored() is None:  # another process may have filled it meanwhile
+                    _fill(where, them, on_bad, num_workers)
+            stored = where.stored()
+    except OSError as error:
+        raise OSError(
+            f"{name}: cannot use the cache {where.folder} ({error.strerror or error}); name another folder with "
+            "dataset.cache=DIR, or keep nothing with dataset.cache=false"
+        ) from error
+    assert stored is not None
+    return Mapped(stored[0]), _good(where, stored[1], them, on_bad)
+
+
+def _fill(cache: Cache, items: Items, on_bad: OnBad, num_workers: int) -> None:
+    states, start = cache.begin(), time.monotonic()
+    todo = np.flatnonzero(states == UNKNOWN if on_bad == "skip" else states != GOOD).tolist()
+    done = len(states) - len(todo)
+    text = f"decoding {items.name}" + (f": taken up at {done * 100 // len(states)}%" if done else "")
+    print(f"{text}, {len(states)} files to {size(cache.num_bytes)} in {cache.folder}", file=sys.stderr)
+    with (
+        tqdm(total=len(states), initial=done, desc=text, unit="file", disable=None) as bar,
+        closing(_by_blocks(items, todo, max(1, num_workers))) as blocks,
+    ):
+        for block in blocks:
+            cache.write(states, _good_or_none(items, block, on_bad, bar))
+    cache.complete()
+    if bar.disable:
+        print(f"decoded {items.name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
+
+
+def _by_blocks(items: Items, numbers: list[int], num_workers: int) -> Generator[Iterator[_Numbered], None, None]:
+    """Blocks of numbers, each with its array or what is wrong with it; the next block is decoded meanwhile."""
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decoding")  # Pillow decodes without interpreter lock
+    blocks = [numbers[i : i + _BLOCK] for i in range(0, len(numbers), _BLOCK)]
+    try:
+        ahead = pool.map(items.decode, numbers[:_BLOCK])
+        for i, block in enumerate(blocks, 1):
+            current, ahead = ahead, pool.map(items.decode, blocks[i] if i < len(blocks) else [])
+            yield zip(block, current, strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _good_or_none(
+    items: Items, block: Iterator[_Numbered], on_bad: OnBad, bar: tqdm
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    for number, made in block:
+        if isinstance(made, DataError) and on_bad == "error":
+            raise items.refused(made) from made
+        yield number, None if isinstance(made, DataError) else made
+        bar.update()
+
+
+def _good(cache: Cache, states: np.ndarray, items: Items, on_bad: OnBad) -> Tensor:
+    """Numbers of what could be read. A line tells what could not."""
+    bad = np.flatnonzero(states == BAD).tolist()
+    if bad and on_bad == "error":
+        if isinstance(error := items.decode(bad[0]), DataError):
+            raise items.refused(error) from error
+        first = items.items[bad[0]]
+        raise DataError(f"{items.name}: {first} could not be read when it was cached; remove {cache.folder}")
+    if len(bad) == len(states):
+        raise DataError(f"{items.name}: none of {len(bad)} files can be read, {items.items[0]} the first of them")
+    if bad:
+        some = ", ".join(str(items.items[number]) for number in bad[:3]) + (", ..." if len(bad) > 3 else "")
+        what = f"{len(bad)} of {len(states)} files cannot be read and are left out: {some}"
+        print(f"{items.name}: {what}", file=sys.stderr)
+    return torch.from_numpy(np.flatnonzero(states == GOOD))
+
+
+class Streamed(Rows):
+    """Row i is item i, decoded anew each time; any number of threads may read.
+
+    With `skip` the place of a damaged item is taken by the next good one of the same split, its `members`, in the order
+    of the items: most often one of its class.
+    """
+
+    place = "files, decoded when read"
+
+    def __init__(
+        self,
+        items: Items,
+        on_bad: OnBad = "error",
+        members: np.ndarray | None = None,
+        known_bad: dict[int, object] | None = None,
+    ) -> None:
+        self.items, self.on_bad = items, on_bad
+        self.shape = (len(items.items), *items.shape)
+        self.dtype = torch.from_numpy(np.empty(0, items.dtype)).dtype
+        self.members = np.arange(len(items.items)) if members is None else members
+        self.known_bad = {} if known_bad is None else known_bad  # shared by the splits
+
+    def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
+        values = np.empty((len(numbers), *self.items.shape), self.items.dtype)
+        for row, number in enumerate(numbers.tolist()):
+            values[row] = self._decode(number)
+        return torch.from_numpy(values)
+
+    def subset(self, numbers: Tensor) -> Rows:
+        members = np.unique(numbers.numpy())
+        return Subset(Streamed(self.items, self.on_bad, members, self.known_bad), numbers)
+
+    def _decode(self, number: int) -> np.ndarray:
+        for candidate in self._candidates(number):
+            if candidate in self.known_bad:
+                continue
+            made, own = self.items.decode(candidate), object()
+            if not isinstance(made, DataError):
+                return made
+            if self.on_bad == "error":
+                raise self.items.refused(made) from made
+            if self.known_bad.setdefault(candidate, own) is own:  # of several threads one tells of it
+                print(f"{self.items.name}: {made}; another takes its place", file=sys.stderr)
+        raise DataError(f"{self.items.name}: none of {len(self.members)} files of a split can be read")
+
+    def _candidates(self, number: int) -> Iterator[int]:
+        """The item itself, then those that may take its place."""
+        yield number
+        if self.on_bad == "skip":
+            after = int(np.searchsorted(self.members, number, side="right"))
+            yield from np.roll(self.members, -after).tolist()
