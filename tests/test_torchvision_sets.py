@@ -3,11 +3,11 @@ import socket
 import numpy as np
 import pytest
 import torch
-from image_files import tagged, write_cifar10, write_idx, write_mnist_like, write_tree
+from image_files import PARTS, WRITE_SET, tagged, write_cifar10, write_idx, write_mnist_like, write_tree
 from PIL import Image
 
 from pyrovae.data import DataError, Torchvision
-from pyrovae.data.torchvision_sets import _find
+from pyrovae.data.torchvision_sets import _SETS, _find
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def any_md5(monkeypatch):
     """torchvision takes any file that is there, whatever its checksum."""
     import os
 
-    for module in ("cifar", "svhn", "omniglot", "stl10"):
+    for module in ("celeba", "cifar", "flowers102", "omniglot", "semeion", "stl10", "svhn"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda path, *_: os.path.exists(path))
 
 
@@ -132,6 +132,28 @@ def test_omniglot_numbers_do_not_depend_on_the_disk(tmp_path, any_md5, monkeypat
         assert torch.equal(made[0].take(split)[0], made[1].take(split)[0])
         assert torch.equal(made[0].labels[split], numbers(made[0], split) // 4), "evaluation's characters are others"
     assert made[0].class_names == ("Greek/character01", "Greek/character02", "Tengwar/character01")
+
+
+@pytest.mark.parametrize("name", sorted(_SETS))
+def test_every_set_that_is_offered_reads_files_in_its_own_format(tmp_path, any_md5, name):
+    WRITE_SET[name](tmp_path)
+    how = {"options": {"split": "digits"} if name == "EMNIST" else {}, "cache": str(tmp_path / "cache")}
+    data = Torchvision(set=name, root=str(tmp_path), val_fraction=0.25, **how)
+    x = {split: data.take(split)[0] for split in PARTS}
+    first = {split: (of[:, 0, 0, 0] * 255).round().long() for split, of in x.items()}
+    if name == "SEMEION":
+        first = {split: of.flatten(1).argmax(1) for split, of in x.items()}
+    own = {split: numbers for split, numbers in PARTS.items() if split in _SETS[name].parts}
+    for split, numbers in own.items():
+        if split != "train":
+            assert sorted(first[split].tolist()) == [*numbers]
+    assert sorted(number for of in first.values() for number in of.tolist()) == [n for of in own.values() for n in of]
+    for split, numbers in first.items():
+        assert torch.equal(data.labels[split], numbers % 2)
+    assert len(set(data.class_names)) == len(data.class_names) >= 2
+    assert {len(of[0]) for of in x.values()} == {1 if name in {"Omniglot", "SEMEION", "USPS"} or "MNIST" in name else 3}
+    small = Torchvision(set=name, root=str(tmp_path), image_size=4, color="grey", crop="none", **how)
+    assert small.x_shape == (1, 4, 4)
 
 
 def test_images_of_unlike_size_want_a_size(tmp_path):

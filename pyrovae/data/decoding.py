@@ -20,7 +20,7 @@ from .sizes import size
 OnBad = Literal["error", "skip"]
 _Numbered = tuple[int, np.ndarray | DataError]
 
-_BLOCK = 64  # items from one flush to the next; two blocks of arrays are in memory
+_BLOCK = 128  # items from one flush to the next; two blocks of arrays are in memory
 
 
 def decoded(

@@ -74,8 +74,7 @@ def ImageFolder(  # noqa: N802 - as torchvision's
     fractions = {"val": val_fraction, "test": test_fraction}
     look = {"image_size": image_size, "color": color, "crop": crop}
     how = {"cache": cache, "on_bad": on_bad, "num_workers": num_workers}
-    names = "image_folder", "ImageFolder"
-    return _pictures(*names, what, files, folders, parts, fractions, look, how, binarize=binarize, seed=seed)
+    return _pictures("ImageFolder", what, files, folders, parts, fractions, look, how, binarize=binarize, seed=seed)
 
 
 @remembered
@@ -119,13 +118,12 @@ def SUN397(  # noqa: N802 - named as the data set is
     files = pictures_below("SUN397", root, remedy)
     lists = _partition_lists(Path(root), partition)
     parts = _listed(lists, Path(root), files) if lists else None
-    how_split = f"split by {lists[0].name} and {lists[1].name}" if lists else "split at random"
+    folders = _folders(root, files)
+    what = f"{Path(root)}, split " + (f"by {lists[0].name} and {lists[1].name}" if lists else "at random")
     fractions = {"val": val_fraction, "test": test_fraction}
     look = {"image_size": image_size, "color": color, "crop": crop}
     how = {"cache": cache, "on_bad": on_bad, "num_workers": num_workers}
-    names = "sun397", "SUN397", f"{Path(root)}, {how_split}"
-    folders = _folders(root, files)
-    return _pictures(*names, files, folders, parts, fractions, look, how, binarize=binarize, seed=seed)
+    return _pictures("SUN397", what, files, folders, parts, fractions, look, how, binarize=binarize, seed=seed)
 
 
 def pictures_below(name: str, root: str, remedy: str) -> list[Path]:
@@ -152,26 +150,16 @@ def folders_of_splits(name: str, root: str, files: Sequence[Path]) -> Parts | No
 
 
 def all_splits(name: str, parts: Parts, labels: Tensor, seed: int, fractions: Mapping[str, float]) -> list[Tensor]:
-    """Numbers of each split; one that `parts` lacks is a fraction of training datapoints, class by class.
-
-    Args:
-        name: Of the data set, for errors.
-        parts: Numbers of the datapoints of `train`, and of `val` and `test` if they are given.
-        labels: Class number of each datapoint, (N,).
-        seed: Of the shuffle.
-        fractions: Of `val` and `test`.
-    """
-    missing = {f"{split}_fraction": of for split, of in fractions.items() if split not in parts}
+    """Numbers of each split; val and test, where `parts` lacks them, are fractions of train, class by class."""
+    missing = [split for split in fractions if split not in parts]
     if missing:
-        pool = parts["train"]
-        taken = stratified(name, labels[pool], seed, **missing)
-        held_out = [split for split in fractions if split not in parts]
-        parts = {**parts, **{split: pool[part] for split, part in zip(("train", *held_out), taken, strict=True)}}
+        pool, wanted = parts["train"], {f"{split}_fraction": fractions[split] for split in missing}
+        taken = stratified(name, labels[pool], seed, **wanted)
+        parts = {**parts, **{split: pool[part] for split, part in zip(("train", *missing), taken, strict=True)}}
     return [parts[split] for split in SPLITS]
 
 
 def _pictures(
-    name: str,
     title: str,
     what: str,
     files: Sequence[Path],
@@ -190,6 +178,7 @@ def _pictures(
     splits = all_splits(title, parts or {"train": torch.arange(len(files))}, labels, options["seed"], fractions)
     splits = [numbers[torch.isin(numbers, good)] for numbers in splits]
     options["num_workers"] = how["num_workers"]
+    name = {"ImageFolder": "image_folder", "SUN397": "sun397"}[title]
     if set(names) == {"."}:
         return Dataset.parted(name, f"{len(good)} images in {what}", rows, splits, **options)
     source = f"{len(good)} images of {len(names)} classes in {what}"

@@ -1,7 +1,6 @@
 """One picture file to pixels."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -19,23 +18,17 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", 
 
 def picture_files(folder: Path) -> list[Path]:
     """The pictures below a folder, at any depth, sorted; an upper-case extension counts, what is hidden does not."""
-    return [Path(path) for path in _below(os.fspath(folder), set())]
-
-
-def _below(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-    about = os.stat(folder)
-    if (about.st_dev, about.st_ino) in seen:  # a link that leads round
-        return
-    seen.add((about.st_dev, about.st_ino))
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.name.startswith("."):
+    seen, files = set(), []
+    for where, folders, names in os.walk(folder, followlinks=True):
+        about = os.stat(where)
+        if (about.st_dev, about.st_ino) in seen:  # a link that leads round
+            folders.clear()
             continue
-        if entry.is_dir():
-            yield from _below(entry.path, seen)
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            yield entry.path
+        seen.add((about.st_dev, about.st_ino))
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        shown = (name for name in names if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES)
+        files += [os.path.join(where, name) for name in shown]
+    return [Path(file) for file in sorted(files, key=lambda file: file.split(os.sep))]
 
 
 def read_picture(file: Path, *, image_size: int | None, color: Color = "grey", crop: Crop = "center") -> np.ndarray:

@@ -81,15 +81,13 @@ def _gtsrb(_: Any, folder: Path, arguments: Mapping[str, Any]) -> _Part:
 class _Set(NamedTuple):
     """Where a set's files are below `root`, the arguments that name its parts, and what its class gives.
 
-    `read` takes an object of the class, its folder and its arguments; `options` are arguments that a user may give, and
-    `needs` those without default, with their values.
+    `read` takes an object of the class, its folder and its arguments; `options` are arguments that a user may give.
     """
 
     folder: str
     parts: Mapping[str, Mapping[str, Any]]
     read: Callable[[Any, Path, Mapping[str, Any]], _Part] = _files
     options: tuple[str, ...] = ()
-    needs: Mapping[str, str] = {}
 
 
 def _by(key: str, **parts: Any) -> Mapping[str, Mapping[str, Any]]:
@@ -100,11 +98,10 @@ _WHOLE: Mapping[str, Mapping[str, Any]] = {"train": {}}
 _TRAIN = _by("train", train=True, test=False)
 _SPLIT = _by("split", train="train", test="test")
 _WITH_VAL, _WITH_VALID = (_by("split", train="train", val=val, test="test") for val in ("val", "valid"))
-_EMNIST = {"split": "byclass, bymerge, balanced, letters, digits or mnist"}
 
 _SETS = {
     **{name: _Set(f"{name}/raw", _TRAIN, _array) for name in ("MNIST", "FashionMNIST", "KMNIST")},
-    "EMNIST": _Set("EMNIST/raw", _TRAIN, _array, ("split",), _EMNIST),
+    "EMNIST": _Set("EMNIST/raw", _TRAIN, _array, ("split",)),
     "QMNIST": _Set("QMNIST/raw", _by("what", train="train", test="test"), _array),
     "CIFAR10": _Set("cifar-10-batches-py", _TRAIN, _array),
     "CIFAR100": _Set("cifar-100-python", _TRAIN, _array),
@@ -226,8 +223,9 @@ def _parts(name: str, root: str, options: Mapping[str, Any], download: bool) -> 
     for key in options.keys() - naming - {*spec.options}:
         valid = ", ".join([*sorted(naming), *spec.options]) or "none"
         raise ValueError(f"options.{key}: unknown for {name}; valid: {valid}")
-    for key in spec.needs.keys() - options.keys():
-        raise ValueError(f"options.{key}: {name} needs it; set dataset.options.{key}: {spec.needs[key]}")
+    if name == "EMNIST" and "split" not in options:
+        valid = "byclass, bymerge, balanced, letters, digits or mnist"
+        raise ValueError(f"options.split: EMNIST needs it; set dataset.options.split: {valid}")
     parts = spec.parts if naming.isdisjoint(options) else _WHOLE
     made = {}
     for split, of in parts.items():
