@@ -3,8 +3,10 @@
 import errno
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +103,21 @@ def test_a_second_start_decodes_nothing_and_takes_no_lock(decode, read, folder, 
     assert capsys.readouterr().err == ""
     check(rows)
     check(rows, EVERY.flip(0)[:7])
+
+
+def test_a_log_has_a_line_at_the_start_and_one_at_the_end_and_no_bar(decode, capsys):
+    decode()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"decoding Toy, 40 files to .*\ndecoded Toy in \d+\.\d s\n", err)
+
+
+def test_a_terminal_has_the_bar(decode, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    decode()
+    err = capsys.readouterr().err
+    assert "40/40" in err
+    assert "decoded Toy" not in err
 
 
 def test_a_cache_is_of_what_arrays_depend_on(decode, read, files, tmp_path):
@@ -235,6 +252,21 @@ def test_a_disk_that_fills_up(decode, read, monkeypatch, folder, call):
     monkeypatch.undo()
     check(decode()[0])
     assert read.calls().total() == (30 if call == "pwrite" else N)
+
+
+def test_a_file_that_may_not_grow(decode, read):
+    """The system itself refuses, in a process of its own."""
+    import resource
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+        with pytest.raises(OSError, match=r"^Toy: cannot use the cache .* \(File too large\); name another folder"):
+            decode()
+
+    child = start(limited)
+    child.join(60)
+    assert child.exitcode == 0
+    assert not read.calls(), "before anything is decoded"
 
 
 def test_a_folder_that_cannot_be_written(decode, tmp_path):

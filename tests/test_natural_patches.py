@@ -217,6 +217,48 @@ def test_nor_where_some_are_damaged(folder, tmp_path, cache):
     assert set.union(*seen) == {10 * i for i in range(20) if i % 3}
 
 
+@pytest.mark.parametrize("val", ["val", None])
+def test_folders_of_splits_are_the_splits(folder, tmp_path, val):
+    own = {"train": range(12), "val": range(12, 15), "test": range(15, 20)}
+    for split, numbers in own.items():
+        (tmp_path / (split if val or split != "val" else "train")).mkdir(exist_ok=True)
+        for i in numbers:
+            to = tmp_path / (split if val or split != "val" else "train") / f"{i}.png"
+            to.write_bytes((folder / f"{i:02}.png").read_bytes())
+    data = tiny(tmp_path, filter="none", intensity="grey", val_fraction=0.2)
+    seen = {split: {*(data.take(split)[0] * 255).round().unique().int().tolist()} for split in own}
+    assert seen["test"] == {10 * i for i in own["test"]}
+    if val:
+        assert seen["train"] == {10 * i for i in own["train"]}
+        assert seen["val"] == {10 * i for i in own["val"]}
+    else:
+        assert len(seen["val"]) == 3, "of 15 training pictures"
+        assert seen["train"] | seen["val"] == {10 * i for i in range(15)}
+    assert "(12 in train, 3 in val, 5 in test)" in data.source
+    Image.new("L", (30, 30)).save(tmp_path / "beside.png")
+    with pytest.raises(DataError, match=r"^NaturalPatches: .* has folder train, and .*beside.png beside it; move one"):
+        tiny(tmp_path)
+
+
+@pytest.mark.parametrize("min_variance", [0.0, 1e-4])
+@pytest.mark.parametrize("cache", [True, False])
+def test_groups_have_the_number_of_each_patchs_picture(tmp_path, min_variance, cache):
+    """Half of each picture is of one grey; the other is noise around it."""
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        noise = rng.integers(-4, 5, (16, 16)) * (np.arange(16) < 8)
+        Image.fromarray((20 + 20 * i + noise).astype(np.uint8)).save(tmp_path / f"{i}.png")
+    data = tiny(tmp_path, filter="none", intensity="grey", min_variance=min_variance, cache=cache)
+    assert sorted(data.groups) == ["test", "train", "val"]
+    assert data.groups.get("elsewhere") is None
+    for split in ("train", "val", "test"):
+        x, groups = data.take(split)[0], data.groups[split]
+        assert groups.dtype == torch.int64
+        greys = ((x.flatten(1).median(1).values * 255 - 20) / 20).round().long()
+        assert torch.equal(groups, greys)
+        assert len(groups.unique()) == {"train": 6, "val": 2, "test": 2}[split]
+
+
 @pytest.fixture(scope="module")
 def textures(tmp_path_factory):
     path = tmp_path_factory.mktemp("textures")

@@ -335,6 +335,15 @@ def test_image_folder_without_classes(three):
     assert data.source == f"5 images in {three / 'z'}, split at random"
 
 
+def test_three_pictures_make_three_splits_of_one(three):
+    for j in (3, 4):
+        (three / "z" / f"{j}.png").unlink()
+    data = folder(three / "z", val_fraction=0.01, test_fraction=0.01)
+    assert sizes(data) == [1, 1, 1]
+    assert [len(x) for split in SPLITS for x in data.batches(split, 4)] == [1, 1, 1]
+    assert len(data.sketch()) == 3 * 16
+
+
 @pytest.mark.parametrize("val", ["val", "valid", None])
 @pytest.mark.parametrize("test", ["test", None])
 def test_image_folder_with_folders_of_splits(three, tmp_path, val, test):

@@ -1,4 +1,5 @@
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -288,3 +289,29 @@ def test_missing_files_are_downloaded_once(tmp_path, monkeypatch, capsys, mirror
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("went to the network"))
     assert torch.equal(Torchvision(set="FashionMNIST", root=root).train, data.train)
     assert capsys.readouterr() == ("", "")
+
+
+def test_of_two_processes_one_downloads(tmp_path, monkeypatch, capfd, mirror):
+    import multiprocessing
+
+    asked = []
+    handle = mirror.RequestHandlerClass.func.do_GET
+    monkeypatch.setattr(
+        mirror.RequestHandlerClass.func, "do_GET", lambda self: (asked.append(self.path), time.sleep(0.1), handle(self))
+    )
+    Torchvision(set="FashionMNIST", root=str(tmp_path / "alone"))
+    alone = sorted(asked)
+    asked.clear()
+    capfd.readouterr()
+    root = str(tmp_path / "ours")
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=lambda: Torchvision(set="FashionMNIST", root=root)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(asked) == alone
+    err = capfd.readouterr().err
+    assert err.count("; downloading them") == 1
+    assert err.count("FashionMNIST: another process is downloading into") == 1

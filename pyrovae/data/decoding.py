@@ -87,8 +87,9 @@ def _fill(cache: Cache, items: Items, on_bad: OnBad, num_workers: int) -> None:
     ):
         for block in blocks:
             cache.write(states, _good_or_none(items, block, on_bad, bar))
+        silent = bar.disable
     cache.complete()
-    if bar.disable:
+    if silent:
         print(f"decoded {items.name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
