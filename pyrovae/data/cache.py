@@ -1,7 +1,6 @@
 """What is decoded, item by item, and the folder that keeps it, filled so that a kill costs a few items and no more."""
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from .sizes import size
 
 VERSION = 1  # of decoding: raise it when arrays change, and every cache is made anew
 UNKNOWN, GOOD, BAD = 0, 1, 2  # states of an item
+Made = tuple[int, np.ndarray | DataError]  # the number of an item, and its array or what is wrong with it
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Cache:
     """
 
     def __init__(self, items: Items, settings: Mapping[str, Any], within: str | bool) -> None:
-        self.name, self.shape, self.dtype = items.name, (len(items.items), *items.shape), items.dtype
+        self.items, self.shape, self.dtype = items, (len(items.items), *items.shape), items.dtype
         facts = {"name": items.name, "shape": list(self.shape), "dtype": self.dtype.name, "settings": dict(settings)}
         about = {"version": VERSION, **facts}
         key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
@@ -96,8 +96,8 @@ class Cache:
         assert states is not None
         return states
 
-    def write(self, states: np.memmap, block: Iterable[tuple[int, np.ndarray | None]]) -> None:
-        """Keeps the arrays of items by number, None for a damaged one; an error among them keeps those before it.
+    def write(self, states: np.memmap, block: Iterable[Made], *, skip: bool) -> int:
+        """Keeps what was made of some items, and returns how many; an error among them keeps those before it.
 
         An item counts as done when its array is safely on disk. Arrays are written, not mapped: a full disk is an error
         then, and no crash.
@@ -106,20 +106,22 @@ class Cache:
         with self.part.open("r+b", buffering=0) as file:
             end = os.fstat(file.fileno()).st_size
             try:
-                for number, array in block:
-                    if array is not None:
-                        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+                for number, made in block:
+                    if not isinstance(made, DataError):
+                        data = np.ascontiguousarray(made).reshape(-1).view(np.uint8).data
                         _write(file.fileno(), data, end - (self.shape[0] - number) * len(data))
-                    done[number] = BAD if array is None else GOOD
+                    elif not skip:
+                        raise self.items.refused(made) from made
+                    done[number] = BAD if isinstance(made, DataError) else GOOD
             finally:
                 os.fsync(file)  # first the arrays, then the word that they are there
                 states[list(done)] = list(done.values())
                 states.flush()
+        return len(done)
 
     def complete(self) -> None:
         """All items are done."""
         os.replace(self.part, self.arrays)
-        _sync_folder(self.folder)
 
     def _values(self, file: Path) -> np.memmap | None:
         return _mapped(file, self.shape, self.dtype)
@@ -128,11 +130,11 @@ class Cache:
         return _mapped(self.states, self.shape[:1], np.dtype(np.uint8), mode)
 
     def _allocate(self) -> None:
-        """Files for arrays and states. States come last: where they are, the other is whole."""
+        """Files for arrays and states. States come last; a part of either file counts as nothing."""
         free = shutil.disk_usage(self.folder).free
         if free < self.num_bytes:
             raise OSError(f"decoded, it takes {size(self.num_bytes)}, and {size(free)} are free")
-        _replace(self.folder / "settings.json", self.about.encode())
+        (self.folder / "settings.json").write_text(self.about)
         try:
             np.lib.format.open_memmap(self.part, mode="w+", dtype=self.dtype, shape=self.shape)
             with self.part.open("r+b") as file:
@@ -142,10 +144,7 @@ class Cache:
         except OSError:
             self.part.unlink(missing_ok=True)
             raise
-        states = io.BytesIO()
-        np.save(states, np.full(self.shape[0], UNKNOWN, np.uint8))
-        _replace(self.states, states.getvalue())
-        _sync_folder(self.folder)
+        np.save(self.states, np.full(self.shape[0], UNKNOWN, np.uint8))
 
 
 @contextmanager
@@ -181,25 +180,10 @@ def _mapped(file: Path, shape: tuple[int, ...], dtype: np.dtype, mode: Literal["
     return values if whole else None
 
 
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file)
-    os.replace(part, path)
-
-
 def _write(file: int, data: memoryview, place: int) -> None:
     while data:
         written = os.pwrite(file, data, place)
         data, place = data[written:], place + written
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
 
 
 def _within(folder: str | bool) -> Path:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,13 +13,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .cache import BAD, GOOD, UNKNOWN, Cache, Items, locked
+from .cache import BAD, GOOD, UNKNOWN, Cache, Items, Made, locked
 from .errors import DataError
 from .rows import Mapped, Rows, Subset
 from .sizes import size
 
 OnBad = Literal["error", "skip"]
-_Numbered = tuple[int, np.ndarray | DataError]
 
 _BLOCK = 128  # items from one flush to the next; two blocks of arrays are in memory
 
@@ -40,13 +40,11 @@ def decoded(
     Args:
         name: Of the data set.
         items: Paths, tuples that hold paths, or anything that `repr` tells apart.
-        read: To an array of `shape`, in any thread; raises `DataError` for a damaged item.
-        shape, dtype: Of a datapoint.
+        read: To an array of `shape` and `dtype`, in any thread; raises `DataError` for a damaged item.
         settings: All that the arrays depend on, besides the items: plain values.
         cache: Decode once, into the folder of that name, or the user's; `False` decodes when a batch is asked for.
         on_bad: Whether a damaged item is an error, or left out. Without a cache that is found out too late to leave it
             out, and another takes its place.
-        num_workers: Threads that decode.
 
     Raises:
         DataError: No items, a damaged one, or nothing but damaged ones.
@@ -56,7 +54,7 @@ def decoded(
         raise DataError(f"{name}: nothing to decode; name a folder that holds files")
     them = Items(name, items, read, shape, np.dtype(dtype))
     if cache is False:
-        return Streamed(them, on_bad), torch.arange(len(items))
+        return Streamed(them, on_bad, np.arange(len(items))), torch.arange(len(items))
     where = Cache(them, settings, cache)
     try:
         stored = where.stored()
@@ -86,14 +84,14 @@ def _fill(cache: Cache, items: Items, on_bad: OnBad, num_workers: int) -> None:
         closing(_by_blocks(items, todo, max(1, num_workers))) as blocks,
     ):
         for block in blocks:
-            cache.write(states, _good_or_none(items, block, on_bad, bar))
+            bar.update(cache.write(states, block, skip=on_bad == "skip"))
         silent = bar.disable
     cache.complete()
     if silent:
         print(f"decoded {items.name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
-def _by_blocks(items: Items, numbers: list[int], num_workers: int) -> Generator[Iterator[_Numbered], None, None]:
+def _by_blocks(items: Items, numbers: list[int], num_workers: int) -> Generator[Iterator[Made], None, None]:
     """Blocks of numbers, each with its array or what is wrong with it; the next block is decoded meanwhile."""
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decoding")  # Pillow decodes without interpreter lock
     blocks = [numbers[i : i + _BLOCK] for i in range(0, len(numbers), _BLOCK)]
@@ -104,16 +102,6 @@ def _by_blocks(items: Items, numbers: list[int], num_workers: int) -> Generator[
             yield zip(block, current, strict=True)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _good_or_none(
-    items: Items, block: Iterator[_Numbered], on_bad: OnBad, bar: tqdm
-) -> Iterator[tuple[int, np.ndarray | None]]:
-    for number, made in block:
-        if isinstance(made, DataError) and on_bad == "error":
-            raise items.refused(made) from made
-        yield number, None if isinstance(made, DataError) else made
-        bar.update()
 
 
 def _good(cache: Cache, states: np.ndarray, items: Items, on_bad: OnBad) -> Tensor:
@@ -133,6 +121,7 @@ def _good(cache: Cache, states: np.ndarray, items: Items, on_bad: OnBad) -> Tens
     return torch.from_numpy(np.flatnonzero(states == GOOD))
 
 
+@dataclass(eq=False, repr=False)
 class Streamed(Rows):
     """Row i is item i, decoded anew each time; any number of threads may read.
 
@@ -140,20 +129,15 @@ class Streamed(Rows):
     of the items: most often one of its class.
     """
 
-    place = "files, decoded when read"
+    items: Items
+    on_bad: OnBad
+    members: np.ndarray
+    known_bad: dict[int, object] = field(default_factory=dict)  # shared by the splits
 
-    def __init__(
-        self,
-        items: Items,
-        on_bad: OnBad = "error",
-        members: np.ndarray | None = None,
-        known_bad: dict[int, object] | None = None,
-    ) -> None:
-        self.items, self.on_bad = items, on_bad
-        self.shape = (len(items.items), *items.shape)
-        self.dtype = torch.from_numpy(np.empty(0, items.dtype)).dtype
-        self.members = np.arange(len(items.items)) if members is None else members
-        self.known_bad = {} if known_bad is None else known_bad  # shared by the splits
+    def __post_init__(self) -> None:
+        self.place = "files, decoded when read"
+        self.shape = (len(self.items.items), *self.items.shape)
+        self.dtype = torch.from_numpy(np.empty(0, self.items.dtype)).dtype
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         values = np.empty((len(numbers), *self.items.shape), self.items.dtype)

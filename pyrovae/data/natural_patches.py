@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -121,21 +122,16 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
         for i, (part, num) in enumerate(zip(of_split.values(), (num_train, num_val, num_test), strict=True))
     )
     if min_variance > 0:
-        _check_variance(train, min_variance)
+        most = train.variances(train.read(torch.arange(min(num_train, _LOOKED_AT)))).max()
+        if most < min_variance:
+            what = f"above that of every patch looked at, {most:.3g} at most"
+            raise DataError(f"NaturalPatches: dataset.min_variance {min_variance:g} is {what}; lower it")
     where = f"pictures in {root}" if source == "folder" else "photographs inside scikit-image and scikit-learn"
     counts = ", ".join(f"{len(part)} in {split}" for split, part in of_split.items())
     what = f"{patch_size} x {patch_size} patches of {len(good)} {where} ({counts})"
-    return Dataset(
-        "natural_patches",
-        what,
-        train,
-        val,
-        test,
-        seed=seed,
-        preprocess=preprocess,
-        num_workers=num_workers,
-        groups=_Photographs(train=train, val=val, test=test),
-    )
+    options: dict[str, Any] = {"seed": seed, "preprocess": preprocess, "num_workers": num_workers}
+    groups = _Photographs(train=train, val=val, test=test)
+    return Dataset("natural_patches", what, train, val, test, groups=groups, **options)
 
 
 def photographs() -> list[Path]:
@@ -192,15 +188,7 @@ def _preprocess(filter: Filter, intensity: Intensity, training: Rows) -> Callabl
     return Scaled(squares.mean().sqrt().item())
 
 
-def _check_variance(patches: "Patches", least: float) -> None:
-    found = patches.variances(patches.read(torch.arange(min(len(patches), _LOOKED_AT))))
-    if found.max() < least:
-        raise DataError(
-            f"NaturalPatches: dataset.min_variance {least:g} is above that of every patch looked at, {found.max():.3g} "
-            "at most; lower it"
-        )
-
-
+@dataclass(eq=False, repr=False)
 class Patches(Rows):
     """Square patches (C, size, size) of the images `numbers`, each cut at random: any image, any place, all alike.
 
@@ -208,28 +196,25 @@ class Patches(Rows):
     `preprocess`, is too small, it is cut elsewhere: the first of 8 places that has enough, or else the one with most.
     """
 
-    def __init__(
-        self,
-        images: Rows,
-        numbers: Tensor,
-        num: int,
-        size: int,
-        *,
-        key: int,
-        anew: bool,
-        min_variance: float,
-        preprocess: Callable[[Tensor], Tensor],
-    ) -> None:
-        _, channels, height, width = images.shape
-        if size > min(height, width):
-            raise DataError(f"patch_size {size} does not fit into images of {height} x {width}; lower it")
-        self.photographs = numbers  # (M,), in the data set
-        if not isinstance(images, Held | Mapped):  # a subset of others may put its own good rows in place of bad ones
-            images, numbers = images.subset(numbers), torch.arange(len(numbers))
-        self.images, self.numbers, self.size = images, numbers, size
-        self.shape, self.dtype = (num, channels, size, size), images.dtype
-        self.place = f"cut when read, from {images.place}"
-        self.key, self.anew, self.min_variance, self.preprocess = key, anew, min_variance, preprocess
+    images: Rows
+    numbers: Tensor
+    num: int
+    size: int
+    _: KW_ONLY
+    key: int
+    anew: bool
+    min_variance: float
+    preprocess: Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        _, channels, height, width = self.images.shape
+        if self.size > min(height, width):
+            raise DataError(f"patch_size {self.size} does not fit into images of {height} x {width}; lower it")
+        self.photographs = self.numbers  # (M,), in the data set
+        if not isinstance(self.images, Held | Mapped):  # a subset may put its own good rows in place of bad ones
+            self.images, self.numbers = self.images.subset(self.numbers), torch.arange(len(self.numbers))
+        self.shape, self.dtype = (self.num, channels, self.size, self.size), self.images.dtype
+        self.place = f"cut when read, from {self.images.place}"
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         return self.cut(numbers, epoch)[0]

@@ -19,7 +19,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", 
 def picture_files(folder: Path) -> list[Path]:
     """The pictures below a folder, at any depth, sorted; an upper-case extension counts, what is hidden does not."""
     seen, files = set(), []
-    for where, folders, names in os.walk(folder, followlinks=True):
+    for where, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         about = os.stat(where)
         if (about.st_dev, about.st_ino) in seen:  # a link that leads round
             folders.clear()
@@ -29,6 +29,10 @@ def picture_files(folder: Path) -> list[Path]:
         shown = (name for name in names if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES)
         files += [os.path.join(where, name) for name in shown]
     return [Path(file) for file in sorted(files, key=lambda file: file.split(os.sep))]
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def read_picture(file: Path, *, image_size: int | None, color: Color = "grey", crop: Crop = "center") -> np.ndarray:

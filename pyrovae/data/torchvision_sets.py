@@ -1,7 +1,6 @@
 """Image sets of torchvision, those that were tried: how their parts are named, and where images and labels are."""
 
 import difflib
-import errno
 import re
 import sys
 import zlib
@@ -240,35 +239,29 @@ def _open(name: str, root: str, arguments: Mapping[str, Any], download: bool) ->
 
     loader = {"loader": str} if _SETS[name].read in (_files, _omniglot) else {}
     make = partial(getattr(datasets, name), root, **arguments, **loader)
-    where = _folder(name, root).resolve()
+    where, reason = _folder(name, root).resolve(), "dataset.download is false"
     try:
         with quietly():
             return make(download=False)
     except Exception as error:  # what is missing or damaged, each set says in its own way
         if isinstance(error, ValueError) and "Unknown value" in str(error):
             raise ValueError(f"options: {name}: {first_line(error)}") from error
-        reason = "dataset.download is false"
-        if download:
-            try:
-                return _downloaded(make, name, root, where)
-            except Exception as failed:
-                if isinstance(failed, OSError) and failed.errno == errno.ENOSPC:
-                    raise
-                reason, error = f"no download ({first_line(failed)})", failed
-        raise DataError(
-            f"torchvision: {name}: no complete files in {where} (dataset.root), and {reason}; put them there as "
-            "torchvision lays them out, or name the folder that holds them in dataset.root"
-        ) from error
-
-
-def _downloaded(make: Callable[..., Any], name: str, root: str, where: Path) -> Any:
-    Path(root).mkdir(parents=True, exist_ok=True)
-    with locked(Path(root) / f".{name}.lock", f"{name}: another process is downloading into {where}"):
-        with suppress(Exception), quietly():
-            return make(download=False)  # by now another process may have brought them
-        print(f"{name}: no complete files in {where}; downloading them", file=sys.stderr)
-        with quietly():
-            return make(download=True)
+        failed = error
+    if download:
+        try:
+            Path(root).mkdir(parents=True, exist_ok=True)
+            with locked(Path(root) / f".{name}.lock", f"{name}: another process is downloading into {where}"):
+                with suppress(Exception), quietly():
+                    return make(download=False)  # by now another process may have brought them
+                print(f"{name}: no complete files in {where}; downloading them", file=sys.stderr)
+                with quietly():
+                    return make(download=True)
+        except Exception as error:
+            reason, failed = f"no download ({first_line(error)})", error
+    raise DataError(
+        f"torchvision: {name}: no complete files in {where} (dataset.root), and {reason}; put them there as "
+        "torchvision lays them out, or name the folder that holds them in dataset.root"
+    ) from failed
 
 
 def _joined(parts: Sequence[_Part]) -> tuple[Tensor, tuple[str, ...]]:
