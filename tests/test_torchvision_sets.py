@@ -157,6 +157,15 @@ def test_every_set_that_is_offered_reads_files_in_its_own_format(tmp_path, any_m
     assert small.x_shape == (1, 4, 4)
 
 
+def test_images_without_labels(tmp_path, any_md5):
+    WRITE_SET["STL10"](tmp_path)
+    data = Torchvision(set="STL10", root=str(tmp_path), options={"split": "unlabeled"}, val_fraction=0.25)
+    assert [len(data.rows(split)) for split in PARTS] == [2, 1, 1]
+    assert sorted(number for split in PARTS for number in numbers(data, split).tolist()) == [30, 31, 32, 33]
+    assert (data.labels, data.class_names) == ({}, ())
+    assert "classes" not in data.source
+
+
 def test_images_of_unlike_size_want_a_size(tmp_path):
     write_tree(tmp_path / "eurosat" / "2750", ["Forest"], 20)
     Image.new("RGB", (20, 10)).save(tmp_path / "eurosat" / "2750" / "Forest" / "+.png")

@@ -6,7 +6,6 @@ import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from .cache import locked
-from .dataset import SPLITS, Binarize, Dataset, remembered
+from .dataset import Binarize, Dataset, remembered
 from .decoding import OnBad, decoded
 from .downloads import first_line, quietly
 from .errors import DataError
@@ -27,7 +26,7 @@ from .pictures import Color, Crop, picture_files, pixels, read_picture
 
 
 class _Part(NamedTuple):
-    """A part of a set: images, uint8 (N, C, H, W) or files; class numbers (N,), -1 for none; what these mean."""
+    """A part of a set: images, uint8 (N, C, H, W) or files; class numbers (N,), -1 for none; what they mean."""
 
     images: Tensor | list[Path]
     labels: Sequence[int]
@@ -164,8 +163,10 @@ def Torchvision(  # noqa: N802 - named as the data set is
     """
     name = _find(set)
     parts = _parts(name, root, options, download)
-    labels, names = _joined(list(parts.values()))
-    numbers = dict(zip(parts, torch.arange(len(labels)).split([len(of.labels) for of in parts.values()]), strict=True))
+    labelled = all(min(part.labels) >= 0 for part in parts.values())  # not the unlabelled images of STL10
+    sizes = [len(part.labels) for part in parts.values()]
+    labels, names = _joined(list(parts.values())) if labelled else (torch.zeros(sum(sizes), dtype=torch.int64), ())
+    numbers = dict(zip(parts, torch.arange(sum(sizes)).split(sizes), strict=True))
     images: list[Any] = [part.images for part in parts.values()]
     if isinstance(images[0], Tensor):
         raw: Any = torch.cat(images).contiguous()
@@ -190,13 +191,12 @@ def Torchvision(  # noqa: N802 - named as the data set is
             on_bad=on_bad,
             num_workers=num_workers,
         )
-    splits = all_splits(name, numbers, labels - labels.min(), seed, {"val": val_fraction, "test": test_fraction})
+    splits = all_splits(name, numbers, labels, seed, {"val": val_fraction, "test": test_fraction})
     splits = [split[torch.isin(split, good)] for split in splits]
-    source = f"{name}, {len(good)} images of {len(names)} classes in {_folder(name, root)}"
+    classes = f" of {len(names)} classes" if labelled else ""
+    source = f"{name}, {len(good)} images{classes} in {_folder(name, root)}"
     made: dict[str, Any] = {"binarize": binarize, "seed": seed, "class_names": names, "num_workers": num_workers}
-    data = Dataset.parted("torchvision", source, raw, splits, **made)
-    of_splits = {split: labels[part] for split, part in zip(SPLITS, splits, strict=True)}
-    return replace(data, labels={split: of for split, of in of_splits.items() if of.min() >= 0})
+    return Dataset.parted("torchvision", source, raw, splits, labels if labelled else None, **made)
 
 
 def _find(name: str) -> str:
@@ -265,12 +265,11 @@ def _open(name: str, root: str, arguments: Mapping[str, Any], download: bool) ->
 
 
 def _joined(parts: Sequence[_Part]) -> tuple[Tensor, tuple[str, ...]]:
-    """Class numbers of the items of all parts, -1 for none, and what the numbers mean, the same in all parts."""
+    """Class numbers of the items of all parts, (N,), and what they mean, the same in all parts."""
     names = [of.names or [str(number) for number in range(max(of.labels) + 1)] for of in parts]
     number = {name: i for i, name in enumerate(dict.fromkeys(name for of in names for name in of))}
-    tables = [torch.tensor([*(number[name] for name in of), -1]) for of in names]  # the last entry is that of -1
-    labels = [table[torch.tensor(of.labels)] for table, of in zip(tables, parts, strict=True)]
-    return torch.cat(labels), tuple(number)
+    labels = [number[of[label]] for of, part in zip(names, parts, strict=True) for label in part.labels]
+    return torch.tensor(labels), tuple(number)
 
 
 def _opened(number: int, *, values: Tensor, **look: Any) -> np.ndarray:
