@@ -169,6 +169,17 @@ def test_a_killed_start_is_taken_up(decode, read, folder, tmp_path, monkeypatch,
     check(rows)
 
 
+def test_arrays_are_on_disk_before_an_item_counts_as_done(decode, monkeypatch):
+    monkeypatch.setattr(decoding, "_BLOCK", 8)
+    events = []
+    for owner, name in ((os, "pwrite"), (os, "fsync"), (np.memmap, "flush")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, real=real, name=name: (events.append(name), real(*args))[1])
+    decode()
+    events = events[events.index("pwrite") :]
+    assert events == (["pwrite"] * 8 + ["fsync", "flush"]) * (N // 8)
+
+
 def test_two_processes_decode_each_item_once(decode, read, capfd):
     slow = Reader(read.log, seconds=0.005)
     children = [start(lambda: check(decode(read=slow)[0])) for _ in range(2)]

@@ -1,5 +1,6 @@
 """Pictures of many kinds, in trees of many shapes."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -159,6 +160,20 @@ def test_what_is_listed(tmp_path):
     names = ["a.jpg", "b/Y.JPEG", "b/d/z.tif", "b/x.jpg", "b-c/x.png", "c/l.jpg"]
     assert [f.relative_to(tree).as_posix() for f in found] == names
     assert found == sorted(found)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+    save(tmp_path / "tree" / "a" / "x.jpg")
+    list_folder = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("/a"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root
+    with pytest.raises(PermissionError):
+        picture_files(tmp_path / "tree")
 
 
 @pytest.fixture(scope="module")

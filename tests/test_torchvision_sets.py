@@ -157,6 +157,14 @@ def test_every_set_that_is_offered_reads_files_in_its_own_format(tmp_path, any_m
     assert small.x_shape == (1, 4, 4)
 
 
+def test_a_changed_array_is_another_cache(tmp_path):
+    how = {"set": "FashionMNIST", "image_size": 8, "cache": str(tmp_path / "cache"), "crop": "none"}
+    before = Torchvision(root=str(write_mnist_like(tmp_path / "a")), **how)
+    write_idx(tmp_path / "b" / "FashionMNIST" / "raw", 255 - tagged(40), np.arange(40) % 10, "train")
+    write_idx(tmp_path / "b" / "FashionMNIST" / "raw", 255 - tagged(12), np.arange(12) % 10, "t10k")
+    assert not torch.equal(Torchvision(root=str(tmp_path / "b"), **how).take("test")[0], before.take("test")[0])
+
+
 def test_images_without_labels(tmp_path, any_md5):
     WRITE_SET["STL10"](tmp_path)
     data = Torchvision(set="STL10", root=str(tmp_path), options={"split": "unlabeled"}, val_fraction=0.25)
