@@ -52,13 +52,11 @@ class Items:
 
         A tree that is moved keeps its stamps.
         """
-        parts = [item if isinstance(item, tuple) else (item,) for item in self.items]
-        paths = [[os.fspath(part) for part in of if isinstance(part, Path)] for of in parts]
-        folders = {os.path.dirname(path) for of in paths for path in of}
+        files = [os.fspath(item) for item in self.items if isinstance(item, Path)]
+        folders = {os.path.dirname(file) for file in files}
         skip = len(os.path.commonpath(folders)) if folders else 0
-        for of, files in zip(parts, paths, strict=True):
-            others = [repr(part) for part in of if not isinstance(part, Path)]
-            yield " ".join([*(_stamp(path, skip) for path in files), *others])
+        for item in self.items:
+            yield _stamp(os.fspath(item), skip) if isinstance(item, Path) else repr(item)
 
 
 class Cache:
@@ -83,16 +81,16 @@ class Cache:
 
     def stored(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Arrays (N, *shape), mapped, and states (N,), if complete. Needs neither the lock nor leave to write."""
-        values, states = self._values(self.arrays), self._states("r")
+        values, states = self._mapped(self.arrays), self._mapped(self.states)
         return None if values is None or states is None or (states == UNKNOWN).any() else (values, np.array(states))
 
     def begin(self) -> np.memmap:
         """States (N,) of what an earlier process has left, or of empty files."""
-        if self._values(self.part) is None or self._states("r") is None:
+        if self._mapped(self.part) is None or self._mapped(self.states) is None:
             for old in (self.arrays, self.states, self.part):
                 old.unlink(missing_ok=True)
             self._allocate()
-        states = self._states("r+")
+        states = self._mapped(self.states, "r+")
         assert states is not None
         return states
 
@@ -123,11 +121,15 @@ class Cache:
         """All items are done."""
         os.replace(self.part, self.arrays)
 
-    def _values(self, file: Path) -> np.memmap | None:
-        return _mapped(file, self.shape, self.dtype)
-
-    def _states(self, mode: Literal["r", "r+"]) -> np.memmap | None:
-        return _mapped(self.states, self.shape[:1], np.dtype(np.uint8), mode)
+    def _mapped(self, file: Path, mode: Literal["r", "r+"] = "r") -> np.memmap | None:
+        """The array of one of the files, if that is there and whole."""
+        shape, dtype = (self.shape[:1], np.uint8) if file == self.states else (self.shape, self.dtype)
+        try:
+            values = np.lib.format.open_memmap(file, mode=mode)
+        except (FileNotFoundError, EOFError, ValueError):
+            return None
+        whole = values.shape == shape and values.dtype == dtype and values.offset + values.nbytes == file.stat().st_size
+        return values if whole else None
 
     def _allocate(self) -> None:
         """Files for arrays and states. States come last; a part of either file counts as nothing."""
@@ -168,16 +170,6 @@ def _stamp(path: str, skip: int) -> str:
     except OSError:  # it will be damaged when it is read
         return f"{path[skip:]} gone"
     return f"{path[skip:]} {about.st_size} {about.st_mtime_ns}"
-
-
-def _mapped(file: Path, shape: tuple[int, ...], dtype: np.dtype, mode: Literal["r", "r+"] = "r") -> np.memmap | None:
-    """The array of an .npy file, if that is there and whole."""
-    try:
-        values = np.lib.format.open_memmap(file, mode=mode)
-    except (FileNotFoundError, EOFError, ValueError):
-        return None
-    whole = values.shape == shape and values.dtype == dtype and values.offset + values.nbytes == file.stat().st_size
-    return values if whole else None
 
 
 def _write(file: int, data: memoryview, place: int) -> None:

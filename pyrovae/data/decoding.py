@@ -39,7 +39,7 @@ def decoded(
 
     Args:
         name: Of the data set.
-        items: Paths, tuples that hold paths, or anything that `repr` tells apart.
+        items: Paths, or anything that `repr` tells apart.
         read: To an array of `shape` and `dtype`, in any thread; raises `DataError` for a damaged item.
         settings: All that the arrays depend on, besides the items: plain values.
         cache: Decode once, into the folder of that name, or the user's; `False` decodes when a batch is asked for.

@@ -18,7 +18,7 @@ from .dataset import SPLITS, Dataset, remembered
 from .decoding import OnBad, decoded
 from .errors import DataError
 from .image_filters import Filter, Intensity, intensities, local_contrast, olshausen_field
-from .image_folders import all_splits, folders_of_splits, pictures_below
+from .image_folders import Parts, all_splits, folders_of_splits, pictures_below
 from .pictures import read_picture
 from .rows import Held, Mapped, Rows, chunks
 from .scaling import Scaled, Tabulated
@@ -134,31 +134,26 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
     return Dataset("natural_patches", what, train, val, test, groups=groups, **options)
 
 
-def photographs() -> list[Path]:
-    """The 12 photographs inside the scikit-image and scikit-learn packages, found without importing these."""
+def _sources(source: str, root: str | None) -> tuple[list[Path], Parts | None]:
+    """Files, and the numbers of those of each split that has a folder; photographs are found without an import."""
+    if source == "folder":
+        if root is None:
+            raise DataError("NaturalPatches: source folder needs one; set dataset.root, or source: photographs")
+        files = pictures_below("NaturalPatches", root, "name a folder, or set source: photographs")
+        return files, folders_of_splits("NaturalPatches", root, files)
+    if root is not None:
+        raise DataError(f"NaturalPatches: dataset.root {root} is for source folder; set dataset.source: folder")
     files = []
     for (package, folder), names in _PHOTOGRAPHS.items():
         found = importlib.util.find_spec(package)
         base = Path(found.origin if found is not None and found.origin else "").parent / folder
+        files += [base / name for name in names.split()]
         if missing := [name for name in names.split() if not (base / name).is_file()]:
             raise DataError(
                 f"photographs: the installed {package} lacks {', '.join(missing)}; install scikit-image and "
                 "scikit-learn anew, or set dataset.source: folder and dataset.root"
             )
-        files += [base / name for name in names.split()]
-    return files
-
-
-def _sources(source: str, root: str | None) -> tuple[list[Path], Mapping[str, Tensor] | None]:
-    """Files, and the numbers of those of each split that has a folder."""
-    if source == "photographs" and root is not None:
-        raise DataError(f"NaturalPatches: dataset.root {root} is for source folder; set dataset.source: folder")
-    if source == "photographs":
-        return photographs(), None
-    if root is None:
-        raise DataError("NaturalPatches: source folder needs one; set dataset.root, or source: photographs")
-    files = pictures_below("NaturalPatches", root, "name a folder, or set source: photographs")
-    return files, folders_of_splits("NaturalPatches", root, files)
+    return files, None
 
 
 def _read(file: Path, *, image_size: int, intensity: Intensity, filter: Filter, how: dict[str, float]) -> np.ndarray:

@@ -67,16 +67,13 @@ def pixels(image: Image.Image, *, image_size: int | None, color: Color = "grey",
     if image.mode == "F" or (image.mode == "I" and image.format not in _16_BITS_AS_32):
         what = "floats" if image.mode == "F" else "signed or 32-bit values"
         raise DataError(f"picture holds {what}; save it with 8 or 16 bits, or as an array for data set arrays")
-    image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if color == "grey" else "RGB")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # converting 16 bits as PIL does would clip at 255
+        values = np.asarray(image, dtype=np.float64) / 257
+        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    image = image.convert("L" if color == "grey" else "RGB")
     if image_size is not None and crop == "center":
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BOX)
     elif image_size is not None:
         image = image.resize((image_size, image_size), Image.Resampling.BOX)
     return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image, dtype=np.float64)  # converting as PIL does would clip at 255
-    return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))

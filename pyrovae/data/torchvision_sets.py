@@ -26,7 +26,7 @@ from .pictures import Color, Crop, picture_files, pixels, read_picture
 
 
 class _Part(NamedTuple):
-    """A part of a set: images, uint8 (N, C, H, W) or files; class numbers (N,), -1 for none; what they mean."""
+    """A part of a set: images, uint8 (N, C, H, W) or files; class numbers (N,), -1 for none; their names."""
 
     images: Tensor | list[Path]
     labels: Sequence[int]
@@ -163,10 +163,9 @@ def Torchvision(  # noqa: N802 - named as the data set is
     """
     name = _find(set)
     parts = _parts(name, root, options, download)
-    labelled = all(min(part.labels) >= 0 for part in parts.values())  # not the unlabelled images of STL10
     sizes = [len(part.labels) for part in parts.values()]
-    labels, names = _joined(list(parts.values())) if labelled else (torch.zeros(sum(sizes), dtype=torch.int64), ())
     numbers = dict(zip(parts, torch.arange(sum(sizes)).split(sizes), strict=True))
+    labels, names = _joined(list(parts.values()))
     images: list[Any] = [part.images for part in parts.values()]
     if isinstance(images[0], Tensor):
         raw: Any = torch.cat(images).contiguous()
@@ -193,10 +192,10 @@ def Torchvision(  # noqa: N802 - named as the data set is
         )
     splits = all_splits(name, numbers, labels, seed, {"val": val_fraction, "test": test_fraction})
     splits = [split[torch.isin(split, good)] for split in splits]
-    classes = f" of {len(names)} classes" if labelled else ""
+    classes = f" of {len(names)} classes" if names else ""
     source = f"{name}, {len(good)} images{classes} in {_folder(name, root)}"
     made: dict[str, Any] = {"binarize": binarize, "seed": seed, "class_names": names, "num_workers": num_workers}
-    return Dataset.parted("torchvision", source, raw, splits, labels if labelled else None, **made)
+    return Dataset.parted("torchvision", source, raw, splits, labels if names else None, **made)
 
 
 def _find(name: str) -> str:
@@ -265,7 +264,9 @@ def _open(name: str, root: str, arguments: Mapping[str, Any], download: bool) ->
 
 
 def _joined(parts: Sequence[_Part]) -> tuple[Tensor, tuple[str, ...]]:
-    """Class numbers of the items of all parts, (N,), and what they mean, the same in all parts."""
+    """Class numbers of all, (N,), and what they mean, the same in all parts; nothing where some have no label."""
+    if min(label for part in parts for label in part.labels) < 0:  # the unlabelled images of STL10
+        return torch.zeros(sum(len(part.labels) for part in parts), dtype=torch.int64), ()
     names = [of.names or [str(number) for number in range(max(of.labels) + 1)] for of in parts]
     number = {name: i for i, name in enumerate(dict.fromkeys(name for of in names for name in of))}
     labels = [number[of[label]] for of, part in zip(names, parts, strict=True) for label in part.labels]
