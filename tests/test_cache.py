@@ -430,9 +430,10 @@ def test_batches_do_not_depend_on_threads(decode, cache, tmp_path):
 
 
 def test_few_arrays_wait_to_be_written(monkeypatch, files, read):
-    monkeypatch.setattr(decoding, "_BLOCK", 4)
+    monkeypatch.setattr(decoding, "_AHEAD", 2)
     items = decoding.Items("Toy", files, read, SHAPE, np.dtype("uint8"))
-    blocks = decoding._by_blocks(items, list(range(N)), 2)
-    assert [number for _ in range(3) for number, _ in next(blocks)] == list(range(12))
+    some = decoding._in_order(items, list(range(N)), 2)
+    for i in range(10):
+        assert next(some)[0] == i
     time.sleep(0.05)
-    assert read.calls().total() <= 12 + 4
+    assert read.calls().total() <= 10 + 2 * 2

@@ -112,9 +112,10 @@ class Cache:
                         raise self.items.refused(made) from made
                     done[number] = BAD if isinstance(made, DataError) else GOOD
             finally:
-                os.fsync(file)  # first the arrays, then the word that they are there
-                states[list(done)] = list(done.values())
-                states.flush()
+                if done:
+                    os.fsync(file)  # first the arrays, then the word that they are there
+                    states[list(done)] = list(done.values())
+                    states.flush()
         return len(done)
 
     def complete(self) -> None:

@@ -2,10 +2,12 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +22,8 @@ from .sizes import size
 
 OnBad = Literal["error", "skip"]
 
-_BLOCK = 128  # items from one flush to the next; two blocks of arrays are in memory
+_BLOCK = 128  # items from one flush to the next
+_AHEAD = 16  # items a thread that may wait to be written, so that memory does not grow with their number
 
 
 def decoded(
@@ -81,25 +84,28 @@ def _fill(cache: Cache, items: Items, on_bad: OnBad, num_workers: int) -> None:
     print(f"{text}, {len(states)} files to {size(cache.num_bytes)} in {cache.folder}", file=sys.stderr)
     with (
         tqdm(total=len(states), initial=done, desc=text, unit="file", disable=None) as bar,
-        closing(_by_blocks(items, todo, max(1, num_workers))) as blocks,
+        closing(_in_order(items, todo, max(1, num_workers))) as made,
     ):
-        for block in blocks:
-            bar.update(cache.write(states, block, skip=on_bad == "skip"))
+        while some := cache.write(states, islice(made, _BLOCK), skip=on_bad == "skip"):
+            bar.update(some)
         silent = bar.disable
     cache.complete()
     if silent:
         print(f"decoded {items.name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
-def _by_blocks(items: Items, numbers: list[int], num_workers: int) -> Generator[Iterator[Made], None, None]:
-    """Blocks of numbers, each with its array or what is wrong with it; the next block is decoded meanwhile."""
+def _in_order(items: Items, numbers: list[int], num_workers: int) -> Generator[Made, None, None]:
+    """Each number, with its array or what is wrong with it."""
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decoding")  # Pillow decodes without interpreter lock
-    blocks = [numbers[i : i + _BLOCK] for i in range(0, len(numbers), _BLOCK)]
+    ahead: deque[tuple[int, Future[np.ndarray | DataError]]] = deque()
     try:
-        ahead = pool.map(items.decode, numbers[:_BLOCK])
-        for i, block in enumerate(blocks, 1):
-            current, ahead = ahead, pool.map(items.decode, blocks[i] if i < len(blocks) else [])
-            yield zip(block, current, strict=True)
+        for number in numbers:
+            ahead.append((number, pool.submit(items.decode, number)))
+            if len(ahead) > _AHEAD * num_workers:
+                first, decoding = ahead.popleft()
+                yield first, decoding.result()
+        for rest, decoding in ahead:
+            yield rest, decoding.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
