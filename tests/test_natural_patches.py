@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.stats import chisquare
 
 from pyrovae.config import ConfigError, build_data, check
-from pyrovae.data import DataError, Held, Mapped, NaturalPatches, Rows
+from pyrovae.data import ContrastNormalization, DataError, Held, Mapped, NaturalPatches, Rows
 from pyrovae.data.image_filters import intensities, local_contrast, olshausen_field
 from pyrovae.data.natural_patches import Patches
 
@@ -251,6 +251,7 @@ def test_groups_have_the_number_of_each_patchs_picture(tmp_path, min_variance, c
     data = tiny(tmp_path, filter="none", intensity="grey", min_variance=min_variance, cache=cache)
     assert sorted(data.groups) == ["test", "train", "val"]
     assert data.groups.get("elsewhere") is None
+    assert data.normalized(ContrastNormalization()).groups is data.groups
     for split in ("train", "val", "test"):
         x, groups = data.take(split)[0], data.groups[split]
         assert groups.dtype == torch.int64

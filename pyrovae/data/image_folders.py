@@ -42,12 +42,12 @@ def ImageFolder(  # noqa: N802 - as torchvision's
     Folders train, val (or valid) and test right below `root` are the splits; what is missing of val and test is taken
     from train. Without folder train, all pictures are split at random.
 
-    >>> import tempfile
+    >>> from tempfile import TemporaryDirectory
     >>> from PIL import Image
-    >>> root = tempfile.mkdtemp()
-    >>> for level in range(10):
-    ...     Image.new("L", (40, 30), 20 * level).save(f"{root}/{level}.png")
-    >>> ImageFolder(root=root, image_size=8, cache=False).take("train")[0].shape
+    >>> with TemporaryDirectory() as root:
+    ...     for level in range(10):
+    ...         Image.new("L", (40, 30), 20 * level).save(f"{root}/{level}.png")
+    ...     print(ImageFolder(root=root, image_size=8, cache=False).take("train")[0].shape)
     torch.Size([8, 1, 8, 8])
 
     Args:
