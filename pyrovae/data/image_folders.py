@@ -149,14 +149,19 @@ def folders_of_splits(name: str, root: str, files: Sequence[Path]) -> Parts | No
     return {split: torch.tensor([n for n, s in enumerate(of) if s == split]) for split in SPLITS if split in of}
 
 
-def all_splits(name: str, parts: Parts, labels: Tensor, seed: int, fractions: Mapping[str, float]) -> list[Tensor]:
-    """Numbers of each split; val and test, where `parts` lacks them, are fractions of train, class by class."""
-    missing = [split for split in fractions if split not in parts]
-    if missing:
+def all_splits(
+    name: str, parts: Parts | None, labels: Tensor, seed: int, fractions: Mapping[str, float], good: Tensor
+) -> list[Tensor]:
+    """Numbers of the good datapoints of each split; `parts` are the splits that are given, by default all in train.
+
+    What is missing of val and test is a fraction of train, class by class; a damaged one moves no other elsewhere.
+    """
+    parts = {"train": torch.arange(len(labels))} if parts is None else parts
+    if missing := [split for split in fractions if split not in parts]:
         pool, wanted = parts["train"], {f"{split}_fraction": fractions[split] for split in missing}
         taken = stratified(name, labels[pool], seed, **wanted)
         parts = {**parts, **{split: pool[part] for split, part in zip(("train", *missing), taken, strict=True)}}
-    return [parts[split] for split in SPLITS]
+    return [parts[split][torch.isin(parts[split], good)] for split in SPLITS]
 
 
 def _pictures(
@@ -170,13 +175,12 @@ def _pictures(
     how: Mapping[str, Any],
     **options: Any,
 ) -> Dataset:
-    """Pictures with their classes, all `.` if there are none; damaged ones move no other from split to split."""
+    """Pictures with their classes, all `.` if there are none."""
     shape = (1 if look["color"] == "grey" else 3, look["image_size"], look["image_size"])
     rows, good = decoded(title, files, partial(read_picture, **look), shape=shape, settings=look, **how)
     names = {label: number for number, label in enumerate(sorted(set(classes)))}
     labels = torch.tensor([names[label] for label in classes])
-    splits = all_splits(title, parts or {"train": torch.arange(len(files))}, labels, options["seed"], fractions)
-    splits = [numbers[torch.isin(numbers, good)] for numbers in splits]
+    splits = all_splits(title, parts, labels, options["seed"], fractions, good)
     options["num_workers"] = how["num_workers"]
     name = {"ImageFolder": "image_folder", "SUN397": "sun397"}[title]
     if set(names) == {"."}:

@@ -110,8 +110,8 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
         num_workers=num_workers,
     )
     alike, fractions = torch.zeros(len(files), dtype=torch.int64), {"val": val_fraction, "test": test_fraction}
-    numbers = all_splits("NaturalPatches", parts or {"train": torch.arange(len(files))}, alike, seed, fractions)
-    of_split = {split: part[torch.isin(part, good)] for split, part in zip(SPLITS, numbers, strict=True)}
+    numbers = all_splits("NaturalPatches", parts, alike, seed, fractions, good)
+    of_split = dict(zip(SPLITS, numbers, strict=True))
     for split, part in of_split.items():
         if len(part) == 0:
             raise DataError(f"NaturalPatches: no picture of the {split} split can be read; use more pictures")

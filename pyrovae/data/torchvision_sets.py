@@ -190,8 +190,7 @@ def Torchvision(  # noqa: N802 - named as the data set is
             on_bad=on_bad,
             num_workers=num_workers,
         )
-    splits = all_splits(name, numbers, labels, seed, {"val": val_fraction, "test": test_fraction})
-    splits = [split[torch.isin(split, good)] for split in splits]
+    splits = all_splits(name, numbers, labels, seed, {"val": val_fraction, "test": test_fraction}, good)
     classes = f" of {len(names)} classes" if names else ""
     source = f"{name}, {len(good)} images{classes} in {_folder(name, root)}"
     made: dict[str, Any] = {"binarize": binarize, "seed": seed, "class_names": names, "num_workers": num_workers}
