@@ -3,8 +3,10 @@
 import errno
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.data import DataError, Dataset, Mapped
-from pyrovae.data.decoding import decoding, filling
-from pyrovae.data.decoding.decoding import decoded
+from pyrovae.data import DataError, Dataset, Mapped, decoding
+from pyrovae.data.decoding import decoded
 
 N, SHAPE = 40, (1, 2, 3)
 EVERY = torch.arange(N)
@@ -104,6 +105,21 @@ def test_a_second_start_decodes_nothing_and_takes_no_lock(decode, read, folder, 
     check(rows, EVERY.flip(0)[:7])
 
 
+def test_a_log_has_a_line_at_the_start_and_one_at_the_end_and_no_bar(decode, capsys):
+    decode()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"decoding Toy, 40 files to .*\ndecoded Toy in \d+\.\d s\n", err)
+
+
+def test_a_terminal_has_the_bar(decode, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    decode()
+    err = capsys.readouterr().err
+    assert "40/40" in err
+    assert "decoded Toy" not in err
+
+
 def test_a_cache_is_of_what_arrays_depend_on(decode, read, files, tmp_path):
     decode()
     assert len(read.calls()) == N
@@ -128,7 +144,7 @@ def start(job) -> multiprocessing.Process:
 
 
 def test_a_killed_start_is_taken_up(decode, read, folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(filling, "_BLOCK", 4)
+    monkeypatch.setattr(decoding, "_BLOCK", 4)
     halting = Reader(read.log, halt_at="26")
     child = start(lambda: decode(read=halting))
 
@@ -151,6 +167,17 @@ def test_a_killed_start_is_taken_up(decode, read, folder, tmp_path, monkeypatch,
     assert read.calls() == Counter(f"{i:02}" for i in range(24, N))
     assert "decoding Toy: taken up at 60%" in capsys.readouterr().err
     check(rows)
+
+
+def test_arrays_are_on_disk_before_an_item_counts_as_done(decode, monkeypatch):
+    monkeypatch.setattr(decoding, "_BLOCK", 8)
+    events = []
+    for owner, name in ((os, "pwrite"), (os, "fsync"), (np.memmap, "flush")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, real=real, name=name: (events.append(name), real(*args))[1])
+    decode()
+    events = events[events.index("pwrite") :]
+    assert events == (["pwrite"] * 8 + ["fsync", "flush"]) * (N // 8)
 
 
 def test_two_processes_decode_each_item_once(decode, read, capfd):
@@ -208,7 +235,7 @@ def test_too_little_room(decode, read, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(
         OSError,
-        match=r"^Toy: decoded, it takes 0.4 KiB, and .*/cache has 0.1 KiB free; make room, name another folder with dataset.cache=DIR, or keep nothing with dataset.cache=false$",
+        match=r"^Toy: cannot use the cache .*/cache/toy-\w+ \(decoded, it takes 0.4 KiB, and 0.1 KiB are free\); name another folder with dataset.cache=DIR, or keep nothing with dataset.cache=false$",
     ):
         decode()
     assert not read.calls()
@@ -217,7 +244,7 @@ def test_too_little_room(decode, read, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])
 def test_a_disk_that_fills_up(decode, read, monkeypatch, folder, call):
-    monkeypatch.setattr(filling, "_BLOCK", 4)
+    monkeypatch.setattr(decoding, "_BLOCK", 4)
     real, left = getattr(os, call), [10 if call == "pwrite" else 0]
 
     def full(*arguments):
@@ -236,6 +263,21 @@ def test_a_disk_that_fills_up(decode, read, monkeypatch, folder, call):
     monkeypatch.undo()
     check(decode()[0])
     assert read.calls().total() == (30 if call == "pwrite" else N)
+
+
+def test_a_file_that_may_not_grow(decode, read):
+    """The system itself refuses, in a process of its own."""
+    import resource
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+        with pytest.raises(OSError, match=r"^Toy: cannot use the cache .* \(File too large\); name another folder"):
+            decode()
+
+    child = start(limited)
+    child.join(60)
+    assert child.exitcode == 0
+    assert not read.calls(), "before anything is decoded"
 
 
 def test_a_folder_that_cannot_be_written(decode, tmp_path):
@@ -334,16 +376,11 @@ def test_an_array_of_another_shape_is_broken(decode):
         rows.read(EVERY[7:])
 
 
-def test_items_of_other_kinds_and_floats(decode, tmp_path):
-    def read(item):
-        return np.full(SHAPE, item[1] + 0.5, np.float64)
-
-    log = tmp_path / "log"
-    log.touch()
-    for items in ([(log, i) for i in range(5)], [(log, i) for i in range(1, 6)]):
-        rows, _ = decode(items=items, read=read, dtype="float32")
+def test_items_of_other_kinds_and_floats(decode):
+    for items in (range(5), range(1, 6)):
+        rows, _ = decode(items=items, read=lambda item: np.full(SHAPE, item + 0.5, np.float64), dtype="float32")
         assert rows.dtype == torch.float32
-        assert rows.read(torch.tensor([4]))[0, 0, 0, 0] == items[4][1] + 0.5
+        assert rows.read(torch.tensor([4]))[0, 0, 0, 0] == items[4] + 0.5
 
 
 def test_streamed_is_cached_bit_for_bit(decode, read):
@@ -395,9 +432,8 @@ def test_batches_do_not_depend_on_threads(decode, cache, tmp_path):
 def test_few_arrays_wait_to_be_written(monkeypatch, files, read):
     monkeypatch.setattr(decoding, "_AHEAD", 2)
     items = decoding.Items("Toy", files, read, SHAPE, np.dtype("uint8"))
-    some = decoding._in_order(items, range(N), 2)
+    some = decoding._in_order(items, list(range(N)), 2)
     for i in range(10):
         assert next(some)[0] == i
     time.sleep(0.05)
     assert read.calls().total() <= 10 + 2 * 2
-    some.close()

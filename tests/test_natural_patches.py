@@ -9,9 +9,9 @@ from PIL import Image
 from scipy.stats import chisquare
 
 from pyrovae.config import ConfigError, build_data, check
-from pyrovae.data import DataError, Held, Mapped, NaturalPatches, Rows
-from pyrovae.data.natural_patches.filters import intensities, local_contrast, olshausen_field
-from pyrovae.data.natural_patches.patches import Patches
+from pyrovae.data import ContrastNormalization, DataError, Held, Mapped, NaturalPatches, Rows
+from pyrovae.data.image_filters import intensities, local_contrast, olshausen_field
+from pyrovae.data.natural_patches import Patches
 
 CUTOFF = 0.39
 STEP = np.repeat([[0.0, 1.0]], 64, 0).repeat(32, 1)  # (64, 64), an edge in the middle
@@ -202,7 +202,7 @@ def test_no_image_gives_patches_to_two_splits(folder):
     assert [len(levels) for levels in seen] == [15, 4, 1]
     assert set.union(*seen) == {10 * i for i in range(20)}
     assert "20 pictures" in data.source
-    assert "(15 train, 4 val, 1 test)" in data.source
+    assert "(15 in train, 4 in val, 1 in test)" in data.source
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -215,6 +215,49 @@ def test_nor_where_some_are_damaged(folder, tmp_path, cache):
     seen = [set((data.take(split)[0] * 255).round().unique().int().tolist()) for split in ("train", "val", "test")]
     assert sum(map(len, seen)) == 13
     assert set.union(*seen) == {10 * i for i in range(20) if i % 3}
+
+
+@pytest.mark.parametrize("val", ["val", None])
+def test_folders_of_splits_are_the_splits(folder, tmp_path, val):
+    own = {"train": range(12), "val": range(12, 15), "test": range(15, 20)}
+    for split, numbers in own.items():
+        (tmp_path / (split if val or split != "val" else "train")).mkdir(exist_ok=True)
+        for i in numbers:
+            to = tmp_path / (split if val or split != "val" else "train") / f"{i}.png"
+            to.write_bytes((folder / f"{i:02}.png").read_bytes())
+    data = tiny(tmp_path, filter="none", intensity="grey", val_fraction=0.2)
+    seen = {split: {*(data.take(split)[0] * 255).round().unique().int().tolist()} for split in own}
+    assert seen["test"] == {10 * i for i in own["test"]}
+    if val:
+        assert seen["train"] == {10 * i for i in own["train"]}
+        assert seen["val"] == {10 * i for i in own["val"]}
+    else:
+        assert len(seen["val"]) == 3, "of 15 training pictures"
+        assert seen["train"] | seen["val"] == {10 * i for i in range(15)}
+    assert "(12 in train, 3 in val, 5 in test)" in data.source
+    Image.new("L", (30, 30)).save(tmp_path / "beside.png")
+    with pytest.raises(DataError, match=r"^NaturalPatches: .* has folder train, and .*beside.png beside it; move one"):
+        tiny(tmp_path)
+
+
+@pytest.mark.parametrize("min_variance", [0.0, 1e-4])
+@pytest.mark.parametrize("cache", [True, False])
+def test_groups_have_the_number_of_each_patchs_picture(tmp_path, min_variance, cache):
+    """Half of each picture is of one grey; the other is noise around it."""
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        noise = rng.integers(-4, 5, (16, 16)) * (np.arange(16) < 8)
+        Image.fromarray((20 + 20 * i + noise).astype(np.uint8)).save(tmp_path / f"{i}.png")
+    data = tiny(tmp_path, filter="none", intensity="grey", min_variance=min_variance, cache=cache)
+    assert sorted(data.groups) == ["test", "train", "val"]
+    assert data.groups.get("elsewhere") is None
+    assert data.normalized(ContrastNormalization()).groups is data.groups
+    for split in ("train", "val", "test"):
+        x, groups = data.take(split)[0], data.groups[split]
+        assert groups.dtype == torch.int64
+        greys = ((x.flatten(1).median(1).values * 255 - 20) / 20).round().long()
+        assert torch.equal(groups, greys)
+        assert len(groups.unique()) == {"train": 6, "val": 2, "test": 2}[split]
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +327,7 @@ def test_photographs_are_there_without_network(monkeypatch):
     block = {"name": "natural_patches", "num_train": 600, "num_val": 100, "num_test": 100}
     data = build_data(check({"dataset": {**block, "normalize": "zca"}, "model": {"likelihood": "normal"}}))
     assert data.x_shape == (1, 16, 16)
-    assert "12 photographs inside scikit-image and scikit-learn (8 train, 2 val, 2 test)" in data.source
+    assert "12 photographs inside scikit-image and scikit-learn (8 in train, 2 in val, 2 in test)" in data.source
     assert [len(getattr(data, split)) for split in ("train", "val", "test")] == [600, 100, 100]
     assert data.take("train")[0].isfinite().all()
 

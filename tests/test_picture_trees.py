@@ -1,5 +1,6 @@
 """Pictures of many kinds, in trees of many shapes."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from pyrovae.config import COMPONENTS
 from pyrovae.data import SUN397, DataError, ImageFolder
-from pyrovae.data.decoding.pictures import picture_files, read_picture
+from pyrovae.data.pictures import picture_files, read_picture
 
 SPLITS = ("train", "val", "test")
 
@@ -161,6 +162,20 @@ def test_what_is_listed(tmp_path):
     assert found == sorted(found)
 
 
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+    save(tmp_path / "tree" / "a" / "x.jpg")
+    list_folder = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("/a"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root
+    with pytest.raises(PermissionError):
+        picture_files(tmp_path / "tree")
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     """A tree of SUN397's shape: nested classes, odd sizes, grey, CMYK and 16-bit files, an upper-case extension."""
@@ -195,9 +210,7 @@ def test_sun397(scenes, color, channels):
 
 def test_a_second_start_decodes_nothing(scenes, monkeypatch):
     first = SUN397(root=str(scenes), image_size=12).take("train")[0]
-    monkeypatch.setattr(
-        "pyrovae.data.decoding.picture_tree.read_picture", lambda *_, **__: pytest.fail("decoded again")
-    )
+    monkeypatch.setattr("pyrovae.data.image_folders.read_picture", lambda *_, **__: pytest.fail("decoded again"))
     assert torch.equal(SUN397(root=str(scenes), image_size=12).take("train")[0], first)
 
 
@@ -335,6 +348,15 @@ def test_image_folder_without_classes(three):
     assert data.labels == {}
     assert data.class_names == ()
     assert data.source == f"5 images in {three / 'z'}, split at random"
+
+
+def test_three_pictures_make_three_splits_of_one(three):
+    for j in (3, 4):
+        (three / "z" / f"{j}.png").unlink()
+    data = folder(three / "z", val_fraction=0.01, test_fraction=0.01)
+    assert sizes(data) == [1, 1, 1]
+    assert [len(x) for split in SPLITS for x in data.batches(split, 4)] == [1, 1, 1]
+    assert len(data.sketch()) == 3 * 16
 
 
 @pytest.mark.parametrize("val", ["val", "valid", None])

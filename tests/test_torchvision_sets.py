@@ -1,14 +1,14 @@
 import socket
+import time
 
 import numpy as np
 import pytest
 import torch
-from image_files import tagged, write_cifar10, write_idx, write_mnist_like, write_tree
+from image_files import PARTS, WRITE_SET, tagged, write_cifar10, write_idx, write_mnist_like, write_tree
 from PIL import Image
 
 from pyrovae.data import DataError, Torchvision
-from pyrovae.data.torchvision_sets.fingerprint import fingerprint
-from pyrovae.data.torchvision_sets.names import find, image_sets
+from pyrovae.data.torchvision_sets import _SETS, _find
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def any_md5(monkeypatch):
     """torchvision takes any file that is there, whatever its checksum."""
     import os
 
-    for module in ("cifar", "svhn", "omniglot", "stl10"):
+    for module in ("celeba", "cifar", "flowers102", "omniglot", "semeion", "stl10", "svhn"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda path, *_: os.path.exists(path))
 
 
@@ -135,24 +135,64 @@ def test_omniglot_numbers_do_not_depend_on_the_disk(tmp_path, any_md5, monkeypat
     assert made[0].class_names == ("Greek/character01", "Greek/character02", "Tengwar/character01")
 
 
+@pytest.mark.parametrize("name", sorted(_SETS))
+def test_every_set_that_is_offered_reads_files_in_its_own_format(tmp_path, any_md5, name):
+    WRITE_SET[name](tmp_path)
+    how = {"options": {"split": "digits"} if name == "EMNIST" else {}, "cache": str(tmp_path / "cache")}
+    data = Torchvision(set=name, root=str(tmp_path), val_fraction=0.25, **how)
+    x = {split: data.take(split)[0] for split in PARTS}
+    first = {split: (of[:, 0, 0, 0] * 255).round().long() for split, of in x.items()}
+    if name == "SEMEION":
+        first = {split: of.flatten(1).argmax(1) for split, of in x.items()}
+    own = {split: numbers for split, numbers in PARTS.items() if split in _SETS[name].parts}
+    for split, numbers in own.items():
+        if split != "train":
+            assert sorted(first[split].tolist()) == [*numbers]
+    assert sorted(number for of in first.values() for number in of.tolist()) == [n for of in own.values() for n in of]
+    for split, numbers in first.items():
+        assert torch.equal(data.labels[split], numbers % 2)
+    assert len(set(data.class_names)) == len(data.class_names) >= 2
+    assert {len(of[0]) for of in x.values()} == {1 if name in {"Omniglot", "SEMEION", "USPS"} or "MNIST" in name else 3}
+    small = Torchvision(set=name, root=str(tmp_path), image_size=4, color="grey", crop="none", **how)
+    assert small.x_shape == (1, 4, 4)
+
+
+def test_a_changed_array_is_another_cache(tmp_path):
+    how = {"set": "FashionMNIST", "image_size": 8, "cache": str(tmp_path / "cache"), "crop": "none"}
+    before = Torchvision(root=str(write_mnist_like(tmp_path / "a")), **how)
+    write_idx(tmp_path / "b" / "FashionMNIST" / "raw", 255 - tagged(40), np.arange(40) % 10, "train")
+    write_idx(tmp_path / "b" / "FashionMNIST" / "raw", 255 - tagged(12), np.arange(12) % 10, "t10k")
+    assert not torch.equal(Torchvision(root=str(tmp_path / "b"), **how).take("test")[0], before.take("test")[0])
+
+
+def test_images_without_labels(tmp_path, any_md5):
+    WRITE_SET["STL10"](tmp_path)
+    data = Torchvision(set="STL10", root=str(tmp_path), options={"split": "unlabeled"}, val_fraction=0.25)
+    assert [len(data.rows(split)) for split in PARTS] == [2, 1, 1]
+    assert sorted(number for split in PARTS for number in numbers(data, split).tolist()) == [30, 31, 32, 33]
+    assert (data.labels, data.class_names) == ({}, ())
+    assert "classes" not in data.source
+
+
 def test_images_of_unlike_size_want_a_size(tmp_path):
     write_tree(tmp_path / "eurosat" / "2750", ["Forest"], 20)
-    Image.new("RGB", (20, 10)).save(tmp_path / "eurosat" / "2750" / "Forest" / "a.png")
-    with pytest.raises(
-        DataError, match="EuroSAT: images are of unlike size, 10 × 20 and 16 × 16 say; set dataset.image_"
-    ):
-        Torchvision(set="EuroSAT", root=str(tmp_path))
+    Image.new("RGB", (20, 10)).save(tmp_path / "eurosat" / "2750" / "Forest" / "+.png")
+    for cache in (str(tmp_path / "cache"), False):
+        with pytest.raises(
+            DataError,
+            match=r"EuroSAT: .*/Forest/\d+.png gives \(3, 16, 16\) instead of \(3, 10, 20\); set dataset.image_size",
+        ):
+            Torchvision(set="EuroSAT", root=str(tmp_path), cache=cache).take("train")
     assert Torchvision(set="EuroSAT", root=str(tmp_path), image_size=5, cache=False).x_shape == (3, 5, 5)
-    (tmp_path / "eurosat" / "2750" / "Forest" / "a.png").rename(tmp_path / "eurosat" / "2750" / "Forest" / "1a.png")
-    with pytest.raises(DataError, match="train image 12 is 10 × 20 and others are 16 × 16; set dataset.image_size"):
-        Torchvision(set="EuroSAT", root=str(tmp_path), cache=str(tmp_path / "cache"))
 
 
 def test_a_damaged_image_is_named(tmp_path):
     write_tree(tmp_path / "eurosat" / "2750", ["Forest"], 10)
     broken = tmp_path / "eurosat" / "2750" / "Forest" / "3.png"
     broken.write_bytes(broken.read_bytes()[:45])
-    with pytest.raises(DataError, match="cannot read train image 3 .*mend or remove it"):
+    with pytest.raises(
+        DataError, match=f"EuroSAT: cannot read {broken} .*; mend or remove it, or set dataset.on_bad: skip"
+    ):
         Torchvision(set="EuroSAT", root=str(tmp_path), image_size=8, cache=str(tmp_path / "cache"))
 
 
@@ -165,22 +205,6 @@ def test_a_damaged_image_is_left_out_with_its_label(tmp_path, bad):
     seen = torch.cat([numbers(data, split) for split in ("train", "val", "test")])
     assert sorted(seen.tolist()) == [n for n in range(20) if n != bad]
     assert torch.equal(torch.cat([data.labels[split] for split in ("train", "val", "test")]), seen // 10)
-
-
-def stamp(name, root, parts=({},)):
-    return fingerprint([image_sets()[name](str(root), **options) for options in parts], str(root))
-
-
-def test_files_that_changed_are_another_cache(tmp_path):
-    write_tree(tmp_path / "eurosat" / "2750", ["Forest"], 3)
-    before = stamp("EuroSAT", tmp_path)
-    assert before[0] == 3
-    (tmp_path / "elsewhere.txt").write_text("no part of the set")
-    assert stamp("EuroSAT", tmp_path) == before
-    (tmp_path / "eurosat" / "2750" / "Forest" / "0.png").rename(tmp_path / "eurosat" / "2750" / "Forest" / "9.png")
-    assert stamp("EuroSAT", tmp_path) != before, "in another order"
-    write_tree(tmp_path / "eurosat" / "2750", ["River"], 1)
-    assert stamp("EuroSAT", tmp_path)[0] == 4
 
 
 def test_a_cache_and_strangers_in_root_do_not_make_another_cache(tmp_path, capsys):
@@ -203,48 +227,15 @@ def test_a_cache_and_strangers_in_root_do_not_make_another_cache(tmp_path, capsy
     assert "decoding" in capsys.readouterr().err, "a test image changed"
 
 
-def test_root_itself_is_the_last_resort_and_caches_in_it_do_not_count(tmp_path):
-    class Named:
-        def __init__(self, **facts):
-            self.root = str(tmp_path)
-            self.__dict__.update(facts)
-
-    (tmp_path / "cache" / "toy").mkdir(parents=True)
-    for name in ("settings.json", "states.npy", "arrays.npy"):
-        (tmp_path / "cache" / "toy" / name).write_text("decoded")
-    (tmp_path / "one.bin").write_text("a file of the set")
-    (tmp_path / "2021_train" / "cat").mkdir(parents=True)
-    (tmp_path / "2021_train" / "cat" / "0.jpg").write_text("another")
-    assert fingerprint([Named()], str(tmp_path))[0] == 2
-    places = Named(imgs=[(str(tmp_path / "one.bin"), 0)])
-    assert fingerprint([places], str(tmp_path))[:2] == [1, len("a file of the set")]
-    nature = Named(root=str(tmp_path / "2021_train"), all_categories=["cat"], index=[(0, "0.jpg")])
-    assert fingerprint([nature], str(tmp_path))[:2] == [1, len("another")]
-    assert fingerprint([places, nature], str(tmp_path))[0] == 2
-    assert fingerprint([Named(filename="one.bin")], str(tmp_path))[0] == 1
-
-
 def test_names():
-    assert [find(name) for name in ("fashion_mnist", "FASHIONMNIST", "cifar10", "SVHN", "CelebA", "stl-10")] == [
+    assert [_find(name) for name in ("fashion_mnist", "FASHIONMNIST", "cifar10", "SVHN", "CelebA", "stl-10")] == [
         "FashionMNIST", "FashionMNIST", "CIFAR10", "SVHN", "CelebA", "STL10",
     ]  # fmt: skip
-    with pytest.raises(
-        ValueError, match="^set 'fashion_mnits' is no image set of torchvision; did you mean FashionMNIST"
-    ):
-        Torchvision(set="fashion_mnits")
-    wanted = {"KMNIST", "EMNIST", "QMNIST", "CIFAR100", "USPS", "STL10", "Omniglot", "Flowers102", "Food101", "DTD"}
-    assert wanted | {"OxfordIIITPet", "LFWPeople", "PCAM", "ImageNet", "Places365"} <= set(image_sets())
-    others = {
-        "UCF101",
-        "Kinetics",
-        "MovingMNIST",
-        "Sintel",
-        "CREStereo",
-        "CocoDetection",
-        "VOCSegmentation",
-        "Cityscapes",
-    }
-    assert not (others | {"ImageFolder", "LFWPairs", "WIDERFace", "Kitti", "SBDataset"}) & set(image_sets())
+    for name, hint in (("fashion_mnits", "did you mean FashionMNIST"), ("Kinetics", "valid: MNIST, FashionMNIST,")):
+        with pytest.raises(
+            ValueError, match=rf"^set '{name}' is no image set of torchvision that was tried; {hint}.*; any folder of"
+        ):
+            Torchvision(set=name)
 
 
 def test_missing_files_name_the_folder_and_the_remedy(tmp_path, monkeypatch, capsys):
@@ -266,8 +257,6 @@ def test_missing_files_name_the_folder_and_the_remedy(tmp_path, monkeypatch, cap
     out, err = capsys.readouterr()
     assert out == ""
     assert err == f"KMNIST: no complete files in {tmp_path}/KMNIST/raw; downloading them\n"
-    with pytest.raises(DataError, match=r"ImageNet: .* torchvision does not download it \(The archive "):
-        Torchvision(set="ImageNet", root=str(tmp_path))
 
 
 def test_options_that_are_none(tmp_path):
@@ -317,3 +306,29 @@ def test_missing_files_are_downloaded_once(tmp_path, monkeypatch, capsys, mirror
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("went to the network"))
     assert torch.equal(Torchvision(set="FashionMNIST", root=root).train, data.train)
     assert capsys.readouterr() == ("", "")
+
+
+def test_of_two_processes_one_downloads(tmp_path, monkeypatch, capfd, mirror):
+    import multiprocessing
+
+    asked = []
+    handle = mirror.RequestHandlerClass.func.do_GET
+    monkeypatch.setattr(
+        mirror.RequestHandlerClass.func, "do_GET", lambda self: (asked.append(self.path), time.sleep(0.1), handle(self))
+    )
+    Torchvision(set="FashionMNIST", root=str(tmp_path / "alone"))
+    alone = sorted(asked)
+    asked.clear()
+    capfd.readouterr()
+    root = str(tmp_path / "ours")
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=lambda: Torchvision(set="FashionMNIST", root=root)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(asked) == alone
+    err = capfd.readouterr().err
+    assert err.count("; downloading them") == 1
+    assert err.count("FashionMNIST: another process is downloading into") == 1

@@ -7,7 +7,7 @@ from .batches import Batches, Numbered
 from .dataset import SPLITS, Binarize, Dataset, Split
 from .errors import DataError
 from .hugging_face import HF
-from .image_folder import ImageFolder
+from .image_folders import SUN397, ImageFolder
 from .mnist import MNIST
 from .natural_patches import NaturalPatches
 from .normalization import NORMALIZATIONS, ZCA, Centering, ContrastNormalization, Normalization, Standardization
@@ -15,7 +15,6 @@ from .outside import Outside
 from .rows import Column, Held, Mapped, Rows
 from .scaling import Scaled
 from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
-from .sun397 import SUN397
 from .torchvision_sets import Torchvision
 
 __all__ = ["HF", "MNIST", "SUN397", "Arrays", "ImageFolder", "NaturalPatches", "Torchvision"]  # the data sets

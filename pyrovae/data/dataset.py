@@ -122,9 +122,10 @@ class Dataset:
                 raise DataError(f"{self.name}: a datapoint of {split} has shape {shape[1:]}, of train {self.x_shape}")
             if len(raw) == 0:
                 raise DataError(f"{self.name}: the {split} split is empty; use more datapoints or smaller hold-outs")
-            vectors, known = {"labels": self.labels, "groups": self.groups}, self.covariates.get(split, {})
-            for key, array in [*((key, of[split]) for key, of in vectors.items() if split in of), *known.items()]:
-                if tuple(array.shape[: None if key in vectors else 1]) != (len(raw),):
+            numbers = {"labels": self.labels, "groups": self.groups if isinstance(self.groups, dict) else {}}
+            known = self.covariates.get(split, {})  # groups that are no dict are found when they are asked for
+            for key, array in [*((key, of[split]) for key, of in numbers.items() if split in of), *known.items()]:
+                if tuple(array.shape[: None if key in numbers else 1]) != (len(raw),):
                     raise DataError(f"{self.name}: {split} has {len(raw)} datapoints and {key} {tuple(array.shape)}")
         if isinstance(self.augment, Augmentation):
             self.augment.check(self.name, self.x_shape)

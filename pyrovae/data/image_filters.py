@@ -1,12 +1,13 @@
-"""What natural images pass through before they are cut up: a scale of intensity, and filters of the whole image."""
+"""What natural images pass through before they are cut up: a scale of intensity, and filters of the whole."""
 
 from typing import Literal
 
 import numpy as np
 
-from ..errors import DataError
+from .errors import DataError
 
 Intensity = Literal["grey", "linear", "log"]
+Filter = Literal["none", "olshausen_field", "local_contrast"]
 
 
 def intensities(kind: Intensity) -> np.ndarray:
@@ -37,15 +38,7 @@ def olshausen_field(image: np.ndarray, cutoff: float = 0.39) -> np.ndarray:
     of the radial frequency f in cycles a pixel; the Nyquist frequency is 0.5. The mean goes, R(0) = 0. The image is
     continued by its reflections, so that nothing wraps around: cosines are what the filter scales.
 
-    Args:
-        image: (H, W).
-        cutoff: f₀ in cycles a pixel, whatever the image's size; 200 cycles in 512 pixels are 0.39.
-
-    Returns:
-        float64 (H, W).
-
-    Raises:
-        DataError: A cut-off that is not positive.
+    From (H, W) to float64 (H, W); `cutoff` is f₀, whatever the image's size: 200 cycles in 512 pixels are 0.39.
 
     Reference:
         Sparse coding with an overcomplete basis set: a strategy employed by V1? (Olshausen & Field, 1997),
@@ -67,18 +60,8 @@ def local_contrast(image: np.ndarray, surround: float = 4.0) -> np.ndarray:
 
     .. math:: y = \frac{v}{\max(\sigma, \bar\sigma)}, \qquad v = x - g * x, \quad \sigma^2 = g * v^2
 
-    g is a Gaussian window and :math:`\bar\sigma` the image's mean of σ, which keeps flat regions flat. The image is
-    continued by its reflections.
-
-    Args:
-        image: (H, W).
-        surround: Standard deviation of the window in pixels.
-
-    Returns:
-        float64 (H, W).
-
-    Raises:
-        DataError: A window that is not positive.
+    From (H, W) to float64 (H, W). g is a Gaussian window, its standard deviation `surround` pixels, and
+    :math:`\bar\sigma` the image's mean of σ, which keeps flat regions flat. The image is continued by its reflections.
 
     Reference:
         What is the best multi-stage architecture for object recognition? (Jarrett et al., 2009),

@@ -1,14 +1,13 @@
 """One picture file to pixels."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import DataError
+from .errors import DataError
 
 Color = Literal["grey", "rgb"]
 Crop = Literal["center", "none"]
@@ -19,41 +18,33 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", 
 
 def picture_files(folder: Path) -> list[Path]:
     """The pictures below a folder, at any depth, sorted; an upper-case extension counts, what is hidden does not."""
-    return [Path(path) for path in _below(os.fspath(folder), set())]
-
-
-def _below(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-    about = os.stat(folder)
-    if (about.st_dev, about.st_ino) in seen:  # a link that leads round
-        return
-    seen.add((about.st_dev, about.st_ino))
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.name.startswith("."):
+    seen, files = set(), []
+    for where, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        about = os.stat(where)
+        if (about.st_dev, about.st_ino) in seen:  # a link that leads round
+            folders.clear()
             continue
-        if entry.is_dir():
-            yield from _below(entry.path, seen)
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            yield entry.path
+        seen.add((about.st_dev, about.st_ino))
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        shown = (name for name in names if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES)
+        files += [os.path.join(where, name) for name in shown]
+    return [Path(file) for file in sorted(files, key=lambda file: file.split(os.sep))]
 
 
-def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
-    """Pixels of a picture, uint8 (C, image_size, image_size); 16 bits are reduced to 8, an orientation tag is obeyed.
+def _raise(error: OSError) -> None:
+    raise error
 
-    Args:
-        file: JPEG, PNG, TIFF and others; grey, RGB, CMYK, palette, with or without alpha.
-        image_size: Height and width in pixels.
-        color: One channel or three.
-        crop: `center` scales the shorter side and cuts the centre out, `none` squeezes the whole picture in.
+
+def read_picture(file: Path, *, image_size: int | None, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
+    """Pixels of a file, uint8 (C, H, W): `pixels` of it. JPEG, PNG, TIFF and others, of any mode.
 
     Raises:
         DataError: It is damaged, cut short, no picture, or one of floats or of 32 bits, whose white nobody knows.
     """
     try:
         with Image.open(file) as opened:
-            size = (image_size, image_size)
-            opened.draft("RGB", size)  # lets the JPEG decoder skip detail that shrinking would throw away
+            if image_size is not None:  # lets the JPEG decoder skip detail that shrinking would throw away
+                opened.draft("RGB", (image_size, image_size))
             return pixels(opened, image_size=image_size, color=color, crop=crop)
     except MemoryError:
         raise
@@ -65,20 +56,24 @@ def read_picture(file: Path, *, image_size: int, color: Color = "grey", crop: Cr
 
 
 def pixels(image: Image.Image, *, image_size: int | None, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
-    """Pixels of an opened picture, uint8 (C, H, W), as `read_picture` makes them; unscaled if `image_size` is None."""
+    """Pixels of a picture, uint8 (C, H, W); 16 bits are reduced to 8, an orientation tag is obeyed.
+
+    Args:
+        image: Grey, RGB, CMYK, palette, with or without alpha.
+        image_size: Height and width in pixels; None leaves them as they are.
+        color: One channel or three.
+        crop: `center` scales the shorter side and cuts the centre out, `none` squeezes the whole picture in.
+    """
     if image.mode == "F" or (image.mode == "I" and image.format not in _16_BITS_AS_32):
         what = "floats" if image.mode == "F" else "signed or 32-bit values"
         raise DataError(f"picture holds {what}; save it with 8 or 16 bits, or as an array for data set arrays")
-    image = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if color == "grey" else "RGB")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # converting 16 bits as PIL does would clip at 255
+        values = np.asarray(image, dtype=np.float64) / 257
+        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    image = image.convert("L" if color == "grey" else "RGB")
     if image_size is not None and crop == "center":
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BOX)
     elif image_size is not None:
         image = image.resize((image_size, image_size), Image.Resampling.BOX)
     return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image, dtype=np.float64)  # converting as PIL does would clip at 255
-    return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))
