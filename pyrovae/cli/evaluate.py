@@ -1,6 +1,7 @@
 """`scripts/evaluate.py`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -53,19 +54,17 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _evaluate(args: argparse.Namespace) -> None:
     # Imported late: Lightning and scikit-learn take seconds, and --help should not.
-    from ..evaluation.table import table  # noqa: PLC0415
+    from ..evaluation.table import grouped_warnings, table  # noqa: PLC0415
     from ..runs.evaluate import evaluate_run  # noqa: PLC0415
 
-    if not args.quiet:
+    if args.debug or not args.quiet:
         show_log()
+    if args.debug:  # the tracebacks of measures that fail
+        logging.getLogger("pyrovae.evaluation").setLevel(logging.DEBUG)
     settings = {name: getattr(args, name) for name in EvaluationSettings.model_fields}
     given = {"overrides": args.overrides, "allow": args.allow, "progress": not args.quiet}
     result = evaluate_run(args.run_dir, **given, **settings)
     print(table(result))
-    others = [f"{split}: " for split in result["splits"] if split != result["main"]]
-    shown = [text for text in result["warnings"] if not text.startswith(tuple(others))]
-    for text in shown:
+    main = result["main"]
+    for text in grouped_warnings(result["warnings"], [main, *result["splits"].keys() - {main}]):
         print(f"warning: {text}", file=sys.stderr)
-    if len(shown) < len(result["warnings"]):
-        num = len(result["warnings"]) - len(shown)
-        print(f"{num} more warnings, about other splits, are in {args.run_dir}/evaluation.json", file=sys.stderr)

@@ -5,20 +5,21 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import kstest
 from torch import Tensor
 
 from ..inference import simulate
-from .draws import posterior_draws
-from .findings import Findings, estimate
-from .ranks import coverage, covered, spread_ranks, uniformity
-from .subject import Subject
+from ..validation import ArgumentError
+from .measurement import Measurement, estimate
+from .subject import Subject, posterior_draws
 
 SIGNIFICANCE = 0.01
+LEVELS = (0.5, 0.8, 0.9, 0.95)  # of the central intervals that are reported
 NUM_BINS = 20
 CHUNK_SIZE = 500  # datapoints whose posteriors are drawn from at a time
 
 
-def calibration(subject: Subject, num_simulated: int = 1000, num_draws: int = 99) -> Findings:
+def calibration(subject: Subject, num_simulated: int = 1000, num_draws: int = 99) -> Measurement:
     r"""Simulation-based calibration and coverage of q, on data simulated from the model.
 
     For z ~ p(z) and x ~ p(x | z), the rank of z_d among draws of the exact p(z | x) is uniform. Ranks that pile up at
@@ -37,33 +38,35 @@ def calibration(subject: Subject, num_simulated: int = 1000, num_draws: int = 99
     Reference:
         Validating Bayesian Inference Algorithms with Simulation-Based Calibration (Talts et al., 2018),
         arXiv:1804.06788
+
+    >>> import pyrovae as pv
+    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
+    >>> subject = Subject.of("test", pv.models.mlp((6,), z_dim=2), guide, torch.ones(8, 6))
+    >>> sorted(calibration(subject, 40, num_draws=9).numbers["calibration"]["coverage"])
+    ['0.5', '0.8', '0.9', '0.95']
     """
-    if num_simulated < 2:
-        raise ValueError(f"num_simulated must be >= 2, got {num_simulated}")
-    if num_draws < 2:
-        raise ValueError(f"num_draws must be >= 2, got {num_draws}; 99 make a hundred ranks")
+    for name, value in (("num_simulated", num_simulated), ("num_draws", num_draws)):
+        if value < 2:
+            raise ArgumentError(f"{name} must be >= 2, got {value}")
     truth, x = simulate(subject.model, subject.x, num_simulated, getattr(subject.family, "sites", None))
     simulated = Subject.of("simulated", subject.model, subject.guide, x)
     ranks, control = _ranks(simulated, simulated.params, truth, num_draws)
     curves = {"λ_K" if simulated.refines else "q": ranks, "control": control}
-    numbers: dict[str, Any] = {
-        "num_simulated": num_simulated,
-        "num_draws": num_draws,
-        "significance": SIGNIFICANCE,
-        **_verdict(ranks),
-        "control": _verdict(control),
-    }
-    numbers["control"]["rejected"] = not numbers["control"].pop("calibrated")
+    verdict, rejected = _verdict(ranks), _verdict(control)
+    rejected["rejected"] = not rejected.pop("calibrated")
+    numbers: dict[str, Any] = {"num_simulated": num_simulated, "num_draws": num_draws, "significance": SIGNIFICANCE}
+    numbers |= {**verdict, "control": rejected}
     if simulated.refines:
         curves["λ₀"], _ = _ranks(simulated, simulated.init, truth, num_draws)
         numbers["init"] = _verdict(curves["λ₀"])
-    warnings = []
-    if numbers["calibrated"] and not numbers["control"]["rejected"]:
-        warnings.append(
+    found = Measurement({"calibration": numbers})
+    found.draw("calibration", calibration_figure, curves)
+    if verdict["calibrated"] and not rejected["rejected"]:
+        found.warnings.append(
             f"calibration: {num_simulated} simulations are too few to tell q from one with half its spread "
-            f"(p = {numbers['control']['p_value']:.2g}); raise num_simulated"
+            f"(p = {rejected['p_value']:.2g}); raise num_simulated"
         )
-    return Findings({"calibration": numbers}, figures={"calibration": calibration_figure(curves)}, warnings=warnings)
+    return found
 
 
 def _ranks(subject: Subject, params: Tensor, truth: Tensor, num_draws: int) -> tuple[Tensor, Tensor]:
@@ -76,6 +79,38 @@ def _ranks(subject: Subject, params: Tensor, truth: Tensor, num_draws: int) -> t
     return torch.cat(found), torch.cat(control)
 
 
+def spread_ranks(truth: Tensor, draws: Tensor) -> Tensor:
+    r"""Ranks of z (N, D) among draws (L, N, D) as numbers between 0 and 1, uniform if both are of one posterior.
+
+    .. math:: u = (r + v) / (L + 1), \qquad r = \#\{l : z_l < z\}, \quad v \sim \mathcal{U}(0, 1)
+
+    Among L draws there are L + 1 equally probable ranks; spread evenly over its bin, a rank has a continuous uniform
+    distribution, so that tests for such hold exactly.
+    """
+    ranks = (draws < truth).sum(0).double()
+    return (ranks + torch.rand_like(ranks)) / (len(draws) + 1)
+
+
+def uniformity(ranks: Tensor) -> dict[str, Any]:
+    """The Kolmogorov-Smirnov test of each dimension of `spread_ranks` (N, D), and of all by Bonferroni's correction."""
+    p_values = [float(kstest(column, "uniform").pvalue) for column in ranks.cpu().numpy().T]
+    return {"p_value": min(1.0, min(p_values) * len(p_values)), "p_value_per_dim": p_values}
+
+
+def coverage(ranks: Tensor) -> dict[str, dict[str, Any]]:
+    """Shares of `spread_ranks` (N, D) within central intervals, by nominal level.
+
+    Standard errors are over datapoints, for the dimensions of one are not independent.
+    """
+    inside = {level: covered(ranks, level) for level in LEVELS}
+    return {str(level): {**estimate(it.mean(1)), "per_dim": it.mean(0).tolist()} for level, it in inside.items()}
+
+
+def covered(ranks: Tensor, level: float) -> Tensor:
+    """Whether each of `spread_ranks` lies in the central interval of that level, as zeros and ones."""
+    return ((ranks - 0.5).abs() <= level / 2).double()
+
+
 def _verdict(ranks: Tensor) -> dict[str, Any]:
     tested = uniformity(ranks)
     return {**tested, "calibrated": tested["p_value"] > SIGNIFICANCE, "coverage": coverage(ranks)}
@@ -85,17 +120,16 @@ def calibration_figure(curves: dict[str, Tensor]) -> Figure:
     """Histograms of ranks (N, D) by name, all dimensions pooled, and coverage against nominal level."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     histogram, levels = figure.subplots(1, 2)
-    edges = torch.linspace(0, 1, NUM_BINS + 1, dtype=torch.float64)
+    edges, grid = torch.linspace(0, 1, NUM_BINS + 1, dtype=torch.float64), np.linspace(0.02, 0.98, 49)
     for name, ranks in curves.items():
         style = {"color": "C3", "linestyle": "--"} if name == "control" else {}
         label = "control: q at half its spread" if name == "control" else name
         density = torch.histogram(ranks.cpu().flatten(), edges, density=True).hist
         histogram.stairs(density.numpy(), edges.numpy(), label=label, **style)
-        grid = np.linspace(0.02, 0.98, 49)
         levels.plot(grid, [covered(ranks, level).mean().item() for level in grid], label=label, **style)
-    errors = _bin_errors(next(iter(curves.values())), edges)
-    band = 2.576 * NUM_BINS * sum(errors) / len(errors)
-    histogram.axhspan(1 - band, 1 + band, color="0.5", alpha=0.25, label="99% band of uniform ranks")
+    # Of a bin's share over N datapoints: at most so wide, for the dimensions of one may be all alike.
+    band = 2.576 * ((NUM_BINS - 1) / len(curves["control"])) ** 0.5
+    histogram.axhspan(1 - band, 1 + band, color="0.5", alpha=0.25, label="99 % band of uniform ranks")
     histogram.axhline(1, color="0.5", linewidth=0.8)
     histogram.set(xlabel="rank of the true z_d among draws of q, as a share", ylabel="density", xlim=(0, 1))
     histogram.set_ylim(bottom=0)
@@ -106,11 +140,3 @@ def calibration_figure(curves: dict[str, Tensor]) -> Figure:
     levels.set(ylim=(0, 1), title="Below the line q is over-confident")
     levels.grid(alpha=0.3)
     return figure
-
-
-def _bin_errors(ranks: Tensor, edges: Tensor) -> list[float]:
-    """Standard errors of the shares of ranks in each bin; over datapoints, whose dimensions are not independent."""
-    n = len(ranks)
-    least = ((1 / NUM_BINS) * (1 - 1 / NUM_BINS) / (n * ranks.shape[1])) ** 0.5
-    bins = torch.bucketize(ranks.cpu(), edges[1:-1])
-    return [max(least, estimate((bins == k).double().mean(1))["se"]) for k in range(NUM_BINS)]

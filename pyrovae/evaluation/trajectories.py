@@ -1,32 +1,73 @@
 """Refinement far beyond the steps of training."""
 
+import copy
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..inference import precise_terms
-from .findings import Findings, estimate
-from .loops import Loop, loop_of
+from ..guides import Guide, LearnedIterativeGuide
+from ..inference import Refiner, SVIRefiner, precise_terms
+from ..validation import ArgumentError
+from .measurement import Measurement
 from .subject import Subject
-from .trajectory_figure import trajectory_figure
 
 CHUNK_SIZE = 100  # datapoints whose path is kept at a time, and that are timed
 
 
+@dataclass(frozen=True)
+class Loop:
+    """The loop by which a guide finds λ, with as many steps as asked for.
+
+    Attributes:
+        initial: x to λ₀ (B, P).
+        path: (x, λ₀, num_steps) to λ₀ ... λ_K (K + 1, B, P).
+        num_steps: K of training; none where there were no steps.
+        settings: What the steps are, for people.
+    """
+
+    initial: Callable[[Tensor], Tensor]
+    path: Callable[[Tensor, Tensor, int], Tensor]
+    num_steps: int | None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def loop_of(model: Any, guide: Guide) -> Loop:
+    """The loop of the guide's refiner, without safeguard; else of a default `SVIRefiner` from what the guide infers."""
+    own: Any = getattr(guide, "refiner", None)
+    refines = isinstance(own, Refiner) and hasattr(guide, "initial")
+    refiner = own if refines else SVIRefiner()
+
+    def path(x: Tensor, init: Tensor, num_steps: int) -> Any:
+        longer = copy.copy(refiner)
+        longer.num_steps, longer.safeguard = num_steps, False
+        return longer(model, guide.family, x, init, record=True).path
+
+    if not refines:
+        name = "SVIRefiner by default, for the guide has no refiner"
+        told = {"refiner": name, "start": "what the guide infers", "lr_decay": "none"}
+        return Loop(lambda x: guide.infer(x).params, path, None, told)
+    name = type(guide if isinstance(guide, LearnedIterativeGuide) else refiner).__name__
+    told = {"refiner": name, "start": "λ₀", "lr_decay": getattr(refiner, "lr_decay", "none")}
+    return Loop(guide.initial, path, refiner.num_steps, told)
+
+
 def trajectory(
     subject: Subject, *, num_steps: int | None = None, num_data: int = 200, num_particles: int = 50
-) -> Findings:
+) -> Measurement:
     r"""The ELBO along λ₀, λ₁, ..., far beyond the K steps of training.
 
     Steps are the guide's own: its refiner's, without safeguard, or its learned ones; after a guide that takes none,
     those of a default `SVIRefiner`. With `lr_decay` they are those of one long loop, which decays over all of them, so
     that λ_K of training is not on its path; `numbers` say so.
 
-    Scored are the steps 0 ... 10, K, the last and some between, all under common noise. Their seconds are those of a
-    run of just so many steps, from x on, warm, scoring not counted. `steps_to_99` is the first scored step with 99 % of
+    Scored are the steps 0 ... 10, K, the last and some between, all under common noise. Their seconds are those of λ₀
+    and of so many steps, warm, scoring not counted. `steps_to_99` is the first scored step with 99 % of
     the gain from λ₀ to the last.
 
     Args:
@@ -37,33 +78,52 @@ def trajectory(
 
     Raises:
         ValueError: A number below 1.
+
+    >>> import pyrovae as pv
+    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
+    >>> subject = Subject.of("test", pv.models.mlp((6,), z_dim=2), guide, torch.ones(8, 6))
+    >>> trajectory(subject, num_steps=3, num_particles=5).numbers["trajectory"]["step"]
+    [0, 1, 2, 3]
     """
-    for name, value in (("num_steps", num_steps), ("num_data", num_data), ("num_particles", num_particles)):
+    for name, value in (("num_steps", num_steps), ("num_data", num_data)):
         if value is not None and value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
+            raise ArgumentError(f"{name} must be >= 1, got {value}")
     loop, x = loop_of(subject.model, subject.guide), subject.x[:num_data]
     if num_steps is None:
         num_steps = max(100, 10 * (loop.num_steps or 0))
     steps = scored_steps(num_steps, loop.num_steps)
     params, norms = _run(loop, x, num_steps, steps)
     terms = precise_terms(subject.model, subject.family, x, *params, num_particles=num_particles)
-    recon, kl = torch.stack([t.recon for t in terms]), torch.stack([t.kl for t in terms])  # (steps, N)
-    finite = (recon - kl).isfinite().all(0)
+    recon, kl = (torch.stack(side).double() for side in zip(*((t.recon, t.kl) for t in terms), strict=True))
+    finite = (recon - kl).isfinite().all(0)  # recon and kl: (steps, N)
+    recon, kl, norms = recon[:, finite], kl[:, finite], norms[:, finite].double()
+    elbo, rows = recon - kl, torch.arange(len(x))[finite.cpu()]
+    scores = [subject.estimate(row, rows) for row in elbo]
+    gain = (elbo - elbo[0]).mean(1)
+    reached = [step for step, value in zip(steps, gain.tolist(), strict=True) if value >= 0.99 * gain[-1]]
     numbers = {
-        **_curves(steps, recon[:, finite], kl[:, finite], norms[:, finite]),
+        "step": steps,
+        "elbo": [score["mean"] for score in scores],
+        "elbo_se": [score["se"] for score in scores],
+        "recon": recon.mean(1).tolist(),
+        "kl": kl.mean(1).tolist(),
+        "step_norm": [norms[step - 1].mean().item() if step else math.nan for step in steps],  # that led to each λ
+        "gain": subject.estimate(elbo[-1] - elbo[0], rows),
+        "steps_to_99": reached[0] if gain[-1] > 0 else None,
         "seconds_per_image": _seconds_per_image(loop, x[:CHUNK_SIZE], steps),
         "trained_num_steps": loop.num_steps,
-        "num_data": int(finite.sum()),
+        "num_data": len(rows),
         "timed_batch_size": len(x[:CHUNK_SIZE]),
         **loop.settings,
     }
-    findings = Findings(numbers={"trajectory": numbers}, figures={"trajectory_long": trajectory_figure(numbers)})
+    found = Measurement(numbers={"trajectory": numbers})
+    found.draw("trajectory_long", trajectory_figure, numbers)
     if not finite.all():
-        findings.warnings.append(
+        found.warnings.append(
             f"{int((~finite).sum())} of {len(x)} datapoints diverged within {num_steps} inner steps and are left out "
             "of the trajectory; lower the refiner's lr, or set its clip"
         )
-    return findings
+    return found
 
 
 def scored_steps(num_steps: int, trained: int | None) -> list[int]:
@@ -86,45 +146,51 @@ def _run(loop: Loop, x: Tensor, num_steps: int, steps: list[int]) -> tuple[list[
     return list(torch.cat(rows, 1)), torch.cat(norms, 1)
 
 
-def _curves(steps: list[int], recon: Tensor, kl: Tensor, norms: Tensor) -> dict[str, Any]:
-    """Means over datapoints of terms (steps, N) and of norms (num_steps, N)."""
-    recon, kl, norms = recon.double(), kl.double(), norms.double()
-    elbo = recon - kl
-    scores = [estimate(row) for row in elbo]
-    gain = (elbo - elbo[0]).mean(1)
-    reached = [step for step, value in zip(steps, gain.tolist(), strict=True) if value >= 0.99 * gain[-1]]
-    return {
-        "step": steps,
-        "elbo": [score["mean"] for score in scores],
-        "elbo_se": [score["se"] for score in scores],
-        "recon": recon.mean(1).tolist(),
-        "kl": kl.mean(1).tolist(),
-        # Of the step that led to each λ; none led to λ₀.
-        "step_norm": [norms[step - 1].mean().item() if step else math.nan for step in steps],
-        "gain": estimate(elbo[-1] - elbo[0]),
-        "steps_to_99": reached[0] if gain[-1] > 0 else None,
-    }
-
-
 def _seconds_per_image(loop: Loop, x: Tensor, steps: list[int]) -> list[float]:
-    """Wall time of a run of so many steps from x on, by image."""
+    """Wall time by image of λ₀, and of so many steps from there, each as long as in the longest run."""
+
+    def seconds(job: Callable[[], Any]) -> float:
+        torch.cuda.synchronize(x.device) if x.is_cuda else None
+        start = perf_counter()
+        job()
+        torch.cuda.synchronize(x.device) if x.is_cuda else None
+        return perf_counter() - start
+
     with torch.no_grad():
-        loop.path(x, loop.initial(x), 1)  # warm
-        times = [min(_seconds(loop, x, step) for _ in range(3 if step <= 20 else 1)) / len(x) for step in steps]
-    for i in reversed(range(len(times) - 1)):  # fewer steps take no longer than more: what they did was another's work
-        times[i] = min(times[i], times[i + 1])
-    return times
+        init = loop.initial(x)
+        loop.path(x, init, 1)  # warm
+        start = min(seconds(lambda: loop.initial(x)) for _ in range(3))
+        step = seconds(lambda: loop.path(x, init, steps[-1])) / steps[-1]
+    return [(start + k * step) / len(x) for k in steps]
 
 
-def _seconds(loop: Loop, x: Tensor, num_steps: int) -> float:
-    start = _clock(x)
-    init = loop.initial(x)
-    if num_steps > 0:
-        loop.path(x, init, num_steps)
-    return _clock(x) - start
-
-
-def _clock(x: Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-    return perf_counter()
+def trajectory_figure(numbers: dict[str, Any]) -> Figure:
+    """ELBO, reconstruction and KL against inner steps, and the ELBO against time, from numbers of `trajectory`."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps, trained = numbers["step"], numbers["trained_num_steps"]
+    for name, sign, style, label in (
+        ("elbo", 1, "C0o-", "ELBO"), ("recon", 1, "C1--", "reconstruction"), ("kl", -1, "C2:", "−KL"),
+    ):  # fmt: skip
+        values = [sign * (value - numbers[name][0]) for value in numbers[name]]
+        left.plot(steps, values, style, markersize=3, label=label)
+    left.set_xscale("symlog", linthresh=1, linscale=0.3)
+    ticks = [0, *(mantissa * 10**power for power in range(6) for mantissa in (1, 2, 5))]
+    left.set_xticks(shown := [tick for tick in ticks if tick <= steps[-1]], map(str, shown))
+    left.minorticks_off()
+    title = f"Refinement gains {numbers['elbo'][-1] - numbers['elbo'][0]:.2f} nats in {steps[-1]} steps"
+    if numbers["steps_to_99"] is not None:
+        title += f";\n99 % of it in {numbers['steps_to_99']}"
+    left.set(xlabel="inner step k", ylabel=f"change from {numbers['start']} (nats a datapoint)", title=title)
+    time = [1000 * value for value in numbers["seconds_per_image"]]
+    right.plot(time, numbers["elbo"], "C0o-", markersize=3)
+    right.set(xlabel="time from x to λ_k (ms a datapoint)", ylabel="ELBO at λ_k (nats a datapoint)")
+    right.set_title("What it costs")
+    if trained in steps:
+        for axes, place in ((left, trained), (right, time[steps.index(trained)])):
+            axes.axvline(place, color="grey", linewidth=1, label=f"K = {trained} of training")
+        right.legend(fontsize=8)
+    left.legend(fontsize=8)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    return figure

@@ -12,18 +12,18 @@ from torch import nn
 from ..config import Config, ConfigError, build_data, load_config
 from ..config.components import name_of, nearest
 from ..data import Dataset
+from ..data.dataset import SPLITS
 from ..data.normalization.normalized import as_in
 from ..data.shifts import SHIFTS, can_shift, shifted
 from ..evaluation.evaluate import Sample
 from ..evaluation.evaluate import evaluate as measured
-from ..evaluation.files import plain, write
-from ..evaluation.findings import Findings
+from ..evaluation.measurement import Measurement, plain, write
 from ..evaluation.settings import EvaluationSettings
 from ..files import check_writable
 from ..guides import Guide
 from ..training.checks import check_shapes
 from ..validation import problem
-from .folder import threads_of, versions
+from .folder import device_of, threads_of, versions
 from .load import load, open_run
 
 OCCLUDED = (0.1, 0.3, 0.5)  # shares of the image, for the curve of gaps against occlusion
@@ -101,19 +101,21 @@ def evaluate(
 def _evaluate(
     model: nn.Module, guide: Guide, data: Dataset, config: Config | None, origin: dict[str, Any],
     chosen: EvaluationSettings, progress: bool,
-) -> tuple[dict[str, Any], Findings]:  # fmt: skip
+) -> tuple[dict[str, Any], Measurement]:  # fmt: skip
     """What `evaluation.json` holds, and all that was found."""
     num, (shifts, left_out) = chosen.num_data, _applicable(data, chosen.shifts)
-    samples: dict[str, Sample] = {split: Sample(*data.take(split, num)) for split in chosen.splits}
+    samples: dict[str, Sample] = {split: _sample(data, split, num) for split in chosen.splits}
     main = "test" if "test" in samples else chosen.splits[-1]
     samples |= {Path(shift).stem: _shift(data, shift, num) for shift in shifts}
     shares = OCCLUDED if "occluded" in shifts else ()
     occluded = {share: _shift(data, "occluded", num, fraction=share) for share in shares}
     more: dict[str, Any] = {"probe": _probe(data, chosen), "class_names": data.class_names, "progress": progress}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(config)
     model, guide = model.to(device), guide.to(device)
     with threads_of(config):
         found = measured(model, guide, samples, main=main, occluded=occluded, settings=chosen, **more)
+    for name, sample in samples.items():
+        found.numbers["splits"][name]["sketch"] = _sketch(data, name, sample.x)
     about = {
         "scheme": scheme_of(guide, config),
         "dataset": data.source,
@@ -123,7 +125,8 @@ def _evaluate(
         "versions": versions(),
     }
     result = plain({**origin, **about, "main": main, "settings": chosen.plain(), **found.numbers})
-    return result | {"warnings": [*left_out, *found.warnings], "figures": sorted(found.figures)}, found
+    told = {"warnings": [*left_out, *found.warnings], "failed": found.failed, "figures": sorted(found.figures)}
+    return result | told, found
 
 
 def scheme_of(guide: Guide, config: Config | None) -> dict[str, Any]:
@@ -177,14 +180,29 @@ def _applicable(data: Dataset, shifts: Sequence[str]) -> tuple[tuple[str, ...], 
     return tuple(shift for shift in shifts if shift not in left_out), [warning]
 
 
+def _sample(data: Dataset, split: Any, num: int) -> Sample:
+    """The first datapoints of a split, and which photograph each is from, where that is known."""
+    groups = getattr(data, "groups", {}).get(split)
+    return Sample(*data.take(split, num), None if groups is None else torch.as_tensor(groups)[:num])
+
+
+def _sketch(data: Dataset, name: str, x: torch.Tensor) -> list[float]:
+    """A few numbers that other datapoints do not share: means of the first, and the split's part of `data.sketch()`."""
+    own = []
+    if name in SPLITS:
+        whole, place = data.sketch(), SPLITS.index(name)
+        own = whole[len(whole) * place // 3 : len(whole) * (place + 1) // 3]
+    return [*x[:16].double().flatten(1).mean(1).tolist(), *own]
+
+
 def _shift(data: Dataset, shift: str, num: int, **how: Any) -> Sample:
     """Test data from elsewhere: shifted, or those of another set."""
     if shift in SHIFTS:
-        return Sample(*shifted(data, shift, num, **how).take("test", num))
+        return _sample(shifted(data, shift, num, **how), "test", num)
     other = build_data(load_config(shift))
     if other.x_shape != data.x_shape:
         raise ConfigError(f"shifts: {shift} has datapoints {other.x_shape}, and the run's are {data.x_shape}")
-    return Sample(*as_in(data, other).take("test", num))
+    return _sample(as_in(data, other), "test", num)
 
 
 def _probe(data: Dataset, settings: EvaluationSettings) -> Sample | None:
