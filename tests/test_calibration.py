@@ -12,9 +12,8 @@ from scipy.stats import norm
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.evaluation.calibration import calibration
+from pyrovae.evaluation.calibration import calibration, coverage, spread_ranks, uniformity
 from pyrovae.evaluation.predictive_checks import predictive_checks, statistics
-from pyrovae.evaluation.ranks import coverage, spread_ranks, uniformity
 from pyrovae.evaluation.subject import Subject
 from pyrovae.inference import Inferred, simulate
 from pyrovae.testing import LinearGaussian

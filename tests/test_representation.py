@@ -12,13 +12,9 @@ from torch import nn
 import pyrovae as pv
 from pyrovae.evaluation.aggregate_posterior import elbo_surgery
 from pyrovae.evaluation.calibration import calibration
-from pyrovae.evaluation.draws import posterior_draws, posterior_mean
 from pyrovae.evaluation.predictive_checks import predictive_checks
-from pyrovae.evaluation.probes import probe_correct
-from pyrovae.evaluation.reconstruction import reconstruction_quality
-from pyrovae.evaluation.representation import representation
-from pyrovae.evaluation.sparsity import sparsity
-from pyrovae.evaluation.subject import Subject
+from pyrovae.evaluation.representation import probe_correct, reconstruction_quality, representation, sparsity
+from pyrovae.evaluation.subject import Subject, posterior_draws, posterior_mean
 from pyrovae.evaluation.traversals import (
     interpolate,
     interpolation_figure,
@@ -101,9 +97,11 @@ def test_lower_layers_follow_the_one_that_is_moved():
 
 def test_figures_are_of_images():
     images = 3 * torch.randn(2, 3, 3, 4, 5)
-    assert traversal_figure(images, [4, 1], torch.arange(3)).axes
+    walked = traversal_figure(images, [4, 1])
+    assert [axes.get_ylabel() for axes in walked.axes] == ["z_4", "z_1"]
+    assert [label.get_text() for label in walked.axes[-1].get_xticklabels()] == ["-3", "0", "3"]
     assert interpolation_figure(images).axes
-    assert traversal_figure(torch.randn(2, 3, 7), [4, 1], torch.arange(3)) is None
+    assert traversal_figure(torch.randn(2, 3, 7), [4, 1]) is None
     assert interpolation_figure(torch.randn(2, 3, 7)) is None
 
 
@@ -313,7 +311,7 @@ def test_representation_of_the_oracle():
     subject, train = linear_subject(400), linear_subject(200)
     findings = representation(subject, train)
     numbers, values = findings.numbers, findings.values
-    assert (numbers["active_units"], numbers["active_units_init"]) == (2, 1)
+    assert (numbers["dims_in_use"], numbers["dims_in_use_init"]) == (2, 2)
     assert len(numbers["kl_per_dim"]) == 2
     kl = elbo_terms(subject.model, subject.family, subject.x, subject.params).kl
     assert sum(numbers["kl_per_dim"]) == pytest.approx(kl.mean().item(), rel=1e-6)
@@ -336,6 +334,41 @@ def test_representation_of_the_oracle():
     assert probe["linear"]["se"] == pytest.approx(math.sqrt(share * (1 - share) / 400), rel=0.01)
     assert values["knn_correct"].shape == values["linear_correct"].shape == (400,)
     assert set(findings.figures) == {"kl_per_dim", "aggregate_posterior"}
+
+
+def kl_of(mean, scale):
+    return 0.5 * (scale**2 + mean**2 - 1) - math.log(scale)
+
+
+@pytest.mark.parametrize("family", ["diagonal_normal", "full_normal", "flow"])
+def test_dimensions_in_use_are_counted_by_kl_and_not_by_the_jitter_of_means(family):
+    n, d = 300, 4
+    model = pv.models.mlp((6,), d, widths=(8,))
+    family = {"diagonal_normal": pv.DiagonalNormal, "full_normal": pv.FullNormal, "flow": pv.Flow}[family](d)
+    params = family.init_params().detach().expand(n, -1).clone()  # q = p
+    params[:, 0] += 2 * torch.randn(n)
+    params[:, 1] += 0.2 * torch.randn(n)  # jitter: a variance of 0.04, four times what would count as active
+    subject = Subject.of("test", model, Given(family, params, params), torch.ones(n, 6))
+    numbers = representation(subject).numbers
+    assert posterior_mean(family, params).var(0)[1] > 0.01
+    assert (numbers["dims_in_use"], numbers["in_use_above"]) == (1, 0.1)
+    assert numbers["kl_per_dim"][0] == pytest.approx(2.0, abs=0.5)
+    assert numbers["kl_per_dim"][1] == pytest.approx(kl_of(0.2, 1.0), abs=0.03)
+    assert max(numbers["kl_per_dim"][2:]) < 0.03
+    assert {"active_units", "active_units_init"}.isdisjoint(numbers)
+
+
+def test_a_datapoint_that_is_not_finite_spoils_no_mean():
+    subject, train = linear_subject(60), linear_subject(50)
+    clean = representation(subject).numbers
+    subject.params[3], subject.x[3] = math.nan, math.nan
+    with pyro.validation_enabled(False):  # as in an evaluation
+        found = representation(subject, train)
+    assert found.numbers["dims_in_use"] == clean["dims_in_use"] == 2
+    assert math.isfinite(found.numbers["reconstruction"]["mse"]["mean"])
+    assert math.isfinite(found.numbers["reconstruction"]["r2"]["mean"])
+    assert "NaN" in found.failed["probe"], "scikit-learn takes none, and nothing else falls with it"
+    assert set(found.figures) == {"kl_per_dim", "aggregate_posterior"}
 
 
 def test_information_comes_with_its_bound():
@@ -382,7 +415,7 @@ def test_a_pyro_model_of_ones_own():
     subject = Subject.of("test", model, pv.AmortizedGuide(family, nn.Linear(5, family.num_params)), x)
     findings = representation(subject)
     assert findings.numbers["reconstruction"] is None  # nothing says what its E[x | z] is
-    assert findings.numbers["kl_per_dim"] is None
+    assert findings.numbers["kl_per_dim"] is findings.numbers["dims_in_use"] is None
     assert findings.numbers["mutual_information"]["mean"] < math.log(6)
     assert calibration(subject, 10).numbers["calibration"]["num_simulated"] == 10
     for measure in (predictive_checks, traversals):

@@ -93,10 +93,8 @@ def bounds(
         text = f"{numbers['num_left_out']} of {len(x)} datapoints have bounds that are not finite; means leave them out"
         found.warnings.insert(0, f"{text}; look at their data and λ for values out of range")
     if subject.groups is not None:
-        numbers["num_groups"] = num = len(subject.groups.unique())
-        what = "photographs" if x.dim() == 4 else "groups of datapoints"
-        if num < FEW_GROUPS:
-            found.warnings.append(f"standard errors are over {num} {what}, too few to trust them; use data of more")
+        numbers["num_groups"] = len(subject.groups.unique())
+        found.warnings += [warning] if (warning := few_groups(subject)) else []
     return found
 
 
@@ -112,13 +110,25 @@ def gap_parts(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return parts
 
 
+def few_groups(subject: Subject) -> str:
+    """A warning where datapoints are of few groups, else nothing."""
+    num = FEW_GROUPS if subject.groups is None else len(subject.groups.unique())
+    what = "photographs" if subject.x.dim() == 4 else "groups of datapoints"
+    return "" if num >= FEW_GROUPS else f"standard errors are over {num} {what}, too few to trust them; use more"
+
+
 def _mean(values: Tensor | None, good: Tensor) -> float:
     return -torch.inf if values is None else values[good].mean().nan_to_num(-torch.inf).item()
 
 
 def _spread(name: str, values: Tensor) -> dict[str, float]:
     values = values.double()
-    found = {"mean": values.mean(), "min": values.min(), "median": values.median(), "max": values.max()}
+    found = {
+        "mean": values[values.isfinite()].mean(),
+        "min": values.min(),
+        "median": values.median(),
+        "max": values.max(),
+    }
     if name == "pareto_k":
         found["share_above_0.7"] = (values > HIGH_PARETO_K).double().mean()
     return {key: value.item() for key, value in found.items()}

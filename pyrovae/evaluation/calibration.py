@@ -127,8 +127,9 @@ def calibration_figure(curves: dict[str, Tensor]) -> Figure:
         density = torch.histogram(ranks.cpu().flatten(), edges, density=True).hist
         histogram.stairs(density.numpy(), edges.numpy(), label=label, **style)
         levels.plot(grid, [covered(ranks, level).mean().item() for level in grid], label=label, **style)
-    # Of a bin's share over N datapoints: at most so wide, for the dimensions of one may be all alike.
-    band = 2.576 * ((NUM_BINS - 1) / len(curves["control"])) ** 0.5
+    bins = torch.bucketize(next(iter(curves.values())).cpu(), edges[1:-1])
+    # Over datapoints, whose dimensions are not independent.
+    band = 2.576 * sum(estimate((bins == k).double().mean(1))["se"] for k in range(NUM_BINS))
     histogram.axhspan(1 - band, 1 + band, color="0.5", alpha=0.25, label="99 % band of uniform ranks")
     histogram.axhline(1, color="0.5", linewidth=0.8)
     histogram.set(xlabel="rank of the true z_d among draws of q, as a share", ylabel="density", xlim=(0, 1))

@@ -6,6 +6,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -26,6 +27,7 @@ from .predictive_checks import predictive_checks
 from .representation import representation
 from .settings import EvaluationSettings
 from .subject import Subject, reconstructions
+from .table import shown_gaps
 from .trajectories import trajectory
 from .traversals import traversals
 
@@ -56,7 +58,9 @@ class _Evaluation:
         self.bar.set_postfix_str(label := f"{name} {split}".strip())
         seed_noise(self.device, self.settings.seed, "evaluation", zlib.crc32(label.encode()), 0)
         start, result = perf_counter(), None
-        with attempt(self.found.failed, f"{split}: {name}" if split else name), engine(self.settings.engine):
+        noted = attempt(self.found.failed, f"{split}: {name}" if split else name)
+        # Unchecked, what is not finite comes out as NaN, which means leave out; checked, it would take all data down.
+        with noted, engine(self.settings.engine), pyro.validation_enabled(False):
             result = measure()
         seconds = self.found.numbers["seconds"]
         seconds[name] = round(seconds.get(name, 0.0) + perf_counter() - start, 2)
@@ -138,7 +142,7 @@ def evaluate(
     if curve := {share: gap for share, gap in curve.items() if gap}:
         found.numbers["occlusion"] = {"0": splits[main].get("gap", {}).get("inference"), **curve}
         found.draw("occlusion", occlusion_curve, found.numbers["occlusion"])
-    if parts := {name: part["gap"] for name, part in splits.items() if "gap" in part}:
+    if parts := {name: shown_gaps(part) for name, part in splits.items() if "gap" in part}:
         found.draw("gaps", gap_bars, parts)
     run.bar.close()
     return found

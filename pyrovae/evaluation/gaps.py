@@ -98,10 +98,10 @@ def gap_bars(gaps_by_split: Mapping[str, Mapping[str, Mapping[str, float | None]
     for shift, (part, label) in zip((-0.27, 0.0, 0.27), _PARTS.items(), strict=True):
         found = [gaps_by_split[name].get(part) or {} for name in names]
         means, errors = (np.array([one.get(key) for one in found], dtype=float) for key in ("mean", "se"))
-        bars = axes.barh(np.arange(len(names)) + shift, means, 0.25, label=label, alpha=0.85)
-        axes.errorbar(means, np.arange(len(names)) + shift, xerr=errors, fmt="none", ecolor="0.2", elinewidth=1)
+        style = {"xerr": np.nan_to_num(errors), "error_kw": {"elinewidth": 1, "ecolor": "0.2"}, "alpha": 0.85}
+        bars = axes.barh(np.arange(len(names)) + shift, means, 0.25, label=label, **style)
         texts = ["" if np.isnan(mean) else f"{mean:.2f}".replace("-", "−") for mean in means]
-        axes.bar_label(bars, texts, fontsize=7, padding=6)
+        axes.bar_label(bars, texts, fontsize=7, padding=3)
         sizes += [abs(mean) for mean in means if abs(mean) > 0.05]
     if sizes and max(sizes) > UNEVEN * np.median(sizes):
         axes.set_xscale("symlog", linthresh=1, linscale=0.6)

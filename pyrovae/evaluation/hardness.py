@@ -111,6 +111,6 @@ def _gallery(subject: Subject, gap: Tensor, num_images: int) -> Figure:
         images["at λ_K"] = reconstruct(subject.model, subject.family, subject.params[rows])
     figure = image_rows(images, len(rows))
     column_names(figure.axes[0], [f"{value:.1f}" for value in gap[rows].tolist()], subject.x.shape[-1], top=True)
-    figure.set_figheight(figure.get_figheight() + 0.5)
+    figure.set_figheight(0.5 * len(images) + 0.8)
     figure.suptitle(f"Hardest {count} images, then easiest {count}; above each its inference gap in nats", fontsize=10)
     return figure

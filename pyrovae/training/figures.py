@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
-from torch.distributions import Independent, constraints, kl_divergence
+from torch.distributions import Independent, TransformedDistribution, constraints, kl_divergence
 from torchvision.utils import make_grid
 
 from ..families import Family
@@ -196,7 +196,10 @@ def _entries(q: Any, p: Any) -> Tensor | None:
             return kl_divergence(q.base_dist, p.base_dist)
         except NotImplementedError:
             pass
-    if getattr(q.support, "base_constraint", q.support) is not constraints.real:
+    support = p.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if isinstance(q, TransformedDistribution) and support is not constraints.real:
         return None  # positive, or on a simplex: no place for normals
     try:
         mean, variance = p.mean, p.variance
