@@ -138,8 +138,8 @@ PAGE = (ROOT / "docs" / "evaluation.md").read_text()
 
 def test_documented_keys_are_there(result):
     numbers = result["splits"]["test"]
-    for table in re.findall(r"(?:^\|.*\n)+", PAGE, re.MULTILINE):
-        head, _, *rows = table.splitlines()
+    for rows_of in re.findall(r"(?:^\|.*\n)+", PAGE, re.MULTILINE):
+        head, _, *rows = rows_of.splitlines()
         where = {"in `splits.<split>`": numbers, "at the top": result, "part": numbers["gap"]}.get(
             head.split(" | ")[0].strip("| ")
         )

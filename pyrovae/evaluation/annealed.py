@@ -29,8 +29,7 @@ def annealed(
 
     Args:
         subject: What is measured; λ_K is where chains start.
-        num_data: Datapoints, from the first on; 0 for none.
-        num_simulated: Simulated datapoints; 0 for none.
+        num_data, num_simulated: Datapoints, from the first on, and simulated ones; 0 for none.
         num_chains, num_steps, num_leapfrog: As in `ais`.
         start: `q` or `prior`; by default q where it can score any draw.
         log_evidence: Another estimate for each datapoint (N,), to be compared with, datapoint by datapoint.
@@ -41,13 +40,6 @@ def annealed(
     References:
         On the quantitative analysis of decoder-based generative models (Wu et al., 2017), arXiv:1611.04273
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015), arXiv:1511.02543
-
-    >>> import pyrovae as pv
-    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
-    >>> subject = Subject.of("test", pv.models.mlp((6,), z_dim=2), guide, torch.ones(8, 6))
-    >>> found = annealed(subject, num_data=3, num_simulated=0, num_chains=2, num_steps=5)
-    >>> found.values["ais"].shape
-    torch.Size([3])
     """
     for name, value in (("num_data", num_data), ("num_simulated", num_simulated)):
         if value < 0:
@@ -59,12 +51,9 @@ def annealed(
         _on_data(found, subject, num_data, path, log_evidence)
     if num_simulated > 0:
         _on_simulated(found, subject, num_simulated, path)
-    low = [name for name, part in found.numbers.items() if part["acceptance"] < LOW_ACCEPTANCE]
-    if low:
-        found.warnings.append(
-            f"annealing accepts few moves ({', '.join(low)}: {found.numbers[low[0]]['acceptance']:.2f}), so its "
-            "bounds are loose; take more steps"
-        )
+    if low := {name: part["acceptance"] for name, part in found.numbers.items() if part["acceptance"] < LOW_ACCEPTANCE}:
+        text = f"annealing accepts few moves ({', '.join(low)}: {min(low.values()):.2f}), so its bounds are loose"
+        found.warnings.append(f"{text}; take more steps")
     return found
 
 

@@ -37,19 +37,9 @@ def bounds(
         num_samples: K, draws of z a datapoint for the importance-weighted bounds.
         num_particles: Draws of z a datapoint for the ELBOs.
 
-    Raises:
-        ValueError: A number below 1.
-
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024), arXiv:1507.02646
-
-    >>> import pyrovae as pv
-    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
-    >>> subject = Subject.of("test", pv.models.mlp((6,), z_dim=2), guide, torch.ones(8, 6))
-    >>> found = bounds(subject, num_samples=50, num_particles=5)
-    >>> found.numbers["elbo"]["mean"] <= found.numbers["iwae"]["mean"] + 0.5
-    True
     """
     model, family, x = subject.model, subject.family, subject.x
     states = [subject.init, *([subject.params] if subject.refines else []), *([] if best is None else [best])]
@@ -77,11 +67,17 @@ def bounds(
     rows = good.cpu()
     numbers: dict[str, Any] = {"num_data": len(x), "num_left_out": int((~good).sum())}
     if "iwae" in values:
-        name = max(("iwae", "iwae_optimum"), key=lambda name: _mean(values.get(name), good))
+        name = max(
+            [key for key in ("iwae", "iwae_optimum") if key in values], key=lambda name: values[name][good].sum().item()
+        )
         numbers["log_evidence_from"] = f"IWAE-{num_samples} at {'λ_K' if name == 'iwae' else 'λ*'}"
         values["log_evidence"] = values[name]
-    parts = gap_parts(values)
-    values |= {"refinement_gain": values["elbo"] - values["elbo_init"]} | {f"gap_{k}": v for k, v in parts.items()}
+    init, refined, top, evidence = (values.get(key) for key in ("elbo_init", "elbo", "elbo_optimum", "log_evidence"))
+    parts: dict[str, Any] = {}
+    if top is not None:
+        parts = {"amortization": top - init, "recovered": refined - init, "remaining": top - refined}
+        parts |= {} if evidence is None else {"approximation": evidence - top, "inference": evidence - refined}
+    values |= {"refinement_gain": refined - init} | {f"gap_{k}": v for k, v in parts.items()}
     numbers |= {k: subject.estimate(v[good], rows) for k, v in values.items() if not k.startswith("gap_")}
     numbers |= {"gap": {k: subject.estimate(v[good], rows) for k, v in parts.items()}} if parts else {}
     found = Measurement(numbers, values | trust, warnings=warnings)
@@ -94,20 +90,8 @@ def bounds(
         found.warnings.insert(0, f"{text}; look at their data and λ for values out of range")
     if subject.groups is not None:
         numbers["num_groups"] = len(subject.groups.unique())
-        found.warnings += [warning] if (warning := few_groups(subject)) else []
+        found.warnings += filter(None, [few_groups(subject)])
     return found
-
-
-def gap_parts(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parts of the inference gap, from levels per datapoint: those that the levels at hand allow."""
-    if "elbo_optimum" not in values:
-        return {}
-    init, refined, top = values["elbo_init"], values["elbo"], values["elbo_optimum"]
-    parts = {"amortization": top - init, "recovered": refined - init, "remaining": top - refined}
-    if "log_evidence" in values:
-        evidence = values["log_evidence"]
-        parts |= {"approximation": evidence - top, "inference": evidence - refined}
-    return parts
 
 
 def few_groups(subject: Subject) -> str:
@@ -117,18 +101,10 @@ def few_groups(subject: Subject) -> str:
     return "" if num >= FEW_GROUPS else f"standard errors are over {num} {what}, too few to trust them; use more"
 
 
-def _mean(values: Tensor | None, good: Tensor) -> float:
-    return -torch.inf if values is None else values[good].mean().nan_to_num(-torch.inf).item()
-
-
 def _spread(name: str, values: Tensor) -> dict[str, float]:
     values = values.double()
-    found = {
-        "mean": values[values.isfinite()].mean(),
-        "min": values.min(),
-        "median": values.median(),
-        "max": values.max(),
-    }
+    found = {kind: getattr(values, kind)() for kind in ("min", "median", "max")}
+    found["mean"] = values[values.isfinite()].mean()
     if name == "pareto_k":
         found["share_above_0.7"] = (values > HIGH_PARETO_K).double().mean()
     return {key: value.item() for key, value in found.items()}

@@ -27,23 +27,11 @@ def calibration(subject: Subject, num_simulated: int = 1000, num_draws: int = 99
 
     The control is a q that must fail: the same draws, pulled half-way to their mean.
 
-    Args:
-        subject: Its model and guide are checked; its data give shapes alone.
-        num_simulated: Pairs (z, x), N.
-        num_draws: Of q for each, L.
-
-    Raises:
-        ValueError: A number too low.
+    Of the subject only model and guide count; `num_simulated` pairs (z, x), N, have `num_draws` of q each, L.
 
     Reference:
         Validating Bayesian Inference Algorithms with Simulation-Based Calibration (Talts et al., 2018),
         arXiv:1804.06788
-
-    >>> import pyrovae as pv
-    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
-    >>> subject = Subject.of("test", pv.models.mlp((6,), z_dim=2), guide, torch.ones(8, 6))
-    >>> sorted(calibration(subject, 40, num_draws=9).numbers["calibration"]["coverage"])
-    ['0.5', '0.8', '0.9', '0.95']
     """
     for name, value in (("num_simulated", num_simulated), ("num_draws", num_draws)):
         if value < 2:
@@ -54,8 +42,8 @@ def calibration(subject: Subject, num_simulated: int = 1000, num_draws: int = 99
     curves = {"λ_K" if simulated.refines else "q": ranks, "control": control}
     verdict, rejected = _verdict(ranks), _verdict(control)
     rejected["rejected"] = not rejected.pop("calibrated")
-    numbers: dict[str, Any] = {"num_simulated": num_simulated, "num_draws": num_draws, "significance": SIGNIFICANCE}
-    numbers |= {**verdict, "control": rejected}
+    numbers = {"num_simulated": num_simulated, "num_draws": num_draws, "significance": SIGNIFICANCE, **verdict}
+    numbers["control"] = rejected
     if simulated.refines:
         curves["λ₀"], _ = _ranks(simulated, simulated.init, truth, num_draws)
         numbers["init"] = _verdict(curves["λ₀"])
@@ -84,8 +72,7 @@ def spread_ranks(truth: Tensor, draws: Tensor) -> Tensor:
 
     .. math:: u = (r + v) / (L + 1), \qquad r = \#\{l : z_l < z\}, \quad v \sim \mathcal{U}(0, 1)
 
-    Among L draws there are L + 1 equally probable ranks; spread evenly over its bin, a rank has a continuous uniform
-    distribution, so that tests for such hold exactly.
+    Spread evenly over its bin, a rank has a continuous uniform distribution, so that tests for such hold exactly.
     """
     ranks = (draws < truth).sum(0).double()
     return (ranks + torch.rand_like(ranks)) / (len(draws) + 1)
@@ -133,8 +120,7 @@ def calibration_figure(curves: dict[str, Tensor]) -> Figure:
     histogram.axhspan(1 - band, 1 + band, color="0.5", alpha=0.25, label="99 % band of uniform ranks")
     histogram.axhline(1, color="0.5", linewidth=0.8)
     histogram.set(xlabel="rank of the true z_d among draws of q, as a share", ylabel="density", xlim=(0, 1))
-    histogram.set_ylim(bottom=0)
-    histogram.set_title("Flat where q is calibrated")
+    histogram.set(ylim=(0, None), title="Flat where q is calibrated")
     histogram.legend(fontsize=7)
     levels.plot([0, 1], [0, 1], color="0.5", linewidth=0.8)
     levels.set(xlabel="nominal level of the central interval", ylabel="share of true z_d inside", xlim=(0, 1))

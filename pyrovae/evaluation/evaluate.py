@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -89,8 +87,7 @@ def evaluate(
     A measure that fails leaves its numbers out, and the result's `failed` says why; running out of memory is raised.
 
     Args:
-        model: p(x, z).
-        guide: q(z | x).
+        model, guide: p(x, z) and q(z | x).
         samples: Datapoints by name, `test` say.
         main: The name of the sample for what is measured once: annealing, trajectories, hardness, calibration.
         probe: Labelled datapoints that probes learn from; none leaves probes out.
@@ -101,17 +98,9 @@ def evaluate(
 
     Returns:
         Numbers of each sample under `splits`, those of the main one at the top, with `seconds` by measure.
-
-    >>> import pyrovae as pv
-    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
-    >>> few = EvaluationSettings(num_samples=30, num_annealed=0, num_simulated=0, max_steps=5)
-    >>> found = evaluate(pv.models.mlp((6,), 2), guide, {"all": Sample(torch.ones(4, 6))}, main="all", settings=few)
-    >>> found.numbers["splits"]["all"]["num_data"], found.failed
-    (4, {})
     """
-    settings = settings or EvaluationSettings()
+    settings, device = settings or EvaluationSettings(), next(model.parameters()).device
     model.eval(), guide.eval()
-    device = next(model.parameters()).device
     run = _Evaluation(settings, device, progress)
     found, splits = run.found, run.found.numbers["splits"]
     draws: dict[str, Any] = {"num_samples": settings.num_samples, "num_particles": settings.num_particles}
@@ -134,15 +123,15 @@ def evaluate(
         run.keep("datapoints", partial(_datapoints, subject), name)
     if main in subjects:
         _measure_main(run, subjects[main])
-    curve = {}
+    parts = {name: shown_gaps(part) for name, part in splits.items() if "gap" in part}
+    curve = {0.0: splits[main].get("gap", {}).get("inference")}
     for share, sample in occluded.items():
-        if (hidden := infer(f"occluded by {share:.0%}", sample)) is not None:
-            measured = run.run("gaps", partial(gaps, hidden, **steps), hidden.name)
-            curve[f"{share:g}"] = measured and measured.numbers["gap"].get("inference")
-    if curve := {share: gap for share, gap in curve.items() if gap}:
-        found.numbers["occlusion"] = {"0": splits[main].get("gap", {}).get("inference"), **curve}
-        found.draw("occlusion", occlusion_curve, found.numbers["occlusion"])
-    if parts := {name: shown_gaps(part) for name, part in splits.items() if "gap" in part}:
+        hidden = infer(f"occluded by {share:.0%}", sample)
+        if measured := hidden and run.run("gaps", partial(gaps, hidden, **steps), hidden.name):
+            curve[share], parts[hidden.name] = measured.numbers["gap"].get("inference"), shown_gaps(measured.numbers)
+    if len(curve) > 1:
+        found.numbers["occlusion"] = {f"{share:g}": gap for share, gap in curve.items()}
+    if parts:
         found.draw("gaps", gap_bars, parts)
     run.bar.close()
     return found
@@ -150,9 +139,9 @@ def evaluate(
 
 def _datapoints(subject: Subject) -> Measurement:
     """Which datapoints these are; of the first few, what they look like at λ₀ and λ_K."""
-    shown = reconstructions(subject, NUM_SHOWN) if can_decode(subject.model) else {}
-    labels = {} if subject.labels is None else {"labels": subject.labels}
-    return Measurement(values={**shown, **labels, "index": torch.arange(len(subject.x))})
+    values = reconstructions(subject, NUM_SHOWN) if can_decode(subject.model) else {}
+    values |= {} if subject.labels is None else {"labels": subject.labels}
+    return Measurement(values={**values, "index": torch.arange(len(subject.x))})
 
 
 def _measure_main(run: _Evaluation, subject: Subject) -> None:
@@ -170,16 +159,3 @@ def _measure_main(run: _Evaluation, subject: Subject) -> None:
             run.found.draw("bounds", bounds_figure, run.found.numbers["splits"][subject.name] | found.numbers)
     if settings.num_simulated:
         run.keep("calibration", partial(calibration, subject, settings.num_simulated))
-
-
-def occlusion_curve(gaps_by_share: Mapping[str, Mapping[str, float]]) -> Figure:
-    """The inference gap, an `estimate` in nats, against the share of each image that is hidden."""
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axes = figure.subplots()
-    shares, found = [float(share) for share in gaps_by_share], list(gaps_by_share.values())
-    axes.errorbar(shares, [one["mean"] for one in found], [one["se"] for one in found], fmt="o-", capsize=3)
-    axes.set(xlabel="share of the image that is hidden", ylabel="inference gap (nats a datapoint)")
-    axes.set_title("How inference fares as more of the image is hidden")
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.grid(alpha=0.3)
-    return figure

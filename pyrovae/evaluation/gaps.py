@@ -31,30 +31,16 @@ def gaps(
 
     with q* the best member of the family for each datapoint (`optimum`), and recovered :math:`= L[q_{\lambda_K}] -
     L[q_{\lambda_0}]` what refinement gains. For log p(x) stands a bound, so the approximation gap, and the whole, are
-    underestimates. Of a family without a density, which has no such bound, only the parts at λ are known.
-
-    Weights that the family's datapoints share, a flow's say, are held still: what they lack is in the approximation
-    gap.
+    underestimates; of a family without a density, which has no such bound, the other parts alone are known. Weights
+    that datapoints share, a flow's say, are held still: what they lack is in the approximation gap.
 
     Args:
         subject: What was inferred.
         num_samples, num_particles: As in `bounds`.
-        tolerance: Of `optimum`: nats that a window of steps must gain to be called progress.
-        max_steps: Of `optimum`.
-
-    Raises:
-        ValueError: A number out of range.
+        tolerance, max_steps: Of `optimum`: nats that a window of steps must gain to be called progress, and steps.
 
     Reference:
         Inference Suboptimality in Variational Autoencoders (Cremer et al., 2018), arXiv:1801.03558
-
-    >>> import torch
-    >>> import pyrovae as pv
-    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
-    >>> subject = Subject.of("test", pv.models.mlp((6,), z_dim=2), guide, torch.ones(8, 6))
-    >>> found = gaps(subject, num_samples=50, num_particles=5, max_steps=20).values
-    >>> torch.allclose(found["elbo"] + found["gap_inference"], found["log_evidence"])
-    True
     """
     starts = (subject.init, subject.params) if subject.refines else (subject.init,)
     best = optimum(subject.model, subject.family, subject.x, *starts, tolerance=tolerance, max_steps=max_steps)
@@ -82,14 +68,8 @@ def gaps(
 def gap_bars(gaps_by_split: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Figure:
     """Approximation, remaining and recovered gap side by side, with standard errors, for each split.
 
-    Where some bars are many times the others, the axis is linear up to 1 nat and logarithmic above.
-
-    Args:
-        gaps_by_split: `numbers["gap"]` of `gaps` by name of the split, or of the scheme.
-
-    >>> part = {"mean": 2.0, "se": 0.1}
-    >>> gap_bars({"test": {"approximation": part, "remaining": part, "recovered": part}}).axes[0].get_xlabel()
-    'gap (nats a datapoint)'
+    `gaps_by_split` has `numbers["gap"]` of `gaps` by name of the split, or of the scheme. Where some bars are many
+    times the others, the axis is linear up to 1 nat and logarithmic above.
     """
     names = list(gaps_by_split)
     figure = Figure(figsize=(8, 1.5 + 0.55 * len(names)), layout="constrained")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..models import can_decode
 from ..training.figures import column_names, image_rows
-from .measurement import Measurement, estimate
+from .measurement import Measurement
 from .subject import Subject, reconstruct
 
 NUM_EXTREME = 6  # hardest classes, and easiest, in the figure where there are more than twice as many
@@ -21,63 +21,36 @@ LONGEST = 20  # characters of a class's name there
 def hardness(subject: Subject, gap: Tensor, *, num_images: int = 8) -> Measurement:
     """The inference gap of each datapoint against its class and its amount, and where it is widest and narrowest.
 
-    The amount is what the data have: images ink, how far pixels are from the background on average; counts a rate
-    (`Subject.words`). Correlations are Pearson's and, of ranks, Spearman's. A gap that is not finite is left out.
-
-    Args:
-        subject: What was inferred.
-        gap: log p(x) - L[λ_K] of each datapoint (N,), in nats.
-        num_images: Of each kind in the gallery.
-
-    Raises:
-        ValueError: Gaps that are not one a datapoint.
-
-    >>> import torch
-    >>> import pyrovae as pv
-    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
-    >>> x = torch.arange(48.0).view(8, 6)
-    >>> subject = Subject.of("test", pv.models.mlp((6,), z_dim=2), guide, x)
-    >>> found = hardness(subject, torch.arange(8.0)).numbers["hardness"]
-    >>> found["amount"], round(found["correlation"]["spearman"], 6)
-    ('rate', 1.0)
+    The amount is what the data have, images ink, counts a rate (`Subject.amount`). Correlations are Pearson's and, of
+    ranks, Spearman's. A gap that is not finite is left out. A ValueError, if `gap`, log p(x) - L[λ_K] in nats, is not
+    one a datapoint, (N,).
     """
     if gap.shape != (len(subject.x),):
         raise ValueError(f"gap must be ({len(subject.x)},), one a datapoint, got {tuple(gap.shape)}")
-    amount, words, finite = subject.amount(), subject.words, gap.isfinite()
-    classes = gap_by_class(subject, gap)
-    correlation = _correlation(amount[finite], gap[finite])
-    by_class = {name: {**estimate(values), "n": len(values)} for name, values in classes.items()}
-    numbers = {"by_class": by_class, "amount": words.amount, "correlation": correlation}
-    found = Measurement({"hardness": numbers}, {words.amount: amount})
-    label = f"{words.amount} ({words.formula} over {words.entry}s)"
-    found.draw("hardness", _hardness_figure, classes, amount[finite], gap[finite], correlation, label)
+    amount, finite, classes, by_class = subject.amount(), gap.isfinite(), dict[str, Tensor](), dict[str, Any]()
+    if subject.labels is not None:
+        labels, names = subject.labels.to(gap.device), subject.class_names
+        for label in labels[finite].unique().tolist():
+            name = names[label] if label < len(names) else str(label)
+            rows = (labels == label) & finite
+            classes[name] = gap[rows]
+            by_class[name] = {**subject.estimate(gap[rows], rows.cpu()), "n": int(rows.sum())}
+    a, b = (values[finite].double().cpu().numpy() for values in (amount.values, gap))
+    correlation: dict[str, Any] = dict.fromkeys(("pearson", "pearson_p", "spearman", "spearman_p"))
+    if len(a) > 2 and np.ptp(a) > 0 and np.ptp(b) > 0:
+        found = (*pearsonr(a, b), *spearmanr(a, b))
+        correlation = dict(zip(correlation, map(float, found), strict=True))
+    numbers = {"by_class": by_class, "amount": amount.name, "correlation": correlation}
+    measured = Measurement({"hardness": numbers}, {amount.name: amount.values})
+    told = "" if correlation["spearman"] is None else f": Spearman {correlation['spearman']:.2f}".replace("-", "−")
+    words = f"{amount.name} ({amount.formula} over {amount.entry}s)", f"Gap and {amount.name}{told}"
+    measured.draw("hardness", _hardness_figure, classes, a, b, *words)
     if subject.x.dim() == 4 and subject.x.shape[1] in (1, 3) and can_decode(subject.model):
-        found.draw("gallery", _gallery, subject, gap, num_images)
-    return found
+        measured.draw("gallery", _gallery, subject, gap, num_images)
+    return measured
 
 
-def gap_by_class(subject: Subject, gap: Tensor) -> dict[str, Tensor]:
-    """The finite gaps of each class that occurs, by its name; none where there are no labels."""
-    if subject.labels is None:
-        return {}
-    labels, names = subject.labels.to(gap.device), subject.class_names
-    found = {}
-    for label in labels[gap.isfinite()].unique().tolist():
-        found[names[label] if label < len(names) else str(label)] = gap[(labels == label) & gap.isfinite()]
-    return found
-
-
-def _correlation(amount: Tensor, gap: Tensor) -> dict[str, float | None]:
-    a, b = amount.double().cpu().numpy(), gap.double().cpu().numpy()
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return {"pearson": None, "pearson_p": None, "spearman": None, "spearman_p": None}
-    (r, p), (rank_r, rank_p) = pearsonr(a, b), spearmanr(a, b)
-    return {"pearson": float(r), "pearson_p": float(p), "spearman": float(rank_r), "spearman_p": float(rank_p)}
-
-
-def _hardness_figure(
-    classes: Mapping[str, Tensor], amount: Tensor, gap: Tensor, correlation: Mapping[str, Any], label: str
-) -> Figure:
+def _hardness_figure(classes: Mapping[str, Tensor], amount: Any, gap: Any, label: str, title: str) -> Figure:
     order = sorted(classes, key=lambda name: classes[name].median().item(), reverse=True)
     left_out = max(0, len(order) - 2 * NUM_EXTREME)
     shown = order if not left_out else order[:NUM_EXTREME] + order[-NUM_EXTREME:]
@@ -92,9 +65,8 @@ def _hardness_figure(
         boxes.set_xlabel("inference gap (nats a datapoint)")
         boxes.set_title(f"Hardest and easiest classes ({left_out} between)" if left_out else "Which classes are hard")
     axes = panels[-1]
-    axes.plot(amount.double().cpu().numpy(), gap.double().cpu().numpy(), ".", markersize=3, alpha=0.5)
-    told = "" if correlation["spearman"] is None else f": Spearman {correlation['spearman']:.2f}".replace("-", "−")
-    axes.set(xlabel=label, ylabel="inference gap (nats a datapoint)", title=f"Gap and {label.partition(' ')[0]}{told}")
+    axes.plot(amount, gap, ".", markersize=3, alpha=0.5)
+    axes.set(xlabel=label, ylabel="inference gap (nats a datapoint)", title=title)
     for one in panels:
         one.grid(alpha=0.3)
         one.title.set_fontsize(10)

@@ -80,11 +80,6 @@ class Measurement:
         figures: For people, by file name without suffix.
         warnings: Sentences about what is not to be trusted, and what to do.
         failed: Why what is missing failed, by name of the measure or figure.
-
-    >>> found = Measurement()
-    >>> found.draw("empty", lambda: 1 / 0)
-    >>> found.failed
-    {'figure empty': 'ZeroDivisionError: division by zero'}
     """
 
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -101,53 +96,28 @@ class Measurement:
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it: numbers that are none become null."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, torch.Tensor):
-        return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """As JSON has it: tensors become lists, numbers that are none become null."""
+    return json.loads(json.dumps(value, default=lambda tensor: tensor.tolist()), parse_constant=lambda _: None)
 
 
 def write(run_dir: Path, result: dict[str, Any], found: Measurement) -> None:
     """The files of an evaluation, `evaluation.json` last: where it is, all is. OSError, if they cannot be written.
 
-    A figure that cannot be drawn is noted in the result's `failed`.
+    Figures and curves of an earlier evaluation go. A figure that cannot be drawn is noted in the result's `failed`.
     """
-    _forget(run_dir)
-    for name in result["figures"][:]:
-        try:
-            with replacing(run_dir / "figures" / f"{name}.png") as path:
-                found.figures[name].savefig(path, dpi=150, format="png")
-        except OSError:
-            raise
-        except Exception:
-            with attempt(result["failed"], f"figure {name}"):
-                raise
-            result["figures"].remove(name)
+    with attempt({}, "the earlier evaluation"):  # there may be none, or a damaged one
+        for name in json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))["figures"]:
+            (run_dir / "figures" / f"{name}.png").unlink(missing_ok=True)
+    for name, figure in found.figures.items():
+        path = run_dir / "figures" / f"{name}.png"
+        with attempt(result["failed"], f"figure {name}"), replacing(path) as part:
+            figure.savefig(part, dpi=150, format="png")
+    result["figures"] = [name for name in result["figures"] if f"figure {name}" not in result["failed"]]
     arrays: dict[str, Any] = {name: value.detach().cpu().numpy() for name, value in found.values.items()}
     with replacing(run_dir / "evaluation.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    _log_to_tensorboard(run_dir, result)
-    with replacing(run_dir / "evaluation.json") as path:
-        path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _forget(run_dir: Path) -> None:
-    """Takes away the figures and curves of an earlier evaluation: this one may not draw them all."""
     for old in run_dir.glob(f"events.out.tfevents.*{_SUFFIX}"):
         old.unlink()
-    with attempt({}, "the earlier evaluation"):  # which may be damaged
-        earlier = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))
-        for name in earlier["figures"]:
-            (run_dir / "figures" / f"{name}.png").unlink(missing_ok=True)
-
-
-def _log_to_tensorboard(run_dir: Path, result: dict[str, Any]) -> None:
     with SummaryWriter(run_dir, filename_suffix=_SUFFIX) as writer:
         for split, numbers in result["splits"].items():
             for name, value in _scalars(numbers):
@@ -155,6 +125,8 @@ def _log_to_tensorboard(run_dir: Path, result: dict[str, Any]) -> None:
         for name in result["figures"]:  # as drawn already
             with Image.open(run_dir / "figures" / f"{name}.png") as image:
                 writer.add_image(f"evaluation/{name}", np.asarray(image.convert("RGB")), dataformats="HWC")
+    with replacing(run_dir / "evaluation.json") as path:
+        path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _scalars(numbers: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

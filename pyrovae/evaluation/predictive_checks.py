@@ -12,7 +12,7 @@ from ..inference import simulate
 from ..models import can_decode
 from ..validation import ArgumentError
 from .measurement import Measurement
-from .subject import Subject, Words, posterior_draws
+from .subject import Amount, Subject, posterior_draws
 
 EXTREME = 0.025  # of either tail
 CHUNK_ENTRIES = 2**23  # of replicated data held at a time
@@ -31,23 +31,11 @@ def predictive_checks(subject: Subject, num_draws: int = 100, num_datapoints: in
     of extreme p well above 5% says that model or q is wrong. `prior_ks` is the Kolmogorov-Smirnov distance between T of
     the data and of samples from the prior on.
 
-    Args:
-        subject: Datapoints and their posteriors.
-        num_draws: Replications of each datapoint.
-        num_datapoints: The first so many are checked, or all; p-values of the rest are NaN.
-
-    Raises:
-        ValueError: A number below 1.
+    Checked are the first `num_datapoints`, with `num_draws` replications each; p-values of the rest are NaN.
 
     Reference:
         Posterior Predictive Assessment of Model Fitness via Realized Discrepancies (Gelman, Meng & Stern, 1996),
         Statistica Sinica 6
-
-    >>> import pyrovae as pv
-    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
-    >>> subject = Subject.of("test", pv.models.mlp((6,), z_dim=2), guide, torch.ones(8, 6))
-    >>> sorted(predictive_checks(subject, 5).values)
-    ['predictive_p_contrast', 'predictive_p_log_likelihood', 'predictive_p_mean']
     """
     for name, value in (("num_draws", num_draws), ("num_datapoints", num_datapoints)):
         if value < 1:
@@ -68,7 +56,7 @@ def predictive_checks(subject: Subject, num_draws: int = 100, num_datapoints: in
         {"predictive_checks": {"num_datapoints": len(x), "num_draws": num_draws, **checks}},
         {f"predictive_p_{name}": torch.cat([p, rest]) for name, p in p_values.items()},
     )
-    found.draw("predictive_checks", predictive_figure, p_values, data, subject.words)
+    found.draw("predictive_checks", predictive_figure, p_values, data, subject.amount())
     return found
 
 
@@ -106,7 +94,7 @@ def _numbers(p: Tensor, data: tuple[Tensor, Tensor] | None) -> dict[str, float]:
     return numbers
 
 
-def predictive_figure(p_values: dict[str, Tensor], data: dict[str, tuple[Tensor, Tensor]], words: Words) -> Figure:
+def predictive_figure(p_values: dict[str, Tensor], data: dict[str, tuple[Tensor, Tensor]], words: Amount) -> Figure:
     """Histograms of p by statistic, and of the data's statistics beside those of data from the prior."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -120,7 +108,7 @@ def predictive_figure(p_values: dict[str, Tensor], data: dict[str, tuple[Tensor,
         edges = np.histogram_bin_edges(np.concatenate([own, simulated]), 30)
         axes.hist(own, edges, histtype="stepfilled", alpha=0.4, label="data")
         axes.hist(simulated, edges, histtype="step", label="model, z from the prior")
-        label = f"rate (mean count a {words.entry})" if (name, words.amount) == ("mean", "rate") else f"{name} of x"
+        label = f"rate (mean count a {words.entry})" if (name, words.name) == ("mean", "rate") else f"{name} of x"
         axes.set(xlabel=label, title="Data and the model's samples")
         axes.legend(fontsize=7, loc="upper right")
     for axes in panels:

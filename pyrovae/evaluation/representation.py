@@ -17,10 +17,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from ..inference import elbo_terms, mutual_information
 from ..models import can_decode
 from ..training.figures import kl_bars, kl_per_dim
 from ..validation import ArgumentError
-from .aggregate_posterior import elbo_surgery
 from .measurement import Measurement, attempt, estimate
 from .subject import CHUNK_SIZE, Subject, posterior_mean
 from .traversals import most_active
@@ -34,24 +34,12 @@ MAX_CLASSES = 20  # in a legend
 def representation(subject: Subject, probe_train: Subject | None = None, surgery_datapoints: int = 2000) -> Measurement:
     """Dimensions in use, information, sparsity, reconstruction and probes, at λ_K and, by names with `_init`, at λ₀.
 
-    A latent dimension is in use if its KL to the prior, averaged over datapoints, is above 0.1 nats (`IN_USE`). What a
-    loop's noise leaves on a dimension that tells nothing is below that, while its mean may well vary by more than the
-    0.01 at which a unit is usually called active. Families whose KL has no closed form by dimension count by the normal
-    with the moments of draws; None where there are no moments, as of positive latents.
+    A latent dimension is in use if its KL to the prior (`kl_per_dim`), averaged over datapoints, is above 0.1 nats,
+    `IN_USE`. A loop's noise on a dimension that tells nothing stays below that, while its mean may vary by more than
+    the 0.01 at which a unit is usually called active.
 
-    Args:
-        subject: What is measured.
-        probe_train: Other datapoints with labels, which probes are fitted to.
-        surgery_datapoints: The first so many make up the aggregate posterior, or all; the work grows by their square.
-
-    Raises:
-        ValueError: `surgery_datapoints` below 1.
-
-    >>> import pyrovae as pv
-    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
-    >>> subject = Subject.of("test", pv.models.mlp((6,), z_dim=2), guide, torch.ones(8, 6))
-    >>> representation(subject).numbers["dims_in_use"]
-    0
+    Probes are fitted to `probe_train`, other datapoints with labels. The first `surgery_datapoints`, or all, make up
+    the aggregate posterior; the work grows by their square.
     """
     if surgery_datapoints < 1:
         raise ArgumentError(f"surgery_datapoints must be >= 1, got {surgery_datapoints}")
@@ -63,19 +51,22 @@ def representation(subject: Subject, probe_train: Subject | None = None, surgery
         part = {
             "dims_in_use": None if kl is None else int((kl > IN_USE).sum()),
             "kl_per_dim": None if kl is None else kl.tolist(),
-            "lifetime_sparsity": _known(sparsity(mean.flatten(1).T)),
-            "population_sparsity": _known(sparsity(mean.flatten(1))),
+            "lifetime_sparsity": estimate((lifetime := sparsity(mean.flatten(1).T))[lifetime.isfinite()]),
+            "population_sparsity": subject.estimate(sparsity(mean.flatten(1))),
             "share_of_zeros": subject.estimate((mean.abs() < ZERO).double().mean(1)),
         }
         found.numbers |= {name + suffix: value for name, value in part.items()}
     found.numbers |= dict.fromkeys(("mutual_information", "aggregate_kl", "mutual_information_bound"))
     if subject.family.density == "any":
         with attempt(found.failed, "mutual information"):
-            num = surgery_datapoints
-            terms = elbo_surgery(subject.model, subject.family, subject.x[:num], subject.params[:num])
-            found.numbers["mutual_information"] = subject.estimate(terms.information, slice(num))
-            found.numbers["aggregate_kl"] = subject.estimate(terms.aggregate_kl, slice(num))
-            found.numbers["mutual_information_bound"] = math.log(len(terms.kl))
+            x, params = subject.x[:surgery_datapoints], subject.params[:surgery_datapoints]
+            information = mutual_information(subject.family, params)
+            aggregate = (
+                elbo_terms(subject.model, subject.family, x, params).kl - information
+            )  # in the mean KL(q(z) ‖ p)
+            for name, value in (("mutual_information", information), ("aggregate_kl", aggregate)):
+                found.numbers[name] = subject.estimate(value, slice(surgery_datapoints))
+            found.numbers["mutual_information_bound"] = math.log(len(x))
     if can_decode(subject.model):
         with attempt(found.failed, "reconstruction"):
             _reconstruction(found, subject, means)
@@ -88,19 +79,12 @@ def representation(subject: Subject, probe_train: Subject | None = None, surgery
     return found
 
 
-def _known(values: Tensor) -> dict[str, float] | None:
-    """The estimate over those that are defined, if any is."""
-    values = values[values.isfinite()]
-    return estimate(values) if len(values) else None
-
-
 def _kl(subject: Subject, params: Tensor) -> Tensor | None:
     """KL to the prior by dimension, (D,), over datapoints with finite λ."""
-    good = params.isfinite().all(1)
-    pairs = zip(subject.x[good].split(CHUNK_SIZE), params[good].split(CHUNK_SIZE), strict=True)
-    sums = [(len(x), kl_per_dim(subject.model, subject.family, x, row)) for x, row in pairs]
-    parts = [count * kl for count, kl in sums if kl is not None]
-    return torch.stack(parts).sum(0) / int(good.sum()) if parts else None
+    x, params = (part[params.isfinite().all(1)].split(CHUNK_SIZE) for part in (subject.x, params))
+    kls = [kl_per_dim(subject.model, subject.family, *pair) for pair in zip(x, params, strict=True)]
+    known = [len(part) * kl for part, kl in zip(x, kls, strict=True) if kl is not None]
+    return torch.stack(known).sum(0) / sum(map(len, x)) if known else None
 
 
 def sparsity(responses: Tensor) -> Tensor:
@@ -111,14 +95,9 @@ def sparsity(responses: Tensor) -> Tensor:
     Signs are left out; normal responses of mean zero have 1 - 2 / π = 0.36. Population sparsity is that of a datapoint
     over dimensions, lifetime sparsity that of a dimension over datapoints.
 
-    References:
+    Reference:
         Sparse Coding and Decorrelation in Primary Visual Cortex During Natural Vision (Vinje & Gallant, 2000),
         Science 287
-        Sparseness of the Neuronal Representation of Stimuli in the Primate Temporal Visual Cortex (Rolls & Tovee,
-        1995), Journal of Neurophysiology 73
-
-    >>> sparsity(torch.tensor([[0.0, 0.0, -3.0], [2.0, -2.0, 2.0]])).abs()
-    tensor([1., 0.], dtype=torch.float64)
     """
     n, r = responses.shape[-1], responses.double().abs()
     if n < 2:
@@ -131,7 +110,7 @@ def _reconstruction(found: Measurement, subject: Subject, means: dict[str, Tenso
     for suffix, mean in means.items():
         with torch.no_grad():
             pairs = zip(subject.x.split(CHUNK_SIZE), mean.split(CHUNK_SIZE), strict=True)
-            mse = torch.cat([_mean_square(subject.model.decode(z).mean - x) for x, z in pairs])
+            mse = torch.cat([(subject.model.decode(z).mean - x).square().flatten(1).mean(1) for x, z in pairs])
         found.values["mse" + suffix] = mse
         quality |= {
             name + suffix: value for name, value in reconstruction_quality(subject.x, mse, subject.groups).items()
@@ -150,7 +129,7 @@ def reconstruction_quality(x: Tensor, mse: Tensor, groups: Tensor | None = None)
     """
     good = mse.isfinite()
     x, mse, groups = x[good], mse[good].double(), None if groups is None else groups[good.cpu()]
-    spread = _mean_square(x - x.mean(0)).double()
+    spread = (x - x.mean(0)).square().flatten(1).mean(1).double()
     psnr = (20 * math.log10(data_range(x)) - 10 * mse.log10()).clamp(max=MAX_PSNR)
     r2 = (1 - mse.sum() / spread.sum()).item() if spread.sum() > 0 else math.nan
     error = estimate(((1 - r2) * spread - mse) / spread.mean(), groups)["se"]
@@ -161,10 +140,6 @@ def data_range(x: Tensor) -> float:
     """1 for data in [0, 1]; else the largest entry less the smallest."""
     low, high = x[x.isfinite()].aminmax()
     return 1.0 if low >= 0 and high <= 1 else (high - low).item()
-
-
-def _mean_square(difference: Tensor) -> Tensor:
-    return difference.square().flatten(1).mean(1)
 
 
 def _probe(found: Measurement, subject: Subject, train: Subject, means: dict[str, Tensor]) -> None:
@@ -211,8 +186,8 @@ def aggregate_posterior_figure(means: Tensor, labels: Tensor | None, class_names
         axes.plot(*points[classes == k].T, ".", markersize=4, alpha=0.6, color=colour, label=name)
     if labels is not None and len(present) <= MAX_CLASSES:
         axes.legend(fontsize=8, markerscale=2, title="class")
-    axes.set(xlabel=f"E[z_{first} | x]", ylabel=f"E[z_{second} | x]")
-    axes.set_title("Posterior means, two most active dimensions")
+    title = "Posterior means, two most active dimensions"
+    axes.set(xlabel=f"E[z_{first} | x]", ylabel=f"E[z_{second} | x]", title=title)
     axes.set_aspect("equal", adjustable="datalim")
     axes.grid(alpha=0.3)
     return figure

@@ -16,13 +16,14 @@ CHUNK_SIZE = 500  # datapoints inferred at a time
 NUM_MEAN_DRAWS = 64  # where a family's mean has no closed form
 
 
-class Words(NamedTuple):
-    """What the data's parts are called, and how much is on a datapoint."""
+class Amount(NamedTuple):
+    """How much is on each datapoint, (N,), and the words for such data."""
 
+    values: Tensor
+    name: str
+    formula: str
     datapoint: str
     entry: str
-    amount: str
-    formula: str  # of the amount
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Subject:
     >>> import pyrovae as pv
     >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
     >>> subject = Subject.of("test", pv.models.mlp((6,), z_dim=2), guide, torch.ones(8, 6))
-    >>> subject.params.shape, subject.refines, subject.words.amount
+    >>> subject.params.shape, subject.refines, subject.amount().name
     (torch.Size([8, 4]), False, 'rate')
     """
 
@@ -72,12 +73,10 @@ class Subject:
 
     @property
     def family(self) -> Family:
-        """Turns λ into q."""
         return self.guide.family
 
     @property
     def refines(self) -> bool:
-        """Whether λ_K is another than λ₀."""
         return self.params is not self.init
 
     def estimate(self, values: Tensor, rows: Any = slice(None)) -> dict[str, float]:
@@ -85,36 +84,24 @@ class Subject:
         good = values.isfinite().cpu()
         return estimate(values[good], None if self.groups is None else self.groups.cpu()[rows][good])
 
-    @property
-    def words(self) -> Words:
-        """Images have ink, or contrast where no background prevails; counts have rates."""
+    def amount(self) -> Amount:
+        """Of images ink, or contrast where no background, their median, prevails; of counts the rate."""
+        known = self.x[self.x.isfinite()]
+        size, spread = (self.x - known.median()).abs(), (known - known.median()).abs()
         if self.x.dim() == 4:
-            away, (low, high) = (self.x - self.background).abs(), self.x.aminmax()
-            amount = "ink" if (away <= 0.05 * (high - low)).double().mean() > 0.5 else "contrast"
-            return Words("image", "pixel", amount, "mean |x − median|")
-        if (self.x >= 0).all() and (self.x == self.x.round()).all():
-            return Words("trial", "neuron", "rate", "mean count")
-        return Words("datapoint", "entry", "size", "mean |x − median|")
-
-    @property
-    def background(self) -> Tensor:
-        """The value that entries have most often or are spread about, paper say: their median."""
-        return self.x[self.x.isfinite()].median()
-
-    def amount(self) -> Tensor:
-        """How much ink, contrast or rate each datapoint has, (N,)."""
-        x = self.x if self.words.amount == "rate" else (self.x - self.background).abs()
-        return x.flatten(1).mean(1)
+            ink = (spread <= 0.05 * spread.max()).double().mean() > 0.5
+            words = "ink" if ink else "contrast", "mean |x − median|", "image", "pixel"
+        elif (known >= 0).all() and (known == known.round()).all():
+            size, words = self.x, ("rate", "mean count", "trial", "neuron")
+        else:
+            words = "size", "mean |x − median|", "datapoint", "entry"
+        return Amount(size.flatten(1).mean(1), *words)
 
 
 def posterior_draws(family: Family, params: Tensor, num_draws: int) -> Tensor:
     """z ~ q(z | λ) for λ (B, P), flattened sites side by side, (num_draws, B, D); takes no gradient.
 
     By the family's program: a plug-in distribution, as a `Ladder` has one, would leave out how layers depend.
-
-    >>> import pyrovae as pv
-    >>> posterior_draws(pv.DiagonalNormal(2), torch.zeros(5, 4), 3).shape
-    torch.Size([3, 5, 2])
     """
     with torch.no_grad(), isolated(), pyro.validation_enabled(False), pyro.plate("draws", num_draws, dim=-2):
         return family.sample(params)
@@ -137,10 +124,7 @@ def reconstruct(model: Any, family: Family, params: Tensor) -> Tensor:
 
 def reconstructions(subject: Subject, num: int) -> dict[str, Tensor]:
     """`inputs`, E[x | z] at the means of q at λ₀ and λ_K, and `labels`, of the first `num` datapoints."""
-    model, family = subject.model, subject.family
-    return {
-        "inputs": subject.x[:num],
-        "reconstructions_init": reconstruct(model, family, subject.init[:num]),
-        "reconstructions": reconstruct(model, family, subject.params[:num]),
-        **({} if subject.labels is None else {"labels": subject.labels[:num]}),
-    }
+    shown = {"inputs": subject.x[:num]}
+    for name, params in (("reconstructions_init", subject.init), ("reconstructions", subject.params)):
+        shown[name] = reconstruct(subject.model, subject.family, params[:num])
+    return shown if subject.labels is None else {**shown, "labels": subject.labels[:num]}

@@ -4,13 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_BOUNDS = {
-    "ELBO at λ₀": "elbo_init",
-    "ELBO at λ_K": "elbo",
-    "ELBO at λ*": "elbo_optimum",
-    "IWAE": "iwae",
-    "log p̂": "log_evidence",
-}
+_BOUNDS = {"ELBO at λ₀": "elbo_init", "ELBO at λ_K": "elbo", "ELBO at λ*": "elbo_optimum"}
+_BOUNDS |= {"IWAE": "iwae", "log p̂": "log_evidence"}
 _GAPS = {  # as the difference of two levels
     "approximation": ("log_evidence", "elbo_optimum"),
     "amortization": ("elbo_optimum", "elbo_init"),
@@ -18,22 +13,12 @@ _GAPS = {  # as the difference of two levels
     "remaining": ("elbo_optimum", "elbo"),
     "inference": ("log_evidence", "elbo"),
 }
-_REPRESENTATION = {
-    "in use at λ₀": "dims_in_use_init",
-    "in use at λ_K": "dims_in_use",
-    "MSE": "reconstruction.mse",
-    "R²": "reconstruction.r2",
-    "k-NN": "probe.knn",
-    "linear probe": "probe.linear",
-}
+_REPRESENTATION = {"in use at λ₀": "dims_in_use_init", "in use at λ_K": "dims_in_use", "MSE": "reconstruction.mse"}
+_REPRESENTATION |= {"R²": "reconstruction.r2", "k-NN": "probe.knn", "linear probe": "probe.linear"}
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A number, or an estimate with its standard error; a dash where there is none.
-
-    >>> number({"mean": -1.234, "se": 0.056}), number(None)
-    ('−1.23 ± 0.06', '–')
-    """
+    """A number, or an estimate with its standard error; a dash where there is none."""
     if isinstance(value, Mapping):
         error = "" if value.get("se") is None else f" ± {value['se']:.{digits}f}"
         return "–" if value.get("mean") is None else number(value["mean"], digits) + error
@@ -53,9 +38,7 @@ def lookup(numbers: Mapping[str, Any], path: str) -> Any:
 def shown_gaps(numbers: Mapping[str, Any], digits: int = 2) -> dict[str, dict[str, float]]:
     """The gaps of a split as differences of its rounded levels, so that printed columns add up to the digit.
 
-    Args:
-        numbers: `elbo_init`, `elbo`, `elbo_optimum`, `log_evidence` and `gap` of a split; what is missing is left out.
-        digits: To which the levels are printed.
+    `numbers` are those of a split; what is missing is left out.
 
     >>> levels = {"elbo": {"mean": -1.004}, "log_evidence": {"mean": -0.995}}
     >>> shown_gaps(levels | {"gap": {"inference": {"mean": 0.009, "se": 0.001}}})
@@ -75,10 +58,8 @@ def table(result: Mapping[str, Any]) -> str:
     scheme, splits, settings = result["scheme"], result["splits"], result["settings"]
     refiner = "" if scheme["num_steps"] is None else f", K = {scheme['num_steps']}"
     sizes = {split: numbers["num_data"] - numbers.get("num_left_out", 0) for split, numbers in splits.items()}
-    alike = len(set(sizes.values())) == 1
-    told = (
-        f"{next(iter(sizes.values()))} a split" if alike else ", ".join(f"{n} of {name}" for name, n in sizes.items())
-    )
+    each = ", ".join(f"{n} of {name}" for name, n in sizes.items())
+    told = each if len(set(sizes.values())) > 1 else f"{max(sizes.values())} a split"
     grouped = any("num_groups" in numbers for numbers in splits.values())
     gaps = {split: shown_gaps(numbers) for split, numbers in splits.items()}
     failed = [f"failed, and left out: {name} ({reason})" for name, reason in result["failed"].items()]
@@ -90,33 +71,29 @@ def table(result: Mapping[str, Any]) -> str:
         "the gap log p̂ − ELBO: approximation at the best q of the family, λ*; amortization from λ₀ to λ*, of which "
         "refinement\nrecovered some and some remains",
         _of_splits(gaps, {part: part for part in _GAPS}),
-        "the representation: latent dimensions in use, by their KL to the prior, and at λ_K errors of reconstruction "
-        "and\naccuracies of probes",
+        "the representation: latent dimensions in use by their KL, at λ_K reconstruction and accuracies of probes",
         _of_splits(splits, _REPRESENTATION, digits=3),
-        *_once(result),
-        *(["\n".join(failed)] if failed else []),
+        "\n".join(_once(result)),
+        "\n".join(failed),
         f"numbers: {result['run']}/evaluation.json, .npz; pictures: {result['run']}/figures",
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def _once(result: Mapping[str, Any]) -> list[str]:
     """What was measured on the main split alone."""
     lines = []
     if ais := result.get("ais"):
-        above = number(ais.get("minus_log_evidence"))
-        lines.append(
-            f"annealed importance sampling, {ais['num_data']} of {result['main']}: {number(ais)}, "
-            f"{above} above log p̂ of the same"
-        )
+        above = f"{number(ais)}, {number(ais.get('minus_log_evidence'))} above log p̂ of the same"
+        lines.append(f"annealed importance sampling, {ais['num_data']} of {result['main']}: {above}")
     if bdmc := result.get("bdmc"):
-        lower, upper = number(bdmc["lower"]), number(bdmc["upper"])
-        lines.append(f"bidirectional, {bdmc['num_data']} drawn from the model: between {lower} and {upper}")
+        between = f"between {number(bdmc['lower'])} and {number(bdmc['upper'])}"
+        lines.append(f"bidirectional, {bdmc['num_data']} drawn from the model: {between}")
     if found := result.get("calibration"):
-        verdict = "calibrated" if found["calibrated"] else "not calibrated"
+        verdict = f"{'' if found['calibrated'] else 'not '}calibrated (p = {found['p_value']:.2g})"
         inside = number(found["coverage"]["0.9"]["mean"])
-        lines.append(f"calibration: {verdict} (p = {found['p_value']:.2g}); 90 % intervals hold {inside} of the truth")
-    return ["\n".join(lines)] if lines else []
+        lines.append(f"calibration: {verdict}; 90 % intervals hold {inside} of the truth")
+    return lines
 
 
 def _of_splits(splits: Mapping[str, Any], columns: Mapping[str, str], digits: int = 2) -> str:
@@ -130,18 +107,11 @@ def _of_splits(splits: Mapping[str, Any], columns: Mapping[str, str], digits: in
 
 
 def grouped_warnings(warnings: Sequence[str], splits: Sequence[str]) -> list[str]:
-    """Warnings of several splits that differ in numbers alone as one, that of the first of them.
-
-    >>> grouped_warnings(["val: 3 of 9 are high", "test: 4 of 9 are high", "few draws"], ["test", "val"])
-    ['val: 3 of 9 are high (likewise test)', 'few draws']
-    """
-    found: dict[str, list[tuple[str, str]]] = {}
+    """Warnings of several splits that differ in numbers alone as one, that of the first of them."""
+    found: dict[str, list[str]] = {}
     for warning in warnings:
         split, mark, text = warning.partition(": ")
-        split, text = (split, text) if mark and split in splits else ("", warning)
-        found.setdefault(re.sub(r"[−-]?\d[\d.,]*", "#", text), []).append((split, warning))
-    others = [", ".join(split for split, _ in group[1:]) for group in found.values()]
-    return [
-        group[0][1] + (f" (likewise {rest})" if rest else "")
-        for group, rest in zip(found.values(), others, strict=True)
-    ]
+        known = bool(mark) and split in splits
+        alike = found.setdefault(re.sub(r"[−-]?\d[\d.,]*", "#", text if known else warning), [])
+        alike.append(split if alike and known else warning)
+    return [first + (f" (likewise {', '.join(others)})" if others else "") for first, *others in found.values()]

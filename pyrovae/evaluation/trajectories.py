@@ -3,9 +3,8 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -20,41 +19,33 @@ from .subject import Subject
 CHUNK_SIZE = 100  # datapoints whose path is kept at a time, and that are timed
 
 
-@dataclass(frozen=True)
-class Loop:
-    """The loop by which a guide finds λ, with as many steps as asked for.
+class Loop(NamedTuple):
+    """The loop by which a guide finds λ, with as many steps as asked for."""
 
-    Attributes:
-        initial: x to λ₀ (B, P).
-        path: (x, λ₀, num_steps) to λ₀ ... λ_K (K + 1, B, P).
-        num_steps: K of training; none where there were no steps.
-        settings: What the steps are, for people.
-    """
-
-    initial: Callable[[Tensor], Tensor]
-    path: Callable[[Tensor, Tensor, int], Tensor]
-    num_steps: int | None
-    settings: dict[str, Any] = field(default_factory=dict)
+    initial: Callable[[Tensor], Tensor]  # x to λ₀ (B, P)
+    path: Callable[[Tensor, Tensor, int], Tensor]  # (x, λ₀, num_steps) to λ₀ ... λ_K (K + 1, B, P)
+    num_steps: int | None  # K of training; none where there were no steps
+    settings: dict[str, Any]  # what the steps are, for people
 
 
 def loop_of(model: Any, guide: Guide) -> Loop:
     """The loop of the guide's refiner, without safeguard; else of a default `SVIRefiner` from what the guide infers."""
     own: Any = getattr(guide, "refiner", None)
     refines = isinstance(own, Refiner) and hasattr(guide, "initial")
-    refiner = own if refines else SVIRefiner()
+    longer = copy.copy(own if refines else SVIRefiner())
+    longer.safeguard = False
 
     def path(x: Tensor, init: Tensor, num_steps: int) -> Any:
-        longer = copy.copy(refiner)
-        longer.num_steps, longer.safeguard = num_steps, False
+        longer.num_steps = num_steps
         return longer(model, guide.family, x, init, record=True).path
 
     if not refines:
         name = "SVIRefiner by default, for the guide has no refiner"
         told = {"refiner": name, "start": "what the guide infers", "lr_decay": "none"}
         return Loop(lambda x: guide.infer(x).params, path, None, told)
-    name = type(guide if isinstance(guide, LearnedIterativeGuide) else refiner).__name__
-    told = {"refiner": name, "start": "λ₀", "lr_decay": getattr(refiner, "lr_decay", "none")}
-    return Loop(guide.initial, path, refiner.num_steps, told)
+    name = type(guide if isinstance(guide, LearnedIterativeGuide) else own).__name__
+    told = {"refiner": name, "start": "λ₀", "lr_decay": getattr(own, "lr_decay", "none")}
+    return Loop(guide.initial, path, own.num_steps, told)  # type: ignore[attr-defined, arg-type]
 
 
 def trajectory(
@@ -66,24 +57,15 @@ def trajectory(
     those of a default `SVIRefiner`. With `lr_decay` they are those of one long loop, which decays over all of them, so
     that λ_K of training is not on its path; `numbers` say so.
 
-    Scored are the steps 0 ... 10, K, the last and some between, all under common noise. Their seconds are those of λ₀
-    and of so many steps, warm, scoring not counted. `steps_to_99` is the first scored step with 99 % of
-    the gain from λ₀ to the last.
+    Scored are the steps 0 ... 10, K, the last and some between, all under common noise. Seconds are those of λ₀ and of
+    so many steps, each as long as in the longest run. `steps_to_99` is the first scored step with 99 % of the gain from
+    λ₀ to the last.
 
     Args:
         subject: What was inferred.
         num_steps: How many; by default 10 K, and at least 100.
         num_data: Of the first so many datapoints.
         num_particles: Draws of z a datapoint and score.
-
-    Raises:
-        ValueError: A number below 1.
-
-    >>> import pyrovae as pv
-    >>> guide = pv.AmortizedGuide(pv.DiagonalNormal(2), pv.nets.MLP((6,), (4,)))
-    >>> subject = Subject.of("test", pv.models.mlp((6,), z_dim=2), guide, torch.ones(8, 6))
-    >>> trajectory(subject, num_steps=3, num_particles=5).numbers["trajectory"]["step"]
-    [0, 1, 2, 3]
     """
     for name, value in (("num_steps", num_steps), ("num_data", num_data)):
         if value is not None and value < 1:
@@ -92,10 +74,19 @@ def trajectory(
     if num_steps is None:
         num_steps = max(100, 10 * (loop.num_steps or 0))
     steps = scored_steps(num_steps, loop.num_steps)
-    params, norms = _run(loop, x, num_steps, steps)
+    paths, moves, times = [], [], []
+    with torch.no_grad():
+        for chunk in x.split(CHUNK_SIZE):
+            start, init, between = _clock(x), loop.initial(chunk), _clock(x)
+            path = loop.path(chunk, init, num_steps).detach()  # (num_steps + 1, B, P)
+            times.append(((between - start) / len(chunk), (_clock(x) - between) / len(chunk) / num_steps))
+            paths.append(path[steps])
+            moves.append((path[1:] - path[:-1]).norm(dim=-1))
+    proposal, step = map(min, zip(*times, strict=True))  # of the chunk that waited least, for a compiler say
+    params, norms = torch.cat(paths, 1), torch.cat(moves, 1)  # (steps, N, P), (num_steps, N)
     terms = precise_terms(subject.model, subject.family, x, *params, num_particles=num_particles)
-    recon, kl = (torch.stack(side).double() for side in zip(*((t.recon, t.kl) for t in terms), strict=True))
-    finite = (recon - kl).isfinite().all(0)  # recon and kl: (steps, N)
+    recon, kl = (torch.stack(side).double() for side in zip(*terms, strict=True))  # (steps, N) each
+    finite = (recon - kl).isfinite().all(0)
     recon, kl, norms = recon[:, finite], kl[:, finite], norms[:, finite].double()
     elbo, rows = recon - kl, torch.arange(len(x))[finite.cpu()]
     scores = [subject.estimate(row, rows) for row in elbo]
@@ -110,7 +101,7 @@ def trajectory(
         "step_norm": [norms[step - 1].mean().item() if step else math.nan for step in steps],  # that led to each λ
         "gain": subject.estimate(elbo[-1] - elbo[0], rows),
         "steps_to_99": reached[0] if gain[-1] > 0 else None,
-        "seconds_per_image": _seconds_per_image(loop, x[:CHUNK_SIZE], steps),
+        "seconds_per_image": [proposal + k * step for k in steps],
         "trained_num_steps": loop.num_steps,
         "num_data": len(rows),
         "timed_batch_size": len(x[:CHUNK_SIZE]),
@@ -135,33 +126,10 @@ def scored_steps(num_steps: int, trained: int | None) -> list[int]:
     return sorted(steps | ({trained} if trained is not None and trained <= num_steps else set()))
 
 
-def _run(loop: Loop, x: Tensor, num_steps: int, steps: list[int]) -> tuple[list[Tensor], Tensor]:
-    """λ (N, P) at each of `steps`, and the norm of every step (num_steps, N)."""
-    rows, norms = [], []
-    with torch.no_grad():
-        for chunk in x.split(CHUNK_SIZE):
-            path = loop.path(chunk, loop.initial(chunk), num_steps).detach()  # (num_steps + 1, B, P)
-            rows.append(path[steps])
-            norms.append((path[1:] - path[:-1]).norm(dim=-1))
-    return list(torch.cat(rows, 1)), torch.cat(norms, 1)
-
-
-def _seconds_per_image(loop: Loop, x: Tensor, steps: list[int]) -> list[float]:
-    """Wall time by image of λ₀, and of so many steps from there, each as long as in the longest run."""
-
-    def seconds(job: Callable[[], Any]) -> float:
-        torch.cuda.synchronize(x.device) if x.is_cuda else None
-        start = perf_counter()
-        job()
-        torch.cuda.synchronize(x.device) if x.is_cuda else None
-        return perf_counter() - start
-
-    with torch.no_grad():
-        init = loop.initial(x)
-        loop.path(x, init, 1)  # warm
-        start = min(seconds(lambda: loop.initial(x)) for _ in range(3))
-        step = seconds(lambda: loop.path(x, init, steps[-1])) / steps[-1]
-    return [(start + k * step) / len(x) for k in steps]
+def _clock(x: Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return perf_counter()
 
 
 def trajectory_figure(numbers: dict[str, Any]) -> Figure:
@@ -169,11 +137,9 @@ def trajectory_figure(numbers: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     steps, trained = numbers["step"], numbers["trained_num_steps"]
-    for name, sign, style, label in (
-        ("elbo", 1, "C0o-", "ELBO"), ("recon", 1, "C1--", "reconstruction"), ("kl", -1, "C2:", "−KL"),
-    ):  # fmt: skip
-        values = [sign * (value - numbers[name][0]) for value in numbers[name]]
-        left.plot(steps, values, style, markersize=3, label=label)
+    for name, sign, style in (("elbo", 1, "C0o-"), ("recon", 1, "C1--"), ("kl", -1, "C2:")):
+        label = {"elbo": "ELBO", "recon": "reconstruction", "kl": "−KL"}[name]
+        left.plot(steps, [sign * (value - numbers[name][0]) for value in numbers[name]], style, ms=3, label=label)
     left.set_xscale("symlog", linthresh=1, linscale=0.3)
     ticks = [0, *(mantissa * 10**power for power in range(6) for mantissa in (1, 2, 5))]
     left.set_xticks(shown := [tick for tick in ticks if tick <= steps[-1]], map(str, shown))
@@ -183,9 +149,10 @@ def trajectory_figure(numbers: dict[str, Any]) -> Figure:
         title += f";\n99 % of it in {numbers['steps_to_99']}"
     left.set(xlabel="inner step k", ylabel=f"change from {numbers['start']} (nats a datapoint)", title=title)
     time = [1000 * value for value in numbers["seconds_per_image"]]
-    right.plot(time, numbers["elbo"], "C0o-", markersize=3)
-    right.set(xlabel="time from x to λ_k (ms a datapoint)", ylabel="ELBO at λ_k (nats a datapoint)")
-    right.set_title("What it costs")
+    right.plot(time, numbers["elbo"], "C0o-", ms=3)
+    right.set(
+        xlabel="time from x to λ_k (ms a datapoint)", ylabel="ELBO at λ_k (nats a datapoint)", title="What it costs"
+    )
     if trained in steps:
         for axes, place in ((left, trained), (right, time[steps.index(trained)])):
             axes.axvline(place, color="grey", linewidth=1, label=f"K = {trained} of training")

@@ -1,6 +1,6 @@
 """What latent dimensions do, as pictures: walks along one of them, and from one image to another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +18,7 @@ REACH = 3.0  # standard deviations of the aggregate posterior to either side
 
 
 def most_active(means: Tensor, num: int) -> list[int]:
-    """The `num` latent dimensions, or all, whose posterior means (N, D) vary most over the data; largest first.
-
-    >>> most_active(torch.tensor([[0.0, 5.0, 1.0], [0.1, -5.0, -1.0]]), 2)
-    [1, 2]
-    """
+    """The `num` latent dimensions, or all, whose posterior means (N, D) vary most over the data; largest first."""
     return means.var(0, correction=0).argsort(descending=True)[:num].tolist()
 
 
@@ -35,14 +31,7 @@ def traverse(model: Any, mean: Tensor, dims: Sequence[int], values: Tensor) -> T
         model: With `decode`; its z is the layers side by side, bottom first.
         mean: z to start from (D,), an image's posterior mean or zeros.
         dims: Entries of z to move, a row each.
-        values: What they become, (V,), or (len(dims), V) with values of each row's own.
-
-    Returns:
-        (len(dims), V, *x_shape).
-
-    >>> import pyrovae as pv
-    >>> traverse(pv.models.mlp((6,), z_dim=2), torch.zeros(2), [1, 0], torch.tensor([-1.0, 0.0, 1.0])).shape
-    torch.Size([2, 3, 6])
+        values: What they become, (V,), or (R, V) with values of each row's own. Returns (R, V, *x_shape).
     """
     values, rows = values.to(mean).expand(len(dims), -1), []  # (R, V)
     with torch.no_grad():
@@ -60,22 +49,9 @@ def traverse(model: Any, mean: Tensor, dims: Sequence[int], values: Tensor) -> T
 
 
 def interpolate(model: Any, a: Tensor, b: Tensor, num: int) -> Tensor:
-    """E[x | z] at `num` points of the straight lines from `a` to `b`, both ends included.
+    """E[x | z] at `num` points of the straight lines from `a` to `b` (R, D), or (D,), both ends included.
 
-    Args:
-        model: With `decode`.
-        a, b: (R, D), a row for each pair; or (D,) for one.
-        num: Points, V.
-
-    Returns:
-        (R, V, *x_shape).
-
-    Raises:
-        ValueError: `num` below 2.
-
-    >>> import pyrovae as pv
-    >>> interpolate(pv.models.mlp((6,), z_dim=2), torch.zeros(2), torch.ones(2), 4).shape
-    torch.Size([1, 4, 6])
+    Returns (R, num, *x_shape), for a model with `decode`; a ValueError, if `num` is below 2.
     """
     if num < 2:
         raise ValueError(f"num must be >= 2, the two ends, got {num}")
@@ -111,30 +87,26 @@ def traversals(subject: Subject) -> Measurement:
     if not can_decode(subject.model):
         return Measurement(warnings=["traversals: left out, for the model has no `decode`; write one, z to p(x | z)"])
     found, arrays = Measurement(), walks(subject)
-    found.draw("traversals", traversal_figure, arrays["traversals"], arrays["traversal_dims"].tolist())
-    found.draw("interpolations", interpolation_figure, arrays["interpolations"])
+    for name in ("traversals", "interpolations"):
+        found.draw(name, walk_figure, name, arrays)
     return found
 
 
-def traversal_figure(images: Tensor, dims: Sequence[int]) -> Figure | None:
-    """`traversals` of `walks`, (R, V, C, H, W), of the dimensions `dims`; None for data other than images."""
+def walk_figure(name: str, arrays: Mapping[str, Tensor]) -> Figure | None:
+    """`traversals` or `interpolations` of `walks`, (R, V, C, H, W); None for data other than images."""
+    images = arrays[name]
     if images.dim() != 5:
         return None
-    steps = [f"{value:.3g}" for value in torch.linspace(-REACH, REACH, images.shape[1]).tolist()]
-    figure = image_rows({f"z_{dim}": row for dim, row in zip(dims, images, strict=True)}, len(steps))
-    column_names(figure.axes[-1], steps, images.shape[-1])
-    figure.axes[-1].set_xlabel("standard deviations from the aggregate posterior's mean")
-    figure.suptitle("Moving one latent dimension at a time")
-    return figure
-
-
-def interpolation_figure(images: Tensor) -> Figure | None:
-    """`interpolations` of `walks`, (R, V, C, H, W); None for data other than images."""
-    if images.dim() != 5:
-        return None
-    figure = image_rows({f"{r} to {len(images) + r}": row for r, row in enumerate(images)}, images.shape[1])
-    shares = [f"{100 * k / (images.shape[1] - 1):.0f}" for k in range(images.shape[1])]
-    column_names(figure.axes[-1], shares, images.shape[-1])
-    figure.axes[-1].set_xlabel("way from one posterior mean to another (%)")
-    figure.suptitle("Straight lines in latent space")
+    if name == "traversals":
+        rows = [f"z_{dim}" for dim in arrays["traversal_dims"].tolist()]
+        columns, title = torch.linspace(-REACH, REACH, images.shape[1]), "Moving one latent dimension at a time"
+        label = "standard deviations from the aggregate posterior's mean"
+    else:
+        rows = [f"{r} to {len(images) + r}" for r in range(len(images))]
+        columns, title = torch.linspace(0, 100, images.shape[1]), "Straight lines in latent space"
+        label = "way from one posterior mean to another (%)"
+    figure = image_rows(dict(zip(rows, images, strict=True)), len(columns))
+    column_names(figure.axes[-1], [f"{value:.3g}" for value in columns.tolist()], images.shape[-1])
+    figure.axes[-1].set_xlabel(label)
+    figure.suptitle(title)
     return figure

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..capture import engine
 from ..data import Dataset, Split
 from ..evaluation.subject import Subject, reconstructions
-from ..evaluation.traversals import NUM_INFERRED, interpolation_figure, traversal_figure, walks
+from ..evaluation.traversals import NUM_INFERRED, walk_figure, walks
 from ..files import replacing
 from ..inference import simulate
 from ..models import can_decode
@@ -91,8 +91,5 @@ def _figures(arrays: dict[str, Tensor]) -> dict[str, Figure]:
         shown.set_size_inches(8, shown.get_figheight() + 0.3)
     samples.suptitle("E[x | z] at draws from the prior")
     shown.suptitle("Data, and E[x | z] at the means of q")
-    walked = {
-        "traversals": traversal_figure(arrays["traversals"], arrays["traversal_dims"].tolist()),
-        "interpolations": interpolation_figure(arrays["interpolations"]),
-    }
+    walked = {name: walk_figure(name, arrays) for name in ("traversals", "interpolations")}
     return {"samples": samples, "reconstructions": shown} | {n: figure for n, figure in walked.items() if figure}
