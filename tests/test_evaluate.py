@@ -287,8 +287,7 @@ def test_the_traceback_of_a_measure_that_fails_is_shown_with_debug(run, tmp_path
         out, err = capsys.readouterr()
         assert "failed, and left out: trajectory (ZeroDivisionError: float division by zero)" in out
         assert ("Traceback" in err) == bool(debug)
-    log = logging.getLogger("pyrovae.evaluation")
-    log.setLevel(logging.NOTSET)
+    logging.getLogger("pyrovae.evaluation").setLevel(logging.NOTSET)
 
 
 def test_a_figure_that_cannot_be_written_is_named_and_the_rest_is_there(run, result, tmp_path, monkeypatch):

@@ -465,6 +465,7 @@ def test_many_long_class_names_are_the_hardest_and_easiest_shortened(model, x):
     told = [label.get_text() for label in boxes.get_yticklabels()]
     assert len(told) == 12
     assert max(map(len, told)) == 20
+    assert len(set(told)) == 12, "their ends are kept"
     assert boxes.yaxis_inverted()
     assert boxes.get_title() == "Hardest and easiest classes (28 between)"
     by_class = found.numbers["hardness"]["by_class"]

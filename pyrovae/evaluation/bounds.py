@@ -72,8 +72,8 @@ def bounds(
         )
         numbers["log_evidence_from"] = f"IWAE-{num_samples} at {'λ_K' if name == 'iwae' else 'λ*'}"
         values["log_evidence"] = values[name]
-    init, refined, top, evidence = (values.get(key) for key in ("elbo_init", "elbo", "elbo_optimum", "log_evidence"))
-    parts: dict[str, Any] = {}
+    levels: Any = (values.get(key) for key in ("elbo_init", "elbo", "elbo_optimum", "log_evidence"))
+    (init, refined, top, evidence), parts = levels, {}
     if top is not None:
         parts = {"amortization": top - init, "recovered": refined - init, "remaining": top - refined}
         parts |= {} if evidence is None else {"approximation": evidence - top, "inference": evidence - refined}

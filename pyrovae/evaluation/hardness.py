@@ -59,7 +59,7 @@ def _hardness_figure(classes: Mapping[str, Tensor], amount: Any, gap: Any, label
     if classes:
         boxes = panels[0]
         boxes.boxplot([classes[name].double().cpu().numpy() for name in shown], orientation="horizontal", sym="")
-        names = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in shown]
+        names = [name if len(name) <= LONGEST else f"{name[:9]}…{name[10 - LONGEST :]}" for name in shown]
         boxes.set_yticks(range(1, len(shown) + 1), names, fontsize=8)
         boxes.invert_yaxis()  # the hardest is on top
         boxes.set_xlabel("inference gap (nats a datapoint)")
