@@ -40,21 +40,21 @@ def calibration(subject: Subject, num_simulated: int = 1000, num_draws: int = 99
     simulated = Subject.of("simulated", subject.model, subject.guide, x)
     ranks, control = _ranks(simulated, simulated.params, truth, num_draws)
     curves = {"λ_K" if simulated.refines else "q": ranks, "control": control}
-    verdict, rejected = _verdict(ranks), _verdict(control)
+    found, rejected = verdict(ranks), verdict(control)
     rejected["rejected"] = not rejected.pop("calibrated")
-    numbers = {"num_simulated": num_simulated, "num_draws": num_draws, "significance": SIGNIFICANCE, **verdict}
+    numbers = {"num_simulated": num_simulated, "num_draws": num_draws, "significance": SIGNIFICANCE, **found}
     numbers["control"] = rejected
     if simulated.refines:
         curves["λ₀"], _ = _ranks(simulated, simulated.init, truth, num_draws)
-        numbers["init"] = _verdict(curves["λ₀"])
-    found = Measurement({"calibration": numbers})
-    found.draw("calibration", calibration_figure, curves)
-    if verdict["calibrated"] and not rejected["rejected"]:
-        found.warnings.append(
+        numbers["init"] = verdict(curves["λ₀"])
+    measured = Measurement({"calibration": numbers})
+    measured.draw("calibration", calibration_figure, curves)
+    if found["calibrated"] and not rejected["rejected"]:
+        measured.warnings.append(
             f"calibration: {num_simulated} simulations are too few to tell q from one with half its spread "
             f"(p = {rejected['p_value']:.2g}); raise num_simulated"
         )
-    return found
+    return measured
 
 
 def _ranks(subject: Subject, params: Tensor, truth: Tensor, num_draws: int) -> tuple[Tensor, Tensor]:
@@ -78,29 +78,24 @@ def spread_ranks(truth: Tensor, draws: Tensor) -> Tensor:
     return (ranks + torch.rand_like(ranks)) / (len(draws) + 1)
 
 
-def uniformity(ranks: Tensor) -> dict[str, Any]:
-    """The Kolmogorov-Smirnov test of each dimension of `spread_ranks` (N, D), and of all by Bonferroni's correction."""
-    p_values = [float(kstest(column, "uniform").pvalue) for column in ranks.cpu().numpy().T]
-    return {"p_value": min(1.0, min(p_values) * len(p_values)), "p_value_per_dim": p_values}
-
-
-def coverage(ranks: Tensor) -> dict[str, dict[str, Any]]:
-    """Shares of `spread_ranks` (N, D) within central intervals, by nominal level.
-
-    Standard errors are over datapoints, for the dimensions of one are not independent.
-    """
-    inside = {level: covered(ranks, level) for level in LEVELS}
-    return {str(level): {**estimate(it.mean(1)), "per_dim": it.mean(0).tolist()} for level, it in inside.items()}
-
-
 def covered(ranks: Tensor, level: float) -> Tensor:
     """Whether each of `spread_ranks` lies in the central interval of that level, as zeros and ones."""
     return ((ranks - 0.5).abs() <= level / 2).double()
 
 
-def _verdict(ranks: Tensor) -> dict[str, Any]:
-    tested = uniformity(ranks)
-    return {**tested, "calibrated": tested["p_value"] > SIGNIFICANCE, "coverage": coverage(ranks)}
+def verdict(ranks: Tensor) -> dict[str, Any]:
+    """Whether `spread_ranks` (N, D) are uniform, and the shares of them within central intervals, by nominal level.
+
+    By the Kolmogorov-Smirnov test of each dimension, and of all by Bonferroni's correction. Standard errors are over
+    datapoints, for the dimensions of one are not independent.
+    """
+    p_values = [float(kstest(column, "uniform").pvalue) for column in ranks.cpu().numpy().T]
+    p_value, coverage = min(1.0, min(p_values) * len(p_values)), {}
+    for level in LEVELS:
+        inside = covered(ranks, level)
+        coverage[str(level)] = {**estimate(inside.mean(1)), "per_dim": inside.mean(0).tolist()}
+    calibrated = p_value > SIGNIFICANCE
+    return {"p_value": p_value, "p_value_per_dim": p_values, "calibrated": calibrated, "coverage": coverage}
 
 
 def calibration_figure(curves: dict[str, Tensor]) -> Figure:
