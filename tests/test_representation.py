@@ -18,6 +18,7 @@ from pyrovae.evaluation.subject import Subject, posterior_draws, posterior_mean
 from pyrovae.evaluation.traversals import interpolate, most_active, traversals, traverse, walk_figure
 from pyrovae.inference import Inferred, elbo_terms, mutual_information, simulate
 from pyrovae.testing import LinearGaussian
+from pyrovae.training.figures import kl_per_dim
 
 
 class Given(pv.Guide):
@@ -341,6 +342,23 @@ def test_dimensions_in_use_are_counted_by_kl_and_not_by_the_jitter_of_means(fami
     assert numbers["kl_per_dim"][1] == pytest.approx(kl_of(0.2, 1.0), abs=0.03)
     assert max(numbers["kl_per_dim"][2:]) < 0.03
     assert {"active_units", "active_units_init"}.isdisjoint(numbers)
+
+
+def test_kl_by_dimension_without_moments_in_closed_form_is_by_draws():
+    class Sheared(pv.Family):
+        def __init__(self):
+            super().__init__(2)
+            self.num_params = 4
+
+        def forward(self, params):
+            loc, log_scale = params.chunk(2, -1)
+            base = dist.Normal(loc, log_scale.exp())
+            return dist.TransformedDistribution(base, dist.transforms.AffineTransform(1.0, 2.0)).to_event(1)
+
+    params = torch.tensor([[0.2, -0.5, -0.3, -1.0]]).expand(50, -1)
+    model = pv.models.mlp((6,), 2, widths=(8,))
+    expected = [kl_of(1 + 2 * loc, 2 * math.exp(log)) for loc, log in ((0.2, -0.3), (-0.5, -1.0))]
+    assert kl_per_dim(model, Sheared(), torch.ones(50, 6), params).tolist() == pytest.approx(expected, rel=0.1)
 
 
 def test_a_datapoint_that_is_not_finite_spoils_no_mean():
