@@ -40,8 +40,8 @@ def shown_gaps(numbers: Mapping[str, Any], digits: int = 2) -> dict[str, dict[st
 
     `numbers` are those of a split; what is missing is left out.
 
-    >>> levels = {"elbo": {"mean": -1.004}, "log_evidence": {"mean": -0.995}}
-    >>> shown_gaps(levels | {"gap": {"inference": {"mean": 0.009, "se": 0.001}}})
+    >>> levels = {"elbo": {"mean": -1.004}, "log_evidence": {"mean": -0.996}}
+    >>> shown_gaps(levels | {"gap": {"inference": {"mean": 0.008, "se": 0.001}}})
     {'inference': {'mean': 0.0, 'se': 0.001}}
     """
     found = {}
