@@ -15,7 +15,7 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae.evaluation.annealed import annealed
-from pyrovae.evaluation.bounds import bounds
+from pyrovae.evaluation.bounds import bounds, bounds_figure
 from pyrovae.evaluation.subject import Subject
 from pyrovae.inference import ais, bidirectional, effective_sample_size, iwae, iwae_bounds, log_weights, pareto_k
 from pyrovae.inference.annealing import Annealing
@@ -215,6 +215,39 @@ def test_pareto_k_of_a_weight_that_is_not_finite_is_nan_for_that_datapoint_alone
     assert torch.equal(found[::2], expected[::2])
     with pytest.raises(ValueError, match="at least 25 draws, got 24"):
         pareto_k(weights[:24])
+
+
+def test_pareto_k_where_weights_tie_or_underflow():
+    few = torch.zeros(100, 6).double()
+    few[:3, 0] = torch.tensor([3.0, 2.0, 1.0])  # of a tail of 20, 17 tie with its threshold
+    few[:, 1] = 2000 * torch.rand(100).double()  # of a model trained for two epochs
+    few[:, 2] = -800.0 * torch.arange(100)
+    few[:15, 3] = stats_tail(15)  # enough to fit, beside 5 that tie
+    few[:, 4] = torch.arange(100) % 2
+    k = pareto_k(few)
+    assert k[0] == k[2] == math.inf
+    assert k[1] > 0.7
+    assert k[3].isfinite()
+    assert k[5] == 0, "all equal"
+    assert not k.isnan().any()
+
+
+def stats_tail(num: int) -> Tensor:
+    return torch.from_numpy(stats.genpareto(0.5).rvs(num, random_state=np.random.default_rng(0))).log1p()
+
+
+def test_weights_that_tie_do_not_take_the_bounds_down(monkeypatch):
+    oracle = LinearGaussian.random(batch=4)
+    params = oracle.best_params(pv.DiagonalNormal(3))
+
+    def tied(*args: object) -> Tensor:
+        return torch.cat([torch.ones(1, 4), torch.zeros(99, 4)]).double()
+
+    monkeypatch.setattr("pyrovae.evaluation.bounds.log_weights", tied)
+    found = bounds(subject_of(oracle, params, params), num_samples=100, num_particles=5)
+    assert found.numbers["num_left_out"] == 0
+    assert found.numbers["pareto_k"]["share_above_0.7"] == 1
+    assert math.isfinite(found.numbers["iwae"]["mean"])
 
 
 # Hamiltonian Monte Carlo.
@@ -482,14 +515,26 @@ def test_annealing_is_compared_on_the_same_datapoints():
     params = mismatched(oracle, pv.DiagonalNormal(3))
     subject = subject_of(oracle, params, params)
     first = bounds(subject, num_samples=10, num_particles=5)
-    found = annealed(subject, num_data=8, num_simulated=20, num_chains=4, num_steps=40, num_leapfrog=2, bounds=first)
+    path = {"num_chains": 4, "num_steps": 40, "num_leapfrog": 2}
+    found = annealed(subject, num_data=8, num_simulated=20, log_evidence=first.values["log_evidence"], **path)
     part = found.numbers["ais"]
     assert part["num_data"] == 8
     assert part["mean"] == pytest.approx(oracle.log_evidence[:8].mean().item(), abs=0.2)
     expected = found.values["ais"] - first.values["iwae"][:8]
-    assert part["minus_iwae"]["mean"] == pytest.approx(expected.mean().item())
+    assert part["minus_log_evidence"]["mean"] == pytest.approx(expected.mean().item())
     assert {"lower", "upper", "gap"} < found.numbers["bdmc"].keys()
-    assert "bounds" in found.figures
+    labels = [line.get_label() for line in bounds_figure(first.numbers | found.numbers).axes[0].lines]
+    assert any("paired AIS difference" in label and "(n = 8)" in label for label in labels)
+
+
+def test_an_extreme_q_is_told_of_with_a_remedy():
+    oracle = LinearGaussian.random(batch=3)
+    far = mismatched(oracle, pv.DiagonalNormal(3)) + 1e4
+    subject = subject_of(oracle, far, far)
+    with torch.no_grad():
+        subject.guide.encoder.layers[-1].bias.fill_(60.0)  # of what is simulated, too
+    found = annealed(subject, num_data=0, num_simulated=5, num_chains=2, num_steps=2)
+    assert any("start='prior'" in text for text in found.warnings), found.warnings
 
 
 def test_a_datapoint_that_is_not_finite_is_left_out_of_means():
@@ -514,7 +559,7 @@ def test_every_guide_is_measured(name, family, model, x, monkeypatch):
     subject = Subject.of("test", model, make_guide(name, family, model), x)
     found = bounds(subject, num_samples=30, num_particles=3)
     path = {"num_chains": 2, "num_steps": 3, "num_leapfrog": 1}
-    more = annealed(subject, num_data=3, num_simulated=2, bounds=found, **path)
+    more = annealed(subject, num_data=3, num_simulated=2, log_evidence=found.values["iwae"], **path)
     assert more.numbers["ais"]["start"] == ("prior" if family == "flow" else "q")
     for part in (found, more):
         assert all(value.isfinite().all() and not value.requires_grad for value in part.values.values())

@@ -12,9 +12,8 @@ from scipy.stats import norm
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.evaluation.calibration import calibration
+from pyrovae.evaluation.calibration import calibration, spread_ranks, verdict
 from pyrovae.evaluation.predictive_checks import predictive_checks, statistics
-from pyrovae.evaluation.ranks import coverage, spread_ranks, uniformity
 from pyrovae.evaluation.subject import Subject
 from pyrovae.inference import Inferred, simulate
 from pyrovae.testing import LinearGaussian
@@ -106,17 +105,17 @@ def test_ranks_of_known_draws():
 
 def test_uniform_ranks_are_found_uniform_and_cover_as_they_say():
     ranks = torch.rand(4000, 3, dtype=torch.float64)
-    assert uniformity(ranks)["p_value"] > 1e-3
-    for level, found in coverage(ranks).items():
+    assert verdict(ranks)["p_value"] > 1e-3
+    for level, found in verdict(ranks)["coverage"].items():
         nominal = float(level)
         for share in found["per_dim"]:
             assert abs(share - nominal) < 4 * math.sqrt(nominal * (1 - nominal) / 4000)
     wide = 0.5 + 0.9 * (ranks - 0.5)  # as of a q that is too wide
-    assert uniformity(wide)["p_value"] < 1e-3
-    assert coverage(wide)["0.9"]["mean"] > 0.95
+    assert verdict(wide)["p_value"] < 1e-3
+    assert verdict(wide)["coverage"]["0.9"]["mean"] > 0.95
     one = ranks.clone()
     one[:, 2] = one[:, 2] ** 1.3  # one dimension of three is off
-    assert uniformity(one)["p_value"] < 1e-3
+    assert verdict(one)["p_value"] < 1e-3
 
 
 def test_c15_the_exact_posterior_is_calibrated_and_the_control_is_not():

@@ -2,19 +2,26 @@
 
 import math
 import sys
+from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from conftest import GUIDES, X_SHAPE, Z_DIM, make_guide
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import pyrovae as pv
-from pyrovae.evaluation.findings import Findings
+from pyrovae.evaluation.bounds import bounds, few_groups
 from pyrovae.evaluation.gaps import gap_bars, gaps
-from pyrovae.evaluation.hardness import hardness, occlusion_curve
+from pyrovae.evaluation.hardness import hardness
+from pyrovae.evaluation.measurement import Measurement, estimate
 from pyrovae.evaluation.subject import Subject
+from pyrovae.evaluation.table import number, shown_gaps
 from pyrovae.evaluation.trajectories import scored_steps, trajectory
-from pyrovae.inference import common_noise_terms, optimum, precise_terms
+from pyrovae.inference import common_noise_terms, iwae, optimum, precise_terms
 from pyrovae.testing import FixedNoise, LinearGaussian, quadrature
 
 PARTS = ("approximation", "amortization", "recovered", "remaining", "inference")
@@ -143,59 +150,120 @@ def test_c4_the_gaps_are_those_of_the_closed_form(monkeypatch):
     refined = best + 0.2 * torch.randn(6, 6, dtype=torch.float64)
     oracle, subject = oracle_subject(refined)
     with any_batch(3):
-        found = gaps(subject, oracle.log_evidence, num_particles=6, num_samples=6, tolerance=1e-5)
+        found = gaps(subject, num_particles=6, num_samples=6, tolerance=1e-5)
     values, q, L = found.values, family(subject.init), oracle.precision
     ratio, delta = L.diagonal() * q.variance, q.mean - oracle.mean
     amortization = 0.5 * torch.einsum("bi,ij,bj->b", delta, L, delta) + 0.5 * (ratio - 1 - ratio.log()).sum(-1)
     assert amortization.min() > 0.1
     # Here q* is found with exact noise, too, and up to what the tolerance allows.
-    torch.testing.assert_close(values["gap_approximation"], oracle.diagonal_gap.expand(6), rtol=0, atol=1e-4)
+    elbo_best = oracle.log_evidence - oracle.diagonal_gap
+    torch.testing.assert_close(values["elbo_optimum"], elbo_best, rtol=0, atol=1e-4)
     torch.testing.assert_close(values["gap_amortization"], amortization, rtol=0, atol=1e-4)
-    total = oracle.log_evidence - exact(oracle, family, refined)
-    torch.testing.assert_close(values["gap_inference"], total, rtol=0, atol=1e-9)
+    torch.testing.assert_close(values["elbo"], exact(oracle, family, refined), rtol=0, atol=1e-9)
     gain = exact(oracle, family, refined) - exact(oracle, family, subject.init)
     torch.testing.assert_close(values["gap_recovered"], gain, rtol=0, atol=1e-9)
 
 
-def test_c4_with_ordinary_noise_and_the_parts_add_up():
+def test_c4_with_ordinary_noise():
     oracle, subject = oracle_subject()
     params = oracle.best_params(subject.family) + 0.1
     oracle, subject = oracle_subject(params)
-    found = gaps(subject, oracle.log_evidence, num_particles=400, num_samples=20)
+    found = gaps(subject, num_particles=400, num_samples=4000)
     v, gap = found.values, found.numbers["gap"]
-    torch.testing.assert_close(v["gap_recovered"] + v["gap_remaining"], v["gap_amortization"], rtol=0, atol=1e-12)
-    torch.testing.assert_close(v["gap_approximation"] + v["gap_remaining"], v["gap_inference"], rtol=0, atol=1e-12)
-    torch.testing.assert_close(v["log_evidence"] - v["gap_approximation"], v["elbo_optimum"], rtol=0, atol=1e-12)
     assert abs(gap["approximation"]["mean"] - oracle.diagonal_gap) < 0.02 + 5 * gap["approximation"]["se"]
     true = (exact(oracle, subject.family, params) - exact(oracle, subject.family, subject.init)).mean()
     assert abs(gap["recovered"]["mean"] - true) < 0.05
     assert set(gap) == set(PARTS)
     for part in PARTS:
         assert gap[part]["mean"] == pytest.approx(v[f"gap_{part}"].mean().item())
-    assert found.numbers["log_evidence_from"] == "given"
     assert found.numbers["converged"] == 1
-    assert found.warnings == []
+    assert not any("gained" in text for text in found.warnings)
 
 
-def test_the_higher_estimate_of_the_evidence_stands_and_a_low_one_is_told():
+@pytest.mark.parametrize("broken", [None, "datum", "draws"])
+def test_levels_and_gaps_add_up_datapoint_by_datapoint_and_in_the_means(broken, monkeypatch):
+    _, subject = oracle_subject()
+    _, subject = oracle_subject(subject.init - 0.2)
+    if broken == "datum":
+        subject.x[1] = math.nan
+    if broken == "draws":  # of one datapoint, at λ* alone
+        module = sys.modules["pyrovae.evaluation.bounds"]
+        monkeypatch.setattr(module, "iwae", lambda *given: iwae(*given).index_fill(0, torch.tensor([1]), math.inf))
+    found = gaps(subject, num_particles=7, num_samples=30, max_steps=50)
+    v, n = found.values, found.numbers
+    level = {name: n[name]["mean"] for name in ("elbo_init", "elbo", "elbo_optimum", "iwae", "log_evidence")}
+    gap = {part: n["gap"][part]["mean"] for part in PARTS}
+    good = [0, 2, 3, 4, 5] if broken else [*range(6)]
+    for lower, parts in (("elbo_init", ("amortization", "approximation")), ("elbo", ("inference",)), ("elbo_optimum", ("approximation",)), ("elbo_init", ("recovered", "remaining", "approximation"))):  # fmt: skip
+        total = v[lower] + sum(v[f"gap_{part}"] for part in parts)
+        torch.testing.assert_close(total[good], v["log_evidence"][good], rtol=0, atol=1e-12)
+        assert level[lower] + sum(gap[part] for part in parts) == pytest.approx(level["log_evidence"], abs=1e-11)
+    assert (n["num_data"], n["num_left_out"]) == (6, 6 - len(good))
+    for name, value in level.items():
+        assert value == pytest.approx(v[name][good].mean().item(), abs=1e-11), "one mask for all"
+    if broken:
+        assert "1 of 6 datapoints have bounds that are not finite" in found.warnings[0]
+        assert not all(math.isfinite(v[name][1]) for name in ("elbo", "iwae", "iwae_optimum")), "the file keeps it"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.tuples(*[st.floats(-2000, 2000, allow_nan=False)] * 4),
+    st.integers(0, 4),
+)
+def test_printed_columns_add_up_to_the_digit(levels, digits):
+    numbers = {name: {"mean": value} for name, value in zip(("elbo_init", "elbo", "elbo_optimum", "log_evidence"), levels, strict=True)}  # fmt: skip
+    gap = {part: {"mean": 0.0, "se": 0.1} for part in PARTS}
+    shown = {part: number({"mean": value["mean"]}, digits) for part, value in shown_gaps(numbers | {"gap": gap}, digits).items()}  # fmt: skip
+    of = {name: Decimal(number(value, digits).replace("−", "-")) for name, value in numbers.items()}
+    part = {name: Decimal(text.replace("−", "-")) for name, text in shown.items()}
+    assert of["elbo_init"] + part["amortization"] + part["approximation"] == of["log_evidence"]
+    assert of["elbo"] + part["inference"] == of["log_evidence"]
+    assert of["elbo_optimum"] + part["approximation"] == of["log_evidence"]
+    assert part["recovered"] + part["remaining"] == part["amortization"]
+
+
+def test_the_higher_estimate_of_the_evidence_stands(monkeypatch):
     oracle, subject = oracle_subject()
-    found = gaps(subject, oracle.log_evidence - 10, num_samples=50, max_steps=20)
-    assert found.numbers["log_evidence_from"] == "IWAE-50 at q*"
-    assert (found.values["log_evidence"] - oracle.log_evidence).abs().max() < 2
+    found = gaps(subject, num_samples=50, max_steps=200)
+    assert found.numbers["log_evidence_from"] == "IWAE-50 at λ*", "λ₀ is far off"
+    assert (found.values["log_evidence"] == found.values["iwae_optimum"]).all()
     assert (found.values["gap_recovered"] == 0).all(), "nothing refines"
-    low = gaps(subject, torch.full((6,), math.nan), num_samples=1, max_steps=20)
-    assert low.numbers["log_evidence_from"] == "IWAE-1 at q*"
-    with pytest.raises(ValueError, match=r"log_evidence must have shape \(6,\), one a datapoint, got \(5,\)"):
-        gaps(subject, oracle.log_evidence[:5])
+    monkeypatch.setattr(sys.modules["pyrovae.evaluation.bounds"], "iwae", lambda *_: oracle.log_evidence - 90)
+    low = gaps(subject, num_samples=50, max_steps=20)
+    assert low.numbers["log_evidence_from"] == "IWAE-50 at λ_K"
+    assert (low.values["log_evidence"] == low.values["iwae"]).all()
 
 
 def test_what_is_not_to_be_trusted_is_told(monkeypatch):
     oracle, subject = oracle_subject()
-    monkeypatch.setattr(sys.modules["pyrovae.evaluation.gaps"], "iwae", lambda *_: oracle.log_evidence - 20)
-    found = gaps(subject, oracle.log_evidence - 20, max_steps=10)
+    module = sys.modules["pyrovae.evaluation.bounds"]
+    monkeypatch.setattr(module, "iwae", lambda *_: oracle.log_evidence - 20)
+    monkeypatch.setattr(module, "iwae_bounds", lambda weights, ks: (oracle.log_evidence - 20).expand(len(ks), -1))
+    found = gaps(subject, max_steps=10)
     assert found.numbers["converged"] == 0
     assert any("6 of 6 datapoints still gained after 10 steps" in text for text in found.warnings)
     assert any("too low; take more samples" in text for text in found.warnings)
+
+
+def test_errors_are_over_groups_and_few_are_told():
+    _, subject = oracle_subject()
+    shared = replace(subject, groups=torch.tensor([0, 0, 0, 1, 1, 1]))
+    torch.manual_seed(1)
+    alone, found = bounds(subject, num_samples=30), None
+    torch.manual_seed(1)
+    found = bounds(shared, num_samples=30)
+    v = found.values["elbo"]
+    halves = torch.stack([v[:3].mean(), v[3:].mean()])
+    assert found.numbers["elbo"]["se"] == pytest.approx(halves.std().item() / 2**0.5), "of groups of one size"
+    assert found.numbers["elbo"]["mean"] == alone.numbers["elbo"]["mean"]
+    assert found.numbers["num_groups"] == 2
+    assert any("standard errors are over 2 groups" in text for text in found.warnings)
+    patches = replace(shared, x=torch.rand(6, 1, 2, 2))
+    assert "over 2 photographs" in few_groups(patches)
+    assert few_groups(replace(subject, groups=torch.arange(60))) == few_groups(subject) == ""
+    torch.testing.assert_close(torch.tensor(estimate(v, torch.arange(6))["se"]), (v.std() / 6**0.5).float())
+    assert math.isnan(estimate(v, torch.zeros(6))["se"]), "one group says nothing of others"
 
 
 @pytest.mark.parametrize("guide", GUIDES)
@@ -213,7 +281,7 @@ def test_trajectories_of_every_guide(guide, model, x):
         assert q.refiner.num_steps == trained, "the guide stays as it is"
 
 
-def check_trajectory(found: Findings, steps: list[int]) -> None:
+def check_trajectory(found: Measurement, steps: list[int]) -> None:
     numbers = found.numbers["trajectory"]
     assert numbers["step"] == steps
     for name in ("elbo", "elbo_se", "recon", "kl", "step_norm", "seconds_per_image"):
@@ -308,7 +376,7 @@ def test_other_families_and_vectors(family):
     model = pv.VAE(pv.models.priors.StandardNormal(2), torch.nn.Linear(2, 5), likelihood)
     q = make_guide("svi", pv.Flow(2, widths=(4,), context_dim=2) if family == "flow" else pv.FullNormal(2), model)
     subject = Subject.of("test", model, q, torch.poisson(torch.full((4, 5), 2.0)))
-    found = gaps(subject, torch.full((4,), -math.inf), num_samples=50, max_steps=200)
+    found = gaps(subject, num_samples=50, max_steps=200)
     assert found.numbers["gap"]["remaining"]["mean"] > 0.1, "three steps from the prior are not all"
     assert math.isfinite(found.numbers["gap"]["approximation"]["mean"])
     check_trajectory(trajectory(subject, num_steps=3), [0, 1, 2, 3])
@@ -322,7 +390,7 @@ def test_layers():
     guide = pv.SVIGuide(model, pv.Ladder(model), pv.SVIRefiner(num_steps=3))
     x = (torch.rand(5, *X_SHAPE) < 0.4).float()
     subject = Subject.of("test", model, guide, x)
-    found = gaps(subject, torch.full((5,), -math.inf), num_samples=20, max_steps=100)
+    found = gaps(subject, num_samples=20, max_steps=100)
     assert found.numbers["gap"]["remaining"]["mean"] > -0.05
     check_trajectory(trajectory(subject, num_steps=3), [0, 1, 2, 3])
     assert "gallery" in hardness(subject, found.values["gap_inference"]).figures
@@ -344,23 +412,88 @@ def test_hard_images_by_class_and_ink(model):
     assert set(found["by_class"]) == {"a", "c"}, "a class of no image is left out"
     assert found["by_class"]["c"]["mean"] == pytest.approx(gap[4:].mean().item())
     assert found["by_class"]["c"]["n"] == 4
-    assert found["correlation_with_ink"]["spearman"] == pytest.approx(1)
-    assert 0.9 < found["correlation_with_ink"]["pearson"] < 1
+    assert found["amount"] == "ink"
+    assert found["correlation"]["spearman"] == pytest.approx(1)
+    assert 0.9 < found["correlation"]["pearson"] < 1
     figures = hardness(subject, gap, num_images=3).figures
     assert set(figures) == {"hardness", "gallery"}
-    titles = [float(axes.get_title()) for axes in figures["gallery"].axes if axes.get_title()]
+    titles = [float(label.get_text()) for label in figures["gallery"].axes[0].get_xticklabels()]
     assert titles == pytest.approx([52.0, 39.0, 28.0, 7.0, 4.0, 3.0]), "widest first, narrowest last"
     with pytest.raises(ValueError, match=r"gap must be \(8,\)"):
         hardness(subject, gap[:3])
-    constant = hardness(subject, torch.ones(8)).numbers["hardness"]["correlation_with_ink"]
+    constant = hardness(subject, torch.ones(8)).numbers["hardness"]["correlation"]
     assert constant["spearman"] is None
 
 
-def test_figures_over_splits_and_fractions():
+def test_ink_is_what_differs_from_the_paper_whatever_its_colour(model):
+    x = (torch.rand(9, *X_SHAPE) < 0.2).float()
+    guide = make_guide("amortized", "diagonal_normal", model)
+    black, white = (Subject.of("test", model, guide, paper) for paper in (x, 1 - x))
+    torch.testing.assert_close(black.amount().values, x.flatten(1).mean(1))
+    torch.testing.assert_close(white.amount().values, black.amount().values)
+    assert black.amount().name == white.amount().name == "ink"
+    patches = torch.randn(9, *X_SHAPE) * torch.arange(1, 10).view(9, 1, 1, 1)
+    patches = patches - patches.mean((1, 2, 3), keepdim=True)  # the mean, which ink was, is rounding noise
+    subject = Subject.of("test", model, guide, patches)
+    assert subject.amount().name == "contrast"
+    assert subject.amount().values[-1] > 3 * subject.amount().values[0]
+
+
+def test_counts_have_rates_of_neurons_and_trials(model):
+    guide = make_guide("amortized", "diagonal_normal", model)
+    counts = torch.poisson(torch.full((9, 30), 2.0))
+    subject = Subject("test", model, guide, counts, counts, counts)
+    assert (subject.amount().name, *subject.amount()[3:]) == ("rate", "trial", "neuron")
+    torch.testing.assert_close(subject.amount().values, counts.mean(1))
+    report = hardness(subject, torch.rand(9))
+    assert report.numbers["hardness"]["amount"] == "rate"
+    assert report.figures["hardness"].axes[0].get_xlabel() == "rate (mean count over neurons)"
+    assert set(report.values) == {"rate"}
+    other = Subject("test", model, guide, counts + 0.5, counts, counts).amount()
+    assert (other.name, *other[3:]) == ("size", "datapoint", "entry")
+
+
+def test_many_long_class_names_are_the_hardest_and_easiest_shortened(model, x):
+    labels, names = torch.arange(200) % 40, tuple(f"a class with a very long name, number {k}" for k in range(40))
+    x = (torch.rand(200, *X_SHAPE) < 0.4).float()
+    guide = make_guide("amortized", "diagonal_normal", model)
+    subject = Subject.of("test", model, guide, x, labels, names)
+    gap = labels + 0.01 * torch.arange(200.0)
+    gap[3] = math.nan
+    found = hardness(subject, gap)
+    boxes = found.figures["hardness"].axes[0]
+    told = [label.get_text() for label in boxes.get_yticklabels()]
+    assert len(told) == 12
+    assert max(map(len, told)) == 20
+    assert len(set(told)) == 12, "their ends are kept"
+    assert boxes.yaxis_inverted()
+    assert boxes.get_title() == "Hardest and easiest classes (28 between)"
+    by_class = found.numbers["hardness"]["by_class"]
+    assert len(by_class) == 40
+    assert all(math.isfinite(part["mean"]) for part in by_class.values()), "a gap that is not finite is left out"
+    assert by_class[names[3]]["n"] == 4
+
+
+def widths(figure):
+    return [round(bar.get_width(), 6) for bar in figure.axes[0].patches]
+
+
+def test_gap_bars_of_several_splits():
     parts = {part: {"mean": 1.0 + i, "se": 0.1} for i, part in enumerate(PARTS)}
-    axes = gap_bars({"train": parts, "test": parts}).axes[0]
-    assert axes.get_ylabel() == "gap (nats a datapoint)"
-    heights = [round(bar.get_height(), 6) for bar in axes.patches]
-    assert heights == [1.0, 1.0, 4.0, 4.0, 3.0, 3.0], "approximation, remaining and recovered, each of both splits"
-    curve = occlusion_curve({0.5: torch.tensor([3.0, 5.0]), 0.0: torch.tensor([1.0, 1.0])}).axes[0]
-    assert list(curve.lines[0].get_ydata()) == [1.0, 4.0]
+    figure = gap_bars({"train": parts, "test": parts})
+    assert figure.axes[0].get_xlabel() == "gap (nats a datapoint)"
+    assert widths(figure) == [1.0, 1.0, 4.0, 4.0, 3.0, 3.0], "approximation, remaining and recovered, each of both"
+    assert figure.axes[0].get_xscale() == "linear"
+    far = {part: {"mean": 1460.0, "se": 9.0} for part in PARTS}
+    assert gap_bars({"a": parts, "b": parts, "dark": far}).axes[0].get_xscale() == "symlog", "no split flattens others"
+    some = {"recovered": {"mean": 2.0, "se": None}, "approximation": {"mean": None, "se": None}}
+    assert np.nansum(widths(gap_bars({"a": some}))) == 2.0
+
+
+def test_a_figure_that_fails_takes_no_number_down(model, x, monkeypatch):
+    subject = Subject.of("test", model, make_guide("amortized", "diagonal_normal", model), x)
+    monkeypatch.setattr(sys.modules["pyrovae.evaluation.trajectories"], "trajectory_figure", lambda numbers: numbers[0])
+    found = trajectory(subject, num_steps=2, num_particles=2)
+    assert found.failed == {"figure trajectory_long": "KeyError: 0"}
+    assert len(found.numbers["trajectory"]["elbo"]) == 3
+    assert found.figures == {}

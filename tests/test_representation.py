@@ -1,6 +1,7 @@
 """Measures of the representation, against closed forms."""
 
 import math
+import sys
 
 import pyro
 import pyro.distributions as dist
@@ -10,25 +11,14 @@ from conftest import FAMILIES, X_SHAPE, Z_DIM, make_guide
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.evaluation.aggregate_posterior import elbo_surgery
 from pyrovae.evaluation.calibration import calibration
-from pyrovae.evaluation.draws import posterior_draws, posterior_mean
 from pyrovae.evaluation.predictive_checks import predictive_checks
-from pyrovae.evaluation.probes import probe_correct
-from pyrovae.evaluation.reconstruction import reconstruction_quality
-from pyrovae.evaluation.representation import representation
-from pyrovae.evaluation.sparsity import sparsity
-from pyrovae.evaluation.subject import Subject
-from pyrovae.evaluation.traversals import (
-    interpolate,
-    interpolation_figure,
-    most_active,
-    traversal_figure,
-    traversals,
-    traverse,
-)
-from pyrovae.inference import Inferred, elbo_terms, simulate
+from pyrovae.evaluation.representation import probe_correct, reconstruction_quality, representation, sparsity
+from pyrovae.evaluation.subject import Subject, posterior_draws, posterior_mean
+from pyrovae.evaluation.traversals import interpolate, most_active, traversals, traverse, walk_figure
+from pyrovae.inference import Inferred, elbo_terms, mutual_information, simulate
 from pyrovae.testing import LinearGaussian
+from pyrovae.training.figures import kl_per_dim
 
 
 class Given(pv.Guide):
@@ -101,10 +91,13 @@ def test_lower_layers_follow_the_one_that_is_moved():
 
 def test_figures_are_of_images():
     images = 3 * torch.randn(2, 3, 3, 4, 5)
-    assert traversal_figure(images, [4, 1], torch.arange(3)).axes
-    assert interpolation_figure(images).axes
-    assert traversal_figure(torch.randn(2, 3, 7), [4, 1], torch.arange(3)) is None
-    assert interpolation_figure(torch.randn(2, 3, 7)) is None
+    arrays = {"traversals": images, "interpolations": images, "traversal_dims": torch.tensor([4, 1])}
+    walked, straight = (walk_figure(name, arrays) for name in ("traversals", "interpolations"))
+    assert [axes.get_ylabel() for axes in walked.axes] == ["z_4", "z_1"]
+    assert [axes.get_ylabel() for axes in straight.axes] == ["0 to 2", "1 to 3"]
+    assert [label.get_text() for label in walked.axes[-1].get_xticklabels()] == ["-3", "0", "3"]
+    assert [label.get_text() for label in straight.axes[-1].get_xticklabels()] == ["0", "50", "100"]
+    assert walk_figure("traversals", {"traversals": torch.randn(2, 3, 7)}) is None
 
 
 # Posteriors
@@ -131,7 +124,7 @@ def test_draws_of_a_ladder_keep_its_dependence():
     assert torch.corrcoef(draws.T)[0, 1] > 0.3
 
 
-# Surgery
+# Information
 
 
 def encoder_of_variance(n, d, spread, scale):
@@ -140,62 +133,56 @@ def encoder_of_variance(n, d, spread, scale):
     return torch.cat([means, torch.full((n, d), math.log(scale - 1e-5)).double()], -1)
 
 
-def test_surgery_of_a_linear_gaussian_encoder():
+def test_information_of_a_linear_gaussian_encoder():
     n, d, spread, scale = 2000, 1, 1.0, 0.5
     oracle, family = LinearGaussian.random(d=d, batch=n), pv.DiagonalNormal(d)
     params = encoder_of_variance(n, d, spread, scale)
-    terms = elbo_surgery(oracle.model, family, oracle.x, params)
-    torch.testing.assert_close(terms.kl, terms.information + terms.aggregate_kl, rtol=0, atol=1e-10)
+    found = mutual_information(family, params)
     # The aggregate posterior is nearly a normal of variance spread² + scale².
     total = spread**2 + scale**2
-    information = 0.5 * math.log(total / scale**2)
+    expected = 0.5 * math.log(total / scale**2)
+    assert abs(found.mean() - expected) < 5 * found.std() / math.sqrt(n) + 0.01
+    subject = Subject("test", oracle.model, Given(family, params, params), oracle.x, params, params)
+    numbers = representation(subject).numbers
     aggregate_kl = 0.5 * (total - 1 - math.log(total))
-    for values, expected in ((terms.information, information), (terms.aggregate_kl, aggregate_kl)):
-        assert abs(values.mean() - expected) < 5 * values.std() / math.sqrt(n) + 0.01
-    exact = elbo_terms(oracle.model, family, oracle.x, params).kl  # in closed form
-    assert abs(terms.kl.mean() - exact.mean()) < 5 * (terms.kl - exact).std() / math.sqrt(n)
+    for name, value in (("mutual_information", expected), ("aggregate_kl", aggregate_kl)):
+        assert abs(numbers[name]["mean"] - value) < 5 * numbers[name]["se"] + 0.01
+    exact = elbo_terms(oracle.model, family, oracle.x, params).kl.mean().item()  # in closed form
+    assert numbers["mutual_information"]["mean"] + numbers["aggregate_kl"]["mean"] == pytest.approx(exact, abs=1e-9)
 
 
 def test_information_at_its_ends():
-    oracle, family = LinearGaussian.random(d=2, batch=30), pv.DiagonalNormal(2)
+    family = pv.DiagonalNormal(2)
     same = torch.zeros(30, 4, dtype=torch.float64)
-    terms = elbo_surgery(oracle.model, family, oracle.x, same)
-    torch.testing.assert_close(terms.information, torch.zeros(30).double(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(mutual_information(family, same), torch.zeros(30).double(), rtol=0, atol=1e-10)
     apart = encoder_of_variance(30, 2, 1.0, 1e-4)
     apart[:, 0] = torch.arange(30)
-    terms = elbo_surgery(oracle.model, family, oracle.x, apart)
-    torch.testing.assert_close(
-        terms.information, torch.full((30,), math.log(30), dtype=torch.float64), rtol=0, atol=1e-10
-    )
+    expected = torch.full((30,), math.log(30), dtype=torch.float64)
+    torch.testing.assert_close(mutual_information(family, apart), expected, rtol=0, atol=1e-10)
 
 
-def test_surgery_in_blocks_is_surgery(monkeypatch):
-    oracle, family = LinearGaussian.random(d=2, batch=11), pv.DiagonalNormal(2)
-    params = encoder_of_variance(11, 2, 1.0, 0.5)
-    found = []
+def test_information_in_blocks_is_information(monkeypatch):
+    params, found = encoder_of_variance(11, 2, 1.0, 0.5), []
     for rows, columns in ((20, 500), (3, 4)):
-        monkeypatch.setattr("pyrovae.evaluation.aggregate_posterior.ROWS", rows)
-        monkeypatch.setattr("pyrovae.evaluation.aggregate_posterior.COLUMNS", columns)
+        monkeypatch.setattr(sys.modules["pyrovae.inference.simulate"], "ROWS", rows)
+        monkeypatch.setattr(sys.modules["pyrovae.inference.simulate"], "COLUMNS", columns)
         torch.manual_seed(3)
-        found.append(elbo_surgery(oracle.model, family, oracle.x, params))
-    for whole, blocks in zip(*found, strict=True):
-        torch.testing.assert_close(whole, blocks, rtol=0, atol=1e-12)
+        found.append(mutual_information(pv.DiagonalNormal(2), params))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-12)
 
 
-def test_surgery_of_a_ladder_scores_layers_given_the_draw_above():
+def test_information_of_a_ladder_scores_layers_given_the_draw_above():
     model = pv.models.hierarchical_mlp(X_SHAPE, (3, 2), widths=(8,)).double()
     with torch.no_grad():
         for parameter in model.layers.parameters():
             parameter.mul_(3)
-    family, x = pv.Ladder(model), torch.zeros(6, *X_SHAPE, dtype=torch.float64)
+    family = pv.Ladder(model)
     params = torch.randn(6, family.num_params, dtype=torch.float64)
     torch.manual_seed(5)
-    terms = elbo_surgery(model, family, x, params)
+    found = mutual_information(family, params)
     torch.manual_seed(5)
-    q = [family._given(1, params[:, 6:], None)]
-    z2 = q[0].sample()
-    q.append(family._given(0, params[:, :6], z2))
-    z1 = q[1].sample()
+    z2 = family._given(1, params[:, 6:], None).sample()
+    z1 = family._given(0, params[:, :6], z2).sample()
     table = torch.stack(
         [
             family._given(1, params[j : j + 1, 6:], None).log_prob(z2)
@@ -204,10 +191,7 @@ def test_surgery_of_a_ladder_scores_layers_given_the_draw_above():
         ],
         -1,
     )  # (i, j)
-    expected = table.diagonal() - table.logsumexp(-1) + math.log(6)
-    torch.testing.assert_close(terms.information, expected, rtol=0, atol=1e-10)
-    prior = model.prior().log_prob(z2) + model.conditional(0, z2).log_prob(z1)
-    torch.testing.assert_close(terms.kl, table.diagonal() - prior, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found, table.diagonal() - table.logsumexp(-1) + math.log(6), rtol=0, atol=1e-10)
 
 
 # Sparsity
@@ -313,7 +297,7 @@ def test_representation_of_the_oracle():
     subject, train = linear_subject(400), linear_subject(200)
     findings = representation(subject, train)
     numbers, values = findings.numbers, findings.values
-    assert (numbers["active_units"], numbers["active_units_init"]) == (2, 1)
+    assert (numbers["dims_in_use"], numbers["dims_in_use_init"]) == (2, 2)
     assert len(numbers["kl_per_dim"]) == 2
     kl = elbo_terms(subject.model, subject.family, subject.x, subject.params).kl
     assert sum(numbers["kl_per_dim"]) == pytest.approx(kl.mean().item(), rel=1e-6)
@@ -336,6 +320,58 @@ def test_representation_of_the_oracle():
     assert probe["linear"]["se"] == pytest.approx(math.sqrt(share * (1 - share) / 400), rel=0.01)
     assert values["knn_correct"].shape == values["linear_correct"].shape == (400,)
     assert set(findings.figures) == {"kl_per_dim", "aggregate_posterior"}
+
+
+def kl_of(mean, scale):
+    return 0.5 * (scale**2 + mean**2 - 1) - math.log(scale)
+
+
+@pytest.mark.parametrize("family", ["diagonal_normal", "full_normal", "flow"])
+def test_dimensions_in_use_are_counted_by_kl_and_not_by_the_jitter_of_means(family):
+    n, d = 300, 4
+    model = pv.models.mlp((6,), d, widths=(8,))
+    family = {"diagonal_normal": pv.DiagonalNormal, "full_normal": pv.FullNormal, "flow": pv.Flow}[family](d)
+    params = family.init_params().detach().expand(n, -1).clone()  # q = p
+    params[:, 0] += 2 * torch.randn(n)
+    params[:, 1] += 0.2 * torch.randn(n)  # jitter: a variance of 0.04, four times what would count as active
+    subject = Subject.of("test", model, Given(family, params, params), torch.ones(n, 6))
+    numbers = representation(subject).numbers
+    assert posterior_mean(family, params).var(0)[1] > 0.01
+    assert (numbers["dims_in_use"], numbers["in_use_above"]) == (1, 0.1)
+    assert numbers["kl_per_dim"][0] == pytest.approx(2.0, abs=0.5)
+    assert numbers["kl_per_dim"][1] == pytest.approx(kl_of(0.2, 1.0), abs=0.03)
+    assert max(numbers["kl_per_dim"][2:]) < 0.03
+    assert {"active_units", "active_units_init"}.isdisjoint(numbers)
+
+
+def test_kl_by_dimension_without_moments_in_closed_form_is_by_draws():
+    class Sheared(pv.Family):
+        def __init__(self):
+            super().__init__(2)
+            self.num_params = 4
+
+        def forward(self, params):
+            loc, log_scale = params.chunk(2, -1)
+            base = dist.Normal(loc, log_scale.exp())
+            return dist.TransformedDistribution(base, dist.transforms.AffineTransform(1.0, 2.0)).to_event(1)
+
+    params = torch.tensor([[0.2, -0.5, -0.3, -1.0]]).expand(50, -1)
+    model = pv.models.mlp((6,), 2, widths=(8,))
+    expected = [kl_of(1 + 2 * loc, 2 * math.exp(log)) for loc, log in ((0.2, -0.3), (-0.5, -1.0))]
+    assert kl_per_dim(model, Sheared(), torch.ones(50, 6), params).tolist() == pytest.approx(expected, rel=0.1)
+
+
+def test_a_datapoint_that_is_not_finite_spoils_no_mean():
+    subject, train = linear_subject(60), linear_subject(50)
+    clean = representation(subject).numbers
+    subject.params[3], subject.x[3] = math.nan, math.nan
+    with pyro.validation_enabled(False):  # as in an evaluation
+        found = representation(subject, train)
+    assert found.numbers["dims_in_use"] == clean["dims_in_use"] == 2
+    assert math.isfinite(found.numbers["reconstruction"]["mse"]["mean"])
+    assert math.isfinite(found.numbers["reconstruction"]["r2"]["mean"])
+    assert "NaN" in found.failed["probe"], "scikit-learn takes none, and nothing else falls with it"
+    assert set(found.figures) == {"kl_per_dim", "aggregate_posterior"}
 
 
 def test_information_comes_with_its_bound():
@@ -382,7 +418,7 @@ def test_a_pyro_model_of_ones_own():
     subject = Subject.of("test", model, pv.AmortizedGuide(family, nn.Linear(5, family.num_params)), x)
     findings = representation(subject)
     assert findings.numbers["reconstruction"] is None  # nothing says what its E[x | z] is
-    assert findings.numbers["kl_per_dim"] is None
+    assert findings.numbers["kl_per_dim"] is findings.numbers["dims_in_use"] is None
     assert findings.numbers["mutual_information"]["mean"] < math.log(6)
     assert calibration(subject, 10).numbers["calibration"]["num_simulated"] == 10
     for measure in (predictive_checks, traversals):

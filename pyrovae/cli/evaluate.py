@@ -1,6 +1,7 @@
 """`scripts/evaluate.py`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +10,12 @@ from ..evaluation.settings import EvaluationSettings
 from .base import allow_argument, command_parser, guarded, show_log
 
 _DESCRIPTION = """How good is a run's posterior, and where is the loss? In nats, with standard errors.
-
 Bounds on log p(x), the gap taken apart, trajectories of refinement, the representation and calibration, on training,
 validation and test data and on data from elsewhere. Writes evaluation.json, evaluation.npz and figures/ into RUN_DIR,
 and shows them in TensorBoard."""
 
 _EXAMPLES = """
 python scripts/evaluate.py runs/ivae/version_0
-python scripts/evaluate.py runs/ivae/version_0 --num-data 200 --num-samples 200
 python scripts/evaluate.py runs/ivae/version_0 --split test --shift rotated,noised
 python scripts/evaluate.py runs/ivae/version_0 --num-data 1000 --num-samples 5000 dataset.root=DIR
 """
@@ -35,37 +34,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """An option for each of `EvaluationSettings`; lists are written with commas."""
+
+    def names(text: str) -> tuple[str, ...]:
+        return tuple(name for name in text.split(",") if name not in ("", "none"))
+
     for name, field in EvaluationSettings.model_fields.items():
         default: Any = field.default
         flag = "--" + name.replace("_", "-")
         if isinstance(default, tuple):  # --split test
-            text, kind, metavar = ",".join(default), _names, "NAME,..."
-            flag = flag.removesuffix("s")
+            text, kind, metavar, flag = ",".join(default), names, "NAME,...", flag.removesuffix("s")
         else:
             text, kind, metavar = default, type(default), "N" if isinstance(default, int) else "NAME"
         help_text = f"{field.description} (default: {text})"
         parser.add_argument(flag, dest=name, type=kind, metavar=metavar, default=default, help=help_text)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name not in ("", "none"))
-
-
 def _evaluate(args: argparse.Namespace) -> None:
     # Imported late: Lightning and scikit-learn take seconds, and --help should not.
-    from ..evaluation.table import table  # noqa: PLC0415
+    from ..evaluation.table import grouped_warnings, table  # noqa: PLC0415
     from ..runs.evaluate import evaluate_run  # noqa: PLC0415
 
-    if not args.quiet:
+    if args.debug or not args.quiet:
         show_log()
+    # Its debug messages are the tracebacks of measures that fail.
+    logging.getLogger("pyrovae.evaluation").setLevel(logging.DEBUG if args.debug else logging.NOTSET)
     settings = {name: getattr(args, name) for name in EvaluationSettings.model_fields}
     given = {"overrides": args.overrides, "allow": args.allow, "progress": not args.quiet}
     result = evaluate_run(args.run_dir, **given, **settings)
     print(table(result))
-    others = [f"{split}: " for split in result["splits"] if split != result["main"]]
-    shown = [text for text in result["warnings"] if not text.startswith(tuple(others))]
-    for text in shown:
+    for text in grouped_warnings(result["warnings"], [*result["splits"]]):
         print(f"warning: {text}", file=sys.stderr)
-    if len(shown) < len(result["warnings"]):
-        num = len(result["warnings"]) - len(shown)
-        print(f"{num} more warnings, about other splits, are in {args.run_dir}/evaluation.json", file=sys.stderr)

@@ -4,32 +4,32 @@ import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
+import pyro
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..capture import engine
 from ..guides import Guide
+from ..models import can_decode
 from ..training.noise import seed_noise
 from .annealed import annealed
-from .bounds import bounds
+from .bounds import bounds, bounds_figure
 from .calibration import calibration
-from .draws import reconstructions
-from .findings import Findings, estimate
 from .gaps import gap_bars, gaps
-from .hardness import hardness, occlusion_curve
+from .hardness import hardness
+from .measurement import Measurement, attempt
 from .predictive_checks import predictive_checks
 from .representation import representation
 from .settings import EvaluationSettings
-from .subject import Subject
+from .subject import Subject, reconstructions
+from .table import shown_gaps
 from .trajectories import trajectory
 from .traversals import traversals
 
 NUM_SHOWN = 12  # reconstructions kept
-
-Result = TypeVar("Result")
 
 
 class Sample(NamedTuple):
@@ -37,67 +37,57 @@ class Sample(NamedTuple):
 
     x: Tensor  # (N, *x_shape)
     labels: Tensor | None = None  # (N,)
+    groups: Tensor | None = None  # (N,) of datapoints that are not independent
 
 
 class _Evaluation:
-    """Runs measures one by one and keeps what they find.
+    """Runs measures one by one and keeps what they find; one that fails is noted, and the others go on.
 
     The noise of a measure is a function of the seed and of its name, so leaving one out changes no other.
     """
 
-    def __init__(self, settings: EvaluationSettings, device: torch.device, total: int, progress: bool) -> None:
-        self.settings = settings
-        self.device = device
-        self.found = Findings(numbers={"splits": {}, "seconds": {}})
-        self.bar = tqdm(total=total, desc="evaluating", disable=not progress, unit="measure")
+    def __init__(self, settings: EvaluationSettings, device: torch.device, progress: bool) -> None:
+        self.settings, self.device = settings, device
+        self.found = Measurement(numbers={"splits": {}, "seconds": {}})
+        self.bar = tqdm(desc="evaluating", disable=not progress, unit="measure")
 
-    def __call__(self, name: str, measure: Callable[[], Result], split: str = "") -> Result:
-        """What `measure` gives."""
-        label = f"{name} {split}".strip()
-        self.bar.set_postfix_str(label)
+    def run(self, name: str, measure: Callable[[], Any], split: str = "") -> Any:
+        """What `measure` gives; None if it fails."""
+        self.bar.set_postfix_str(label := f"{name} {split}".strip())
         seed_noise(self.device, self.settings.seed, "evaluation", zlib.crc32(label.encode()), 0)
-        start = perf_counter()
-        with engine(self.settings.engine):
+        start, result = perf_counter(), None
+        noted = attempt(self.found.failed, f"{split}: {name}" if split else name)
+        # Unchecked, what is not finite comes out as NaN, which means leave out; checked, it would take all data down.
+        with noted, engine(self.settings.engine), pyro.validation_enabled(False):
             result = measure()
         seconds = self.found.numbers["seconds"]
         seconds[name] = round(seconds.get(name, 0.0) + perf_counter() - start, 2)
         self.bar.update()
         return result
 
-    def measure(self, name: str, measure: Callable[[], Findings], split: str = "") -> Findings:
-        """What `measure` finds; where it cannot measure this model or family, why not, and the others go on."""
-        try:
-            return self(name, measure, split)
-        except (ArithmeticError, NotImplementedError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            return Findings(warnings=[f"{name}: left out, for it failed ({type(error).__name__}: {reason})"])
-
-    def keep(self, found: Findings, name: str, split: str = "", figures: bool = True) -> None:
-        """Merges what a measure found: its numbers under its split, or at the top."""
-        numbers = self.found.numbers
-        (numbers["splits"].setdefault(split, {}) if split else numbers).update(found.numbers)
+    def keep(self, name: str, measure: Callable[[], Measurement], split: str = "", figures: bool = True) -> Any:
+        """Merges what a measure finds, numbers under its split or at the top; returns it, empty if it fails."""
+        found = self.run(name, measure, split) or Measurement()
+        numbers, before = self.found.numbers, f"{split}: " if split else ""
+        (numbers["splits"][split] if split else numbers).update(found.numbers)
         self.found.values.update({f"{split or name}/{key}": value for key, value in found.values.items()})
         self.found.figures.update(found.figures if figures else {})
-        self.found.warnings += [f"{split}: {text}" if split else text for text in found.warnings]
+        self.found.warnings += [before + text for text in found.warnings]
+        self.found.failed |= {before + key: reason for key, reason in found.failed.items()}
+        return found
 
 
 def evaluate(
-    model: nn.Module,
-    guide: Guide,
-    samples: Mapping[str, Sample],
-    *,
-    main: str,
-    probe: Sample | None = None,
-    occluded: Mapping[float, Sample] = {},
-    class_names: tuple[str, ...] = (),
-    settings: EvaluationSettings | None = None,
-    progress: bool = False,
-) -> Findings:
+    model: nn.Module, guide: Guide, samples: Mapping[str, Sample],
+    *, main: str, probe: Sample | None = None, occluded: Mapping[float, Sample] = {},
+    class_names: tuple[str, ...] = (), settings: EvaluationSettings | None = None, progress: bool = False,
+) -> Measurement:  # fmt: skip
     """Bounds, gaps and representation of each sample; the rest of one.
 
+    A measure that fails leaves its numbers out, and the result's `failed` says why; running out of memory is raised.
+
     Args:
-        model: p(x, z).
-        guide: q(z | x).
+        model, guide: p(x, z) and q(z | x).
         samples: Datapoints by name, `test` say.
         main: The name of the sample for what is measured once: annealing, trajectories, hardness, calibration.
         probe: Labelled datapoints that probes learn from; none leaves probes out.
@@ -109,100 +99,63 @@ def evaluate(
     Returns:
         Numbers of each sample under `splits`, those of the main one at the top, with `seconds` by measure.
     """
-    settings = settings or EvaluationSettings()
+    settings, device = settings or EvaluationSettings(), next(model.parameters()).device
     model.eval(), guide.eval()
-    device = next(model.parameters()).device
-    once = 4 + (settings.num_annealed > 0) + (settings.num_simulated > 0)
-    total = 4 * len(samples) + (probe is not None) + 2 * len(occluded) + once
-    run = _Evaluation(settings, device, total, progress)
+    run = _Evaluation(settings, device, progress)
+    found, splits = run.found, run.found.numbers["splits"]
+    draws: dict[str, Any] = {"num_samples": settings.num_samples, "num_particles": settings.num_particles}
+    steps = {**draws, "max_steps": settings.max_steps}
 
-    def subject(name: str, sample: Sample) -> Subject:
-        def infer() -> Subject:
-            return Subject.of(name, model, guide, sample.x.to(device), sample.labels, class_names)
+    def infer(name: str, sample: Sample) -> Subject | None:
+        rest = sample.labels, class_names, sample.groups
+        return run.run("inference", lambda: Subject.of(name, model, guide, sample.x.to(device), *rest), name)
 
-        return run("inference", infer, name)
-
-    learned = None if probe is None else subject("probe", probe)
-    subjects = {name: subject(name, sample) for name, sample in samples.items()}
-    bounded = {name: _measure_sample(run, it, learned, name == main) for name, it in subjects.items()}
-    _measure_main(run, subjects[main], bounded[main])
-    if occluded:
-        hidden = {share: subject(f"occluded by {share:.0%}", sample) for share, sample in occluded.items()}
-        _measure_occlusion(run, subjects[main], hidden)
-    if parts := {name: part["gap"] for name, part in run.found.numbers["splits"].items() if "gap" in part}:
-        run.found.figures["gaps"] = gap_bars(parts)
+    learned, subjects = None if probe is None else infer("probe", probe), {}
+    for name, sample in samples.items():
+        splits[name] = {"num_data": len(sample.x)}
+        if (subject := infer(name, sample)) is None:
+            continue
+        subjects[name], shown = subject, name == main
+        measured = run.keep("gaps", partial(gaps, subject, **steps), name, shown)
+        if not measured.values:  # without λ* the bounds at λ₀ and λ_K still stand
+            run.keep("bounds", partial(bounds, subject, **draws), name, shown)
+        run.keep("representation", partial(representation, subject, learned), name, shown)
+        run.keep("datapoints", partial(_datapoints, subject), name)
+    if main in subjects:
+        _measure_main(run, subjects[main])
+    parts = {name: shown_gaps(part) for name, part in splits.items() if "gap" in part}
+    curve = {0.0: splits[main].get("gap", {}).get("inference")}
+    for share, sample in occluded.items():
+        hidden = infer(f"occluded by {share:.0%}", sample)
+        if measured := hidden and run.run("gaps", partial(gaps, hidden, **steps), hidden.name):
+            curve[share], parts[hidden.name] = measured.numbers["gap"].get("inference"), shown_gaps(measured.numbers)
+    if len(curve) > 1:
+        found.numbers["occlusion"] = {f"{share:g}": gap for share, gap in curve.items()}
+    if parts:
+        found.draw("gaps", gap_bars, parts)
     run.bar.close()
-    return run.found
+    return found
 
 
-def _measure_sample(run: _Evaluation, subject: Subject, learned: Subject | None, main: bool) -> Findings:
-    """Bounds, gaps and representation; returns what bounds found."""
-    name, settings = subject.name, run.settings
-    bounded = run.measure("bounds", lambda: bounds(subject, **_draws(settings)), name)
-    gap = Findings()
-    if "iwae" in bounded.values:
-        gap = run.measure("gaps", lambda: _gaps(subject, bounded, settings), name)
-    found = run.measure("representation", lambda: representation(subject, learned), name)
-    for part in (bounded, gap, found, Findings(values=_identity(subject))):
-        run.keep(part, name, name, figures=main)
-    return bounded
-
-
-def _identity(subject: Subject) -> dict[str, Tensor]:
+def _datapoints(subject: Subject) -> Measurement:
     """Which datapoints these are; of the first few, what they look like at λ₀ and λ_K."""
-    shown = reconstructions(subject, NUM_SHOWN) if hasattr(subject.model, "decode") else {}
-    labels = {} if subject.labels is None else {"labels": subject.labels}
-    return {**shown, **labels, "index": torch.arange(len(subject.x))}
+    values = reconstructions(subject, NUM_SHOWN) if can_decode(subject.model) else {}
+    values |= {} if subject.labels is None else {"labels": subject.labels}
+    return Measurement(values={**values, "index": torch.arange(len(subject.x))})
 
 
-def _draws(settings: EvaluationSettings) -> dict[str, int]:
-    return {"num_samples": settings.num_samples, "num_particles": settings.num_particles}
-
-
-def _gaps(subject: Subject, bounded: Findings, settings: EvaluationSettings) -> Findings:
-    return gaps(subject, bounded.values["iwae"], max_steps=settings.max_steps, **_draws(settings))
-
-
-def _measure_main(run: _Evaluation, subject: Subject, bounded: Findings) -> None:
-    settings, gap = run.settings, run.found.values.get(f"{subject.name}/gap_inference")
-    measures: dict[str, Callable[[], Findings]] = {
-        "trajectory": lambda: trajectory(subject),
-        **({} if gap is None else {"hardness": lambda: hardness(subject, gap)}),
-        "predictive checks": lambda: predictive_checks(subject),
-        "traversals": lambda: traversals(subject),
-    }
-    if settings.num_annealed:
-        num, steps = settings.num_annealed, settings.num_temperatures
-        weighed = bounded if "iwae" in bounded.values else None
-        measures["annealing"] = lambda: annealed(
-            subject, num_data=num, num_simulated=num, num_steps=steps, bounds=weighed
-        )
+def _measure_main(run: _Evaluation, subject: Subject) -> None:
+    settings, values = run.settings, run.found.values
+    gap, evidence = (values.get(f"{subject.name}/{name}") for name in ("gap_inference", "log_evidence"))
+    run.keep("trajectory", partial(trajectory, subject))
+    if gap is not None:
+        run.keep("hardness", partial(hardness, subject, gap))
+    run.keep("predictive checks", partial(predictive_checks, subject))
+    run.keep("traversals", partial(traversals, subject))
+    if num := settings.num_annealed:
+        path: dict[str, Any] = {"num_data": num, "num_simulated": num, "num_steps": settings.num_temperatures}
+        found = run.keep("annealing", partial(annealed, subject, **path, log_evidence=evidence))
+        if evidence is not None and found.numbers:
+            run.found.draw("bounds", bounds_figure, run.found.numbers["splits"][subject.name] | found.numbers)
     if settings.num_simulated:
-        measures["calibration"] = lambda: calibration(subject, num_simulated=settings.num_simulated)
-    for name, measure in measures.items():
-        run.keep(run.measure(name, measure), name)
-    if {"annealing/ais", f"{subject.name}/log_evidence"} <= run.found.values.keys():
-        _compare_annealed(run, subject.name)
-
-
-def _compare_annealed(run: _Evaluation, name: str) -> None:
-    """What annealing finds above log p̂, on the same datapoints."""
-    bound = run.found.values["annealing/ais"]
-    difference = bound - run.found.values[f"{name}/log_evidence"][: len(bound)].to(bound)
-    run.found.numbers["ais"]["minus_log_evidence"] = estimate(difference[difference.isfinite()])
-
-
-def _measure_occlusion(run: _Evaluation, subject: Subject, hidden: Mapping[float, Subject]) -> None:
-    """The gap against the share of the image that is hidden."""
-    if f"{subject.name}/gap_inference" not in run.found.values:
-        return
-    gap = {0.0: run.found.values[f"{subject.name}/gap_inference"]}
-    for share, it in hidden.items():
-        gap[share] = run("occlusion", partial(_inference_gap, it, run.settings), it.name)
-    numbers = {"occlusion": {f"{share:g}": estimate(value) for share, value in gap.items()}}
-    run.keep(Findings(numbers, figures={"occlusion": occlusion_curve(gap)}), "occlusion")
-
-
-def _inference_gap(subject: Subject, settings: EvaluationSettings) -> Tensor:
-    """log p̂ - L[λ_K] (N,)."""
-    return _gaps(subject, bounds(subject, **_draws(settings)), settings).values["gap_inference"]
+        run.keep("calibration", partial(calibration, subject, settings.num_simulated))

@@ -9,23 +9,17 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 
 from ..inference import simulate
-from .draws import posterior_draws
-from .findings import Findings
-from .subject import Subject
-
-Statistic = Callable[[Tensor], Tensor]
+from ..models import can_decode
+from ..validation import ArgumentError
+from .measurement import Measurement
+from .subject import Amount, Subject, posterior_draws
 
 EXTREME = 0.025  # of either tail
 CHUNK_ENTRIES = 2**23  # of replicated data held at a time
-NAMES = {
-    "mean": "mean",
-    "contrast": "contrast (sd)",
-    "log_likelihood": "log p(x | z)",
-    "roughness": "roughness",
-}
+NAMES = {"mean": "mean", "contrast": "contrast (sd)", "log_likelihood": "log p(x | z)", "roughness": "roughness"}
 
 
-def predictive_checks(subject: Subject, num_draws: int = 100, num_datapoints: int = 1000) -> Findings:
+def predictive_checks(subject: Subject, num_draws: int = 100, num_datapoints: int = 1000) -> Measurement:
     r"""Posterior predictive p-values of statistics T of a datapoint, at λ_K.
 
     .. math:: p = P(T(x_{rep}, z) > T(x, z)) + \tfrac12 P(T(x_{rep}, z) = T(x, z)), \qquad
@@ -37,13 +31,7 @@ def predictive_checks(subject: Subject, num_draws: int = 100, num_datapoints: in
     of extreme p well above 5% says that model or q is wrong. `prior_ks` is the Kolmogorov-Smirnov distance between T of
     the data and of samples from the prior on.
 
-    Args:
-        subject: Datapoints and their posteriors.
-        num_draws: Replications of each datapoint.
-        num_datapoints: The first so many are checked, or all; p-values of the rest are NaN.
-
-    Raises:
-        ValueError: A number below 1.
+    Checked are the first `num_datapoints`, with `num_draws` replications each; p-values of the rest are NaN.
 
     Reference:
         Posterior Predictive Assessment of Model Fitness via Realized Discrepancies (Gelman, Meng & Stern, 1996),
@@ -51,11 +39,10 @@ def predictive_checks(subject: Subject, num_draws: int = 100, num_datapoints: in
     """
     for name, value in (("num_draws", num_draws), ("num_datapoints", num_datapoints)):
         if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
-    if not hasattr(subject.model, "decode"):
-        return Findings(
-            warnings=["predictive_checks: left out, for the model has no `decode`; write one, z to p(x | z)"]
-        )
+            raise ArgumentError(f"{name} must be >= 1, got {value}")
+    if not can_decode(subject.model):
+        text = "predictive_checks: left out, for the model has no `decode`; write one, z to p(x | z)"
+        return Measurement(warnings=[text])
     x, params = subject.x[:num_datapoints], subject.params[:num_datapoints]
     size = max(1, CHUNK_ENTRIES // (num_draws * x[0].numel()))
     chunks = zip(x.split(size), params.split(size), strict=True)
@@ -64,30 +51,26 @@ def predictive_checks(subject: Subject, num_draws: int = 100, num_datapoints: in
     simulated = simulate(subject.model, x, len(x))[1]
     data = {name: (of(x), of(simulated)) for name, of in statistics(x).items()}
     checks = {name: _numbers(p, data.get(name)) for name, p in p_values.items()}
-    numbers = {"num_datapoints": len(x), "num_draws": num_draws, **checks}
-    values = {}
-    for name, p in p_values.items():
-        values[f"predictive_p_{name}"] = p.new_full((len(subject.x),), torch.nan)
-        values[f"predictive_p_{name}"][: len(p)] = p
-    figures = {"predictive_checks": predictive_figure(p_values, data)}
-    return Findings({"predictive_checks": numbers}, values, figures)
+    rest = params.new_full((len(subject.x) - len(x),), torch.nan).double()
+    found = Measurement(
+        {"predictive_checks": {"num_datapoints": len(x), "num_draws": num_draws, **checks}},
+        {f"predictive_p_{name}": torch.cat([p, rest]) for name, p in p_values.items()},
+    )
+    found.draw("predictive_checks", predictive_figure, p_values, data, subject.amount())
+    return found
 
 
-def statistics(x: Tensor) -> dict[str, Statistic]:
+def statistics(x: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     """Functions of data (..., B, *x_shape) to numbers (..., B), by name; `roughness` for images (C, H, W) alone."""
     entries = tuple(range(1 - x.dim(), 0))
-    found: dict[str, Statistic] = {
+    found: dict[str, Callable[[Tensor], Tensor]] = {
         "mean": lambda x: x.mean(entries),
         "contrast": lambda x: x.std(entries, correction=0),
     }
     if x.dim() == 4 and min(x.shape[-2:]) > 1:
-        found["roughness"] = _roughness
+        along = lambda x, dim: x.diff(dim=dim).square().mean((-3, -2, -1))  # noqa: E731
+        found["roughness"] = lambda x: 0.5 * (along(x, -2) + along(x, -1))
     return found
-
-
-def _roughness(x: Tensor) -> Tensor:
-    down, right = (x.diff(dim=dim).square().mean((-3, -2, -1)) for dim in (-2, -1))
-    return 0.5 * (down + right)
 
 
 def _p_values(subject: Subject, x: Tensor, params: Tensor, num_draws: int) -> dict[str, Tensor]:
@@ -97,12 +80,8 @@ def _p_values(subject: Subject, x: Tensor, params: Tensor, num_draws: int) -> di
         replicated = likelihood.sample()  # (L, B, *x_shape)
         pairs = {name: (of(replicated), of(x)) for name, of in statistics(x).items()}
         pairs["log_likelihood"] = likelihood.log_prob(replicated), likelihood.log_prob(x)
-    return {name: _share_above(rep, own) for name, (rep, own) in pairs.items()}
-
-
-def _share_above(replicated: Tensor, own: Tensor) -> Tensor:
-    """Ties, which binary data and counts have, by half."""
-    return ((replicated > own).double() + 0.5 * (replicated == own).double()).mean(0)
+    # Ties, which binary data and counts have, by half.
+    return {name: ((rep > own).double() + 0.5 * (rep == own).double()).mean(0) for name, (rep, own) in pairs.items()}
 
 
 def _numbers(p: Tensor, data: tuple[Tensor, Tensor] | None) -> dict[str, float]:
@@ -115,26 +94,24 @@ def _numbers(p: Tensor, data: tuple[Tensor, Tensor] | None) -> dict[str, float]:
     return numbers
 
 
-def predictive_figure(p_values: dict[str, Tensor], data: dict[str, tuple[Tensor, Tensor]]) -> Figure:
+def predictive_figure(p_values: dict[str, Tensor], data: dict[str, tuple[Tensor, Tensor]], words: Amount) -> Figure:
     """Histograms of p by statistic, and of the data's statistics beside those of data from the prior."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
     for name, p in p_values.items():
-        # In binary data the contrast follows from the mean.
-        style = "--" if name == "contrast" else "-"
+        style = "--" if name == "contrast" else "-"  # in binary data it follows from the mean
         panels[0].hist(p.cpu().numpy(), bins=20, range=(0, 1), histtype="step", linestyle=style, label=NAMES[name])
-    panels[0].set(
-        xlabel="posterior predictive p", ylabel="datapoints", xlim=(0, 1), title="Ends: unlike its replications"
-    )
+    panels[0].set(xlabel="posterior predictive p", xlim=(0, 1), title="Ends: unlike its replications")
     panels[0].legend(fontsize=7, loc="upper center", ncols=2)
     for axes, name in zip(panels[1:], ("mean", "roughness" if "roughness" in data else "contrast"), strict=True):
         own, simulated = (values.cpu().numpy() for values in data[name])
         edges = np.histogram_bin_edges(np.concatenate([own, simulated]), 30)
         axes.hist(own, edges, histtype="stepfilled", alpha=0.4, label="data")
         axes.hist(simulated, edges, histtype="step", label="model, z from the prior")
-        axes.set(xlabel=f"{NAMES[name]} of x", ylabel="datapoints", title="Data and the model's samples")
+        label = f"rate (mean count a {words.entry})" if (name, words.name) == ("mean", "rate") else f"{name} of x"
+        axes.set(xlabel=label, title="Data and the model's samples")
         axes.legend(fontsize=7, loc="upper right")
     for axes in panels:
-        axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
+        axes.set(ylabel=f"{words.datapoint}s", ylim=(0, 1.35 * axes.get_ylim()[1]))  # room for the legend
         axes.title.set_fontsize(9)
     return figure

@@ -1,119 +1,193 @@
 """What the posterior keeps of the data, and in which form."""
 
 import math
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ..training.figures import kl_per_dim
-from ..training.scores import ACTIVE_VARIANCE
-from .aggregate_posterior import elbo_surgery
-from .draws import posterior_mean
-from .findings import Findings, estimate
-from .probes import probe_correct
-from .reconstruction import data_range, reconstruction_errors, reconstruction_quality
-from .representation_figures import aggregate_posterior_figure, kl_figure
-from .sparsity import sparsity
-from .subject import Subject
+from ..inference import elbo_terms, mutual_information
+from ..models import can_decode
+from ..training.figures import kl_bars, kl_per_dim
+from ..validation import ArgumentError
+from .measurement import Measurement, attempt, estimate
+from .subject import CHUNK_SIZE, Subject, posterior_mean
+from .traversals import most_active
 
-CHUNK_SIZE = 500  # datapoints whose KL is taken at a time
+IN_USE = 0.1  # nats
 ZERO = 0.05  # a posterior mean below it in size counts as zero; the prior's standard deviation is mostly 1
+MAX_PSNR = 120.0  # dB; of a perfect reconstruction, where it has no end
+MAX_CLASSES = 20  # in a legend
 
 
-def representation(subject: Subject, probe_train: Subject | None = None, surgery_datapoints: int = 2000) -> Findings:
-    """Active units, information, sparsity, reconstruction and probes, of λ_K and, by names with `_init`, of λ₀.
+def representation(subject: Subject, probe_train: Subject | None = None, surgery_datapoints: int = 2000) -> Measurement:
+    """Dimensions in use, information, sparsity, reconstruction and probes, at λ_K and, by names with `_init`, at λ₀.
 
-    Refined means jitter by the noise of the inner loop, so units that mean nothing may count as active at λ_K;
-    `active_units_init` does not suffer from it.
+    A latent dimension is in use if its KL to the prior (`kl_per_dim`), averaged over datapoints, is above 0.1 nats,
+    `IN_USE`. A loop's noise on a dimension that tells nothing stays below that, while its mean may vary by more than
+    the 0.01 at which a unit is usually called active.
 
-    Args:
-        subject: What is measured.
-        probe_train: Other datapoints with labels, which probes are fitted to.
-        surgery_datapoints: The first so many make up the aggregate posterior, or all; the work grows by their square.
-
-    Raises:
-        ValueError: `surgery_datapoints` below 1.
-
-    References:
-        Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519 (active units)
-        ELBO surgery (Hoffman & Johnson, 2016), approximateinference.org/accepted/HoffmanJohnson2016.pdf
+    Probes are fitted to `probe_train`, other datapoints with labels. The first `surgery_datapoints`, or all, make up
+    the aggregate posterior; the work grows by their square.
     """
     if surgery_datapoints < 1:
-        raise ValueError(f"surgery_datapoints must be >= 1, got {surgery_datapoints}")
-    states = {"": subject.params, "_init": subject.init}
-    means = {suffix: posterior_mean(subject.family, params) for suffix, params in states.items()}
-    kls = {suffix: _kl(subject, params) for suffix, params in states.items()}
-    numbers: dict[str, Any] = {"active_variance": ACTIVE_VARIANCE, "zero_threshold": ZERO}
-    for suffix, mean in means.items():
-        numbers |= {name + suffix: value for name, value in _shape_of(mean).items()}
-        numbers["kl_per_dim" + suffix] = None if (kl := kls[suffix]) is None else kl.tolist()
-    numbers |= _information(subject, surgery_datapoints)
-    numbers["reconstruction"], values = _reconstruction(subject, means)
-    numbers["probe"], found = _probe(subject, probe_train, means)
-    figures = {"aggregate_posterior": aggregate_posterior_figure(means[""], subject.labels, subject.class_names)}
-    if (kl := kls[""]) is not None:
-        figures["kl_per_dim"] = kl_figure(kl, kls["_init"] if subject.refines else None)
-    drawn = {name: figure for name, figure in figures.items() if figure is not None}
-    return Findings(numbers, values | found, drawn)
-
-
-def _shape_of(mean: Tensor) -> dict[str, Any]:
-    """Of posterior means (N, D)."""
-    lifetime, population = sparsity(mean.flatten(1).T), sparsity(mean.flatten(1))
-    return {
-        "active_units": int((mean.var(0, correction=0) > ACTIVE_VARIANCE).sum()),
-        "lifetime_sparsity": _known(lifetime),
-        "population_sparsity": _known(population),
-        "share_of_zeros": estimate((mean.abs() < ZERO).double().mean(1)),
-    }
-
-
-def _known(values: Tensor) -> dict[str, float] | None:
-    """The estimate over those that are defined, if any is."""
-    values = values[~values.isnan()]
-    return estimate(values) if len(values) else None
-
-
-def _kl(subject: Subject, params: Tensor) -> Tensor | None:
-    pairs = zip(subject.x.split(CHUNK_SIZE), params.split(CHUNK_SIZE), strict=True)
-    parts = [(len(x), kl_per_dim(subject.model, subject.family, x, row)) for x, row in pairs]
-    sums = [count * kl for count, kl in parts if kl is not None]
-    return sum(sums[1:], sums[0]) / len(subject.x) if sums else None
-
-
-def _information(subject: Subject, num: int) -> dict[str, Any]:
-    """ELBO surgery at λ_K; None for families that cannot score any draw."""
-    count = min(num, len(subject.x))
-    found: dict[str, Any] = {"mutual_information": None, "aggregate_kl": None, "mutual_information_bound": None}
+        raise ArgumentError(f"surgery_datapoints must be >= 1, got {surgery_datapoints}")
+    found = Measurement({"in_use_above": IN_USE, "zero_below": ZERO, "reconstruction": None, "probe": None})
+    means, kls = {}, {}
+    for suffix, params in (("", subject.params), ("_init", subject.init)):
+        mean = means[suffix] = posterior_mean(subject.family, params)
+        kl = kls[suffix] = _kl(subject, params)
+        part = {
+            "dims_in_use": None if kl is None else int((kl > IN_USE).sum()),
+            "kl_per_dim": None if kl is None else kl.tolist(),
+            "lifetime_sparsity": estimate((lifetime := sparsity(mean.flatten(1).T))[lifetime.isfinite()]),
+            "population_sparsity": subject.estimate(sparsity(mean.flatten(1))),
+            "share_of_zeros": subject.estimate((mean.abs() < ZERO).double().mean(1)),
+        }
+        found.numbers |= {name + suffix: value for name, value in part.items()}
+    found.numbers |= dict.fromkeys(("mutual_information", "aggregate_kl", "mutual_information_bound"))
     if subject.family.density == "any":
-        terms = elbo_surgery(subject.model, subject.family, subject.x[:num], subject.params[:num])
-        found["mutual_information"] = estimate(terms.information)
-        found["aggregate_kl"] = estimate(terms.aggregate_kl)
-        found["mutual_information_bound"] = math.log(count)
+        with attempt(found.failed, "mutual information"):
+            x, params = subject.x[:surgery_datapoints], subject.params[:surgery_datapoints]
+            information = mutual_information(subject.family, params)
+            aggregate = (
+                elbo_terms(subject.model, subject.family, x, params).kl - information
+            )  # in the mean KL(q(z) ‖ p)
+            for name, value in (("mutual_information", information), ("aggregate_kl", aggregate)):
+                found.numbers[name] = subject.estimate(value, slice(surgery_datapoints))
+            found.numbers["mutual_information_bound"] = math.log(len(x))
+    if can_decode(subject.model):
+        with attempt(found.failed, "reconstruction"):
+            _reconstruction(found, subject, means)
+    if probe_train is not None and probe_train.labels is not None and subject.labels is not None:
+        with attempt(found.failed, "probe"):
+            _probe(found, subject, probe_train, means)
+    found.draw("aggregate_posterior", aggregate_posterior_figure, means[""], subject.labels, subject.class_names)
+    if kls[""] is not None:
+        found.draw("kl_per_dim", kl_bars, kls[""], kls["_init"] if subject.refines else None)
     return found
 
 
-def _reconstruction(subject: Subject, means: dict[str, Tensor]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-    if not hasattr(subject.model, "decode"):
-        return None, {}  # a Pyro model of one's own
+def _kl(subject: Subject, params: Tensor) -> Tensor | None:
+    """KL to the prior by dimension, (D,), over datapoints with finite λ."""
+    x, params = (part[params.isfinite().all(1)].split(CHUNK_SIZE) for part in (subject.x, params))
+    kls = [kl_per_dim(subject.model, subject.family, *pair) for pair in zip(x, params, strict=True)]
+    known = [len(part) * kl for part, kl in zip(x, kls, strict=True) if kl is not None]
+    return torch.stack(known).sum(0) / sum(map(len, x)) if known else None
+
+
+def sparsity(responses: Tensor) -> Tensor:
+    r"""Of responses (..., n), between 0 (all equal in size) and 1 (only one is not zero); NaN where all are zero.
+
+    .. math:: S = \frac{1 - (\sum_i |r_i| / n)^2 / (\sum_i r_i^2 / n)}{1 - 1 / n}
+
+    Signs are left out; normal responses of mean zero have 1 - 2 / π = 0.36. Population sparsity is that of a datapoint
+    over dimensions, lifetime sparsity that of a dimension over datapoints.
+
+    Reference:
+        Sparse Coding and Decorrelation in Primary Visual Cortex During Natural Vision (Vinje & Gallant, 2000),
+        Science 287
+    """
+    n, r = responses.shape[-1], responses.double().abs()
+    if n < 2:
+        return torch.full(r.shape[:-1], torch.nan, dtype=r.dtype, device=r.device)
+    return (1 - r.mean(-1).square() / r.square().mean(-1)) / (1 - 1 / n)
+
+
+def _reconstruction(found: Measurement, subject: Subject, means: dict[str, Tensor]) -> None:
     quality: dict[str, Any] = {"data_range": data_range(subject.x)}
-    values = {}
     for suffix, mean in means.items():
-        values["mse" + suffix] = mse = reconstruction_errors(subject.model, subject.x, mean)
-        quality |= {name + suffix: value for name, value in reconstruction_quality(subject.x, mse).items()}
-    return quality, values
+        with torch.no_grad():
+            pairs = zip(subject.x.split(CHUNK_SIZE), mean.split(CHUNK_SIZE), strict=True)
+            mse = torch.cat([(subject.model.decode(z).mean - x).square().flatten(1).mean(1) for x, z in pairs])
+        found.values["mse" + suffix] = mse
+        quality |= {
+            name + suffix: value for name, value in reconstruction_quality(subject.x, mse, subject.groups).items()
+        }
+    found.numbers["reconstruction"] = quality
 
 
-def _probe(
-    subject: Subject, train: Subject | None, means: dict[str, Tensor]
-) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-    if train is None or train.labels is None or subject.labels is None:
-        return None, {}
+def reconstruction_quality(x: Tensor, mse: Tensor, groups: Tensor | None = None) -> dict[str, dict[str, float]]:
+    r"""`mse`, `psnr` (dB) and `r2` from the errors (N,) of data x (N, *x_shape).
+
+    .. math:: \mathrm{PSNR} = 10 \log_{10} \frac{R^2}{\mathrm{mse}}, \qquad
+        R^2 = 1 - \frac{\sum_n \mathrm{mse}_n}{\sum_n \mathrm{mean}_j (x_{nj} - \bar x_j)^2}
+
+    with x̄ the mean datapoint; the standard error of R² is that of a ratio of sums. PSNR is the mean over datapoints, at
+    most 120 dB each. What is not finite is left out.
+    """
+    good = mse.isfinite()
+    x, mse, groups = x[good], mse[good].double(), None if groups is None else groups[good.cpu()]
+    spread = (x - x.mean(0)).square().flatten(1).mean(1).double()
+    psnr = (20 * math.log10(data_range(x)) - 10 * mse.log10()).clamp(max=MAX_PSNR)
+    r2 = (1 - mse.sum() / spread.sum()).item() if spread.sum() > 0 else math.nan
+    error = estimate(((1 - r2) * spread - mse) / spread.mean(), groups)["se"]
+    return {"mse": estimate(mse, groups), "psnr": estimate(psnr, groups), "r2": {"mean": r2, "se": error}}
+
+
+def data_range(x: Tensor) -> float:
+    """1 for data in [0, 1]; else the largest entry less the smallest."""
+    low, high = x[x.isfinite()].aminmax()
+    return 1.0 if low >= 0 and high <= 1 else (high - low).item()
+
+
+def _probe(found: Measurement, subject: Subject, train: Subject, means: dict[str, Tensor]) -> None:
     numbers: dict[str, Any] = {"num_train": len(train.x)}
-    values: dict[str, Tensor] = {}
     for suffix, params in (("", train.params), ("_init", train.init)):
         features = posterior_mean(train.family, params)
-        found = probe_correct(features, train.labels, means[suffix], subject.labels)
-        numbers |= {name + suffix: estimate(correct) for name, correct in found.items()}
-        values |= {f"{name}_correct{suffix}": correct for name, correct in found.items()}
-    return numbers, values
+        correct = probe_correct(features, train.labels, means[suffix], subject.labels)
+        numbers |= {name + suffix: subject.estimate(right) for name, right in correct.items()}
+        found.values |= {f"{name}_correct{suffix}": right for name, right in correct.items()}
+    found.numbers["probe"] = numbers
+
+
+def probe_correct(train: Tensor, train_labels: Any, test: Tensor, test_labels: Any) -> dict[str, Tensor]:
+    """Whether classifiers fitted to features (M, D) name the class of each test row (N, D): zeros and ones, by name.
+
+    `knn`, the five nearest neighbours' vote, and `linear`, logistic regression, on features standardised by the
+    training ones. With one training class both say that class.
+    """
+    features, rows = (part.detach().cpu().double().numpy() for part in (train, test))
+    classes, truth = train_labels.cpu().numpy(), test_labels.cpu().numpy()
+    one_class, found = len(np.unique(classes)) < 2, {}
+    neighbours, linear = KNeighborsClassifier(min(5, len(classes))), LogisticRegression(max_iter=1000)
+    for name, classifier in (("knn", neighbours), ("linear", linear)):
+        probe = make_pipeline(StandardScaler(), DummyClassifier(strategy="prior") if one_class else classifier)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a step short of the optimum is no news
+            probe.fit(features, classes)
+        found[name] = torch.from_numpy(probe.predict(rows) == truth).double()
+    return found
+
+
+def aggregate_posterior_figure(means: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> Figure | None:
+    """Posterior means (N, D) in their two most active dimensions, coloured by class; None for one dimension."""
+    if means.shape[1] < 2:
+        return None
+    first, second = most_active(means, 2)
+    points = means[:, [first, second]].float().cpu().numpy()
+    classes = np.zeros(len(points), int) if labels is None else labels.cpu().numpy()
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes, present = figure.subplots(), np.unique(classes)
+    for place, k in enumerate(present):
+        name = class_names[k] if k < len(class_names) else str(k)
+        colour = colormaps["tab20" if len(present) > 10 else "tab10"](place % 20)
+        axes.plot(*points[classes == k].T, ".", markersize=4, alpha=0.6, color=colour, label=name)
+    if labels is not None and len(present) <= MAX_CLASSES:
+        axes.legend(fontsize=8, markerscale=2, title="class")
+    title = "Posterior means, two most active dimensions"
+    axes.set(xlabel=f"E[z_{first} | x]", ylabel=f"E[z_{second} | x]", title=title)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.grid(alpha=0.3)
+    return figure

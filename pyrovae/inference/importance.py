@@ -131,7 +131,7 @@ def _weigh(model: nn.Module, family: Family, draws: int) -> Callable[[Tensor, Te
     return weigh
 
 
-MIN_DRAWS_FOR_TAIL = 25  # of which a fifth, 5, are the tail
+MIN_DRAWS_FOR_TAIL, MIN_TAIL = 25, 5  # of which a fifth, 5, are the tail
 
 
 def iwae_bounds(log_weights: Tensor, ks: Sequence[int]) -> Tensor:
@@ -181,7 +181,8 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     Weights have moments of order below 1 / k. Above 0.7, averages of them are not to be trusted at any practical
     number of draws: q misses a part of the posterior. The tail is the largest min(K / 5, 3 √K) weights, and a
     generalised Pareto distribution is fitted to it by Zhang & Stephens' method. Weights that are all equal have no
-    tail, k̂ = 0; a weight that is not finite makes it NaN.
+    tail, k̂ = 0; a tail of which fewer than 5 weights count at all beside the largest, because the others tie or
+    underflow, has k̂ = inf; a weight that is not finite makes it NaN.
 
     Raises:
         ValueError: Fewer than 25 draws.
@@ -189,8 +190,8 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     Reference:
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024), arXiv:1507.02646
 
-    >>> pareto_k(torch.zeros(100, 1))
-    tensor([0.])
+    >>> pareto_k(torch.zeros(100, 1)), pareto_k(1000.0 * torch.arange(100)[:, None])
+    (tensor([0.]), tensor([inf]))
     """
     num = log_weights.shape[0]
     if num < MIN_DRAWS_FOR_TAIL:
@@ -204,10 +205,16 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     equal = ((top - threshold) <= rounding)[:, 0]
     finite = log_weights.isfinite().all(0).cpu()
     shapes = [
-        (0.0 if flat else fit_generalized_pareto(row)[0]) if good else math.nan
+        (0.0 if flat else _tail_shape(row)) if good else math.nan
         for row, flat, good in zip(excess, equal.tolist(), finite.tolist(), strict=True)
     ]
     return log_weights.new_tensor(shapes)
+
+
+def _tail_shape(excess: Tensor) -> float:
+    """k̂ of one datapoint's excesses over the threshold, of which those that tie with it, or underflow, are zero."""
+    excess = excess[excess > 1e-300]  # the fit divides by them
+    return fit_generalized_pareto(excess)[0] if len(excess) >= MIN_TAIL else math.inf
 
 
 def iwae(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..capture import engine
 from ..data import Dataset, Split
-from ..evaluation.draws import posterior_mean
+from ..evaluation.subject import posterior_mean
 from ..files import NpzStream
 from ..training.noise import seed_noise
 from .folder import provenance

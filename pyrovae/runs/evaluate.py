@@ -12,18 +12,18 @@ from torch import nn
 from ..config import Config, ConfigError, build_data, load_config
 from ..config.components import name_of, nearest
 from ..data import Dataset
+from ..data.dataset import SPLITS
 from ..data.normalization import as_in
 from ..data.shifts import SHIFTS, can_shift, shifted
 from ..evaluation.evaluate import Sample
 from ..evaluation.evaluate import evaluate as measured
-from ..evaluation.files import plain, write
-from ..evaluation.findings import Findings
+from ..evaluation.measurement import Measurement, plain, write
 from ..evaluation.settings import EvaluationSettings
 from ..files import check_writable
 from ..guides import Guide
 from ..training.checks import check_shapes
 from ..validation import problem
-from .folder import threads_of, versions
+from .folder import device_of, threads_of, versions
 from .load import load, open_run
 
 OCCLUDED = (0.1, 0.3, 0.5)  # shares of the image, for the curve of gaps against occlusion
@@ -36,19 +36,17 @@ def evaluate_run(
     """Measures a run on its own data: bounds, gaps, trajectories, representation, calibration.
 
     Writes `evaluation.json`, `evaluation.npz`, `figures/` and curves for TensorBoard into the run's folder, and returns
-    what `evaluation.json` holds.
+    what `evaluation.json` holds. `settings` are `EvaluationSettings`'.
 
     Args:
         data: Of a run made in Python on data that no file names.
         overrides: Of the data set, `dataset.root=DIR` say.
         allow: Packages beside pyrovae that the run's components may come from, as `pyrovae.load` has it.
-        settings: As `EvaluationSettings` has them.
 
     Raises:
         CheckpointError: No run there, a damaged checkpoint, or components from packages not allowed.
         ConfigError: Settings or overrides that cannot be followed.
-        DataError: Data that cannot be read.
-        OSError: The folder cannot be written.
+        DataError, OSError: Data that cannot be read, or a folder that cannot be written.
 
     >>> evaluate_run("runs/none")
     Traceback (most recent call last):
@@ -75,75 +73,70 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Measures a model and a guide on a data set, without a folder; returns what `evaluation.json` of a run holds.
 
-    Args:
-        model, guide: p(x, z) and q(z | x), trained or not; moved to the GPU, if there is one.
-        data: The data set; each split that `splits` names is measured.
-        config: Of the training, where there is one.
-        settings: As `EvaluationSettings` has them.
-
-    Raises:
-        ConfigError: Settings that cannot be followed.
-        ValueError: Data of another shape than the model's.
+    Model and guide, trained or not, are moved to the GPU, if there is one and `config`, of the training, does not say
+    otherwise. `settings` are `EvaluationSettings`'; a ConfigError, if they cannot be followed, and a ValueError for
+    data of another shape than the model's.
 
     >>> import pyrovae as pv
     >>> data = pv.data.Dataset("zeros", "made", *torch.zeros(3, 20, 6))
     >>> model, guide = pv.config.build_model(pv.config.check({"model": {"z_dim": 3}}), (6,))
-    >>> few = {"num_samples": 5, "num_particles": 5, "num_annealed": 0, "num_simulated": 0, "max_steps": 5}
-    >>> found = pv.evaluate(model, guide, data, splits=["test"], shifts=[], num_data=4, **few)
+    >>> few = {"num_samples": 5, "num_annealed": 0, "num_simulated": 0, "max_steps": 5, "num_data": 4}
+    >>> found = pv.evaluate(model, guide, data, splits=["test"], shifts=[], **few)
     >>> found["splits"]["test"]["elbo"]["mean"] < 0
     True
     """
     check_shapes(model, guide, data.take("test", 2)[0].to(next(model.parameters()).device))
-    origin = {"run": None, "train_seconds": None}
-    return _evaluate(model, guide, data, config, origin, check_settings(settings), progress)[0]
+    chosen, origin = check_settings(settings), {"run": None, "train_seconds": None}
+    return _evaluate(model, guide, data, config, origin, chosen, progress)[0]
 
 
 def _evaluate(
     model: nn.Module, guide: Guide, data: Dataset, config: Config | None, origin: dict[str, Any],
     chosen: EvaluationSettings, progress: bool,
-) -> tuple[dict[str, Any], Findings]:  # fmt: skip
+) -> tuple[dict[str, Any], Measurement]:  # fmt: skip
     """What `evaluation.json` holds, and all that was found."""
     num, (shifts, left_out) = chosen.num_data, _applicable(data, chosen.shifts)
-    samples: dict[str, Sample] = {split: Sample(*data.take(split, num)) for split in chosen.splits}
+    samples: dict[str, Sample] = {split: _sample(data, split, num) for split in chosen.splits}
     main = "test" if "test" in samples else chosen.splits[-1]
     samples |= {Path(shift).stem: _shift(data, shift, num) for shift in shifts}
-    shares = OCCLUDED if "occluded" in shifts else ()
-    occluded = {share: _shift(data, "occluded", num, fraction=share) for share in shares}
+    occluded = {s: _shift(data, "occluded", num, fraction=s) for s in OCCLUDED if "occluded" in shifts}
     more: dict[str, Any] = {"probe": _probe(data, chosen), "class_names": data.class_names, "progress": progress}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, guide = model.to(device), guide.to(device)
+    model, guide = model.to(device_of(config)), guide.to(device_of(config))
     with threads_of(config):
         found = measured(model, guide, samples, main=main, occluded=occluded, settings=chosen, **more)
-    about = {
+    for name, sample in samples.items():
+        found.numbers["splits"][name]["sketch"] = _sketch(data, name, sample.x)
+    result = plain({
+        **origin,
         "scheme": scheme_of(guide, config),
         "dataset": data.source,
-        "seed": config and config.train.seed,
-        "epochs": config and config.train.epochs,
+        **{name: config and getattr(config.train, name) for name in ("seed", "epochs")},
         "num_parameters": sum(p.numel() for part in (model, guide) for p in part.parameters()),
-        "versions": versions(),
-    }
-    result = plain({**origin, **about, "main": main, "settings": chosen.plain(), **found.numbers})
-    return result | {"warnings": [*left_out, *found.warnings], "figures": sorted(found.figures)}, found
+        **{"versions": versions(), "main": main, "settings": chosen.plain()},
+        **found.numbers,
+    })  # fmt: skip
+    told = {"warnings": [*left_out, *found.warnings], "failed": found.failed, "figures": sorted(found.figures)}
+    return result | told, found
 
 
 def scheme_of(guide: Guide, config: Config | None) -> dict[str, Any]:
     """What finds λ, by the names that YAML has for it."""
+
+    def called(kind: str, thing: Any) -> str:
+        try:
+            return name_of(kind, type(thing))
+        except ValueError:
+            return type(thing).__name__
+
     section, refiner = config and config.guide, getattr(guide, "refiner", None)
     family = getattr(section, "family", None)
     return {
-        "guide": section.type if section else _called("guide", guide),
-        "family": family.type if family else _called("family", guide.family),
-        "refiner": None if refiner is None else _called("refiner", refiner),
+        "guide": section.type if section else called("guide", guide),
+        "family": family.type if family else called("family", guide.family),
+        "refiner": None if refiner is None else called("refiner", refiner),
         "num_steps": getattr(guide if refiner is None else refiner, "num_steps", None),
         "objective": config and config.train.objective.type,
     }
-
-
-def _called(kind: str, thing: Any) -> str:
-    try:
-        return name_of(kind, type(thing))
-    except ValueError:
-        return type(thing).__name__
 
 
 def check_settings(values: dict[str, Any]) -> EvaluationSettings:
@@ -155,8 +148,8 @@ def check_settings(values: dict[str, Any]) -> EvaluationSettings:
         raise ConfigError("\n".join(lines)) from error
     for shift in settings.shifts:
         if shift not in SHIFTS and not shift.endswith((".yaml", ".yml")):
-            known = ", ".join(SHIFTS)
-            raise ConfigError(f"shifts: {shift!r} is unknown; valid: {known}, or a YAML file that names a data set")
+            known = f"{', '.join(SHIFTS)}, or a YAML file that names a data set"
+            raise ConfigError(f"shifts: {shift!r} is unknown; valid: {known}")
     return settings
 
 
@@ -171,20 +164,32 @@ def _explain(error: Any) -> str:
 
 def _applicable(data: Dataset, shifts: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Shifts that there are of such data, and a warning of the others."""
-    if can_shift(data) or not (left_out := [shift for shift in shifts if shift in SHIFTS]):
-        return tuple(shifts), []
+    left_out = [] if can_shift(data) else [shift for shift in shifts if shift in SHIFTS]
     warning = f"{', '.join(left_out)}: left out, for they are shifts of 8-bit images, and {data.name} has none"
-    return tuple(shift for shift in shifts if shift not in left_out), [warning]
+    return tuple(shift for shift in shifts if shift not in left_out), [warning] if left_out else []
+
+
+def _sample(data: Dataset, split: Any, num: int) -> Sample:
+    """The first datapoints of a split, and which photograph each is from, where that is known."""
+    groups = getattr(data, "groups", {}).get(split)
+    return Sample(*data.take(split, num), None if groups is None else torch.as_tensor(groups)[:num])
+
+
+def _sketch(data: Dataset, name: str, x: torch.Tensor) -> list[float]:
+    """A few numbers that other datapoints do not share: means of the first, and the split's part of `data.sketch()`."""
+    whole, place = (data.sketch(), SPLITS.index(name)) if name in SPLITS else ([], 0)
+    own = whole[len(whole) * place // 3 : len(whole) * (place + 1) // 3]
+    return [*x[:16].double().flatten(1).nanmean(1).nan_to_num().tolist(), *own]
 
 
 def _shift(data: Dataset, shift: str, num: int, **how: Any) -> Sample:
     """Test data from elsewhere: shifted, or those of another set."""
     if shift in SHIFTS:
-        return Sample(*shifted(data, shift, num, **how).take("test", num))
+        return _sample(shifted(data, shift, num, **how), "test", num)
     other = build_data(load_config(shift))
     if other.x_shape != data.x_shape:
         raise ConfigError(f"shifts: {shift} has datapoints {other.x_shape}, and the run's are {data.x_shape}")
-    return Sample(*as_in(data, other).take("test", num))
+    return _sample(as_in(data, other), "test", num)
 
 
 def _probe(data: Dataset, settings: EvaluationSettings) -> Sample | None:

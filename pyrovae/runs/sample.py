@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ..capture import engine
 from ..data import Dataset, Split
-from ..evaluation.draws import posterior_draws, posterior_mean, reconstructions
-from ..evaluation.subject import Subject
-from ..evaluation.traversals import interpolate, interpolation_figure, most_active, traversal_figure, traverse
+from ..evaluation.subject import Subject, reconstructions
+from ..evaluation.traversals import NUM_INFERRED, walk_figure, walks
 from ..files import replacing
 from ..inference import simulate
 from ..models import can_decode
@@ -22,9 +21,7 @@ from ..training import figures
 from ..training.noise import seed_noise
 from .load import Trained
 
-NUM_INFERRED = 500  # datapoints that say which latent dimensions are active, and how far they reach
 NUM_SHOWN = 12  # reconstructions in the picture; the arrays have all
-NUM_DIMS, NUM_STEPS, REACH, NUM_PAIRS = 8, 7, 3.0, 6  # of walks in latent space; reach in standard deviations
 
 
 def make_samples(
@@ -80,23 +77,6 @@ def prior_samples(model: Any, like: Tensor) -> dict[str, Tensor]:
     return {**({"samples": model.decode(z).mean} if can_decode(model) else {}), "draws": draws, "z": z}
 
 
-def walks(subject: Subject) -> dict[str, Tensor]:
-    """`traversals` of the most active dimensions, from the first datapoint, and `interpolations` between pairs."""
-    params = subject.params[:NUM_INFERRED]
-    means = posterior_mean(subject.family, params)  # (N, D)
-    dims = most_active(means, NUM_DIMS)
-    drawn = posterior_draws(subject.family, params, 1)[0][:, dims]  # (N, R) of the aggregate posterior
-    steps = torch.linspace(-REACH, REACH, NUM_STEPS).to(means)
-    values = drawn.mean(0)[:, None] + drawn.std(0, correction=0)[:, None] * steps  # (R, V)
-    pairs = max(1, min(NUM_PAIRS, len(means) // 2))
-    return {
-        "traversals": traverse(subject.model, means[0], dims, values),
-        "traversal_dims": torch.tensor(dims),
-        "traversal_values": values,
-        "interpolations": interpolate(subject.model, means[:pairs], means.roll(-pairs, 0)[:pairs], NUM_STEPS),
-    }
-
-
 def _figures(arrays: dict[str, Tensor]) -> dict[str, Figure]:
     columns = math.ceil(math.sqrt(len(arrays["draws"])))
     if "samples" not in arrays:
@@ -111,10 +91,5 @@ def _figures(arrays: dict[str, Tensor]) -> dict[str, Figure]:
         shown.set_size_inches(8, shown.get_figheight() + 0.3)
     samples.suptitle("E[x | z] at draws from the prior")
     shown.suptitle("Data, and E[x | z] at the means of q")
-    steps, dims = torch.linspace(-REACH, REACH, NUM_STEPS), arrays["traversal_dims"].tolist()
-    unit = "standard deviations from the aggregate posterior's mean"
-    walked = {
-        "traversals": traversal_figure(arrays["traversals"], dims, steps, unit),
-        "interpolations": interpolation_figure(arrays["interpolations"]),
-    }
+    walked = {name: walk_figure(name, arrays) for name in ("traversals", "interpolations")}
     return {"samples": samples, "reconstructions": shown} | {n: figure for n, figure in walked.items() if figure}

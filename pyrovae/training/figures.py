@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
-from torch.distributions import Independent, TransformedDistribution, kl_divergence
+from torch.distributions import Independent, TransformedDistribution, constraints, kl_divergence
 from torchvision.utils import make_grid
 
 from ..families import Family
@@ -78,6 +78,12 @@ def image_rows(rows: Mapping[str, Tensor], columns: int = 12) -> Figure:
     return figure
 
 
+def column_names(axes: Any, names: Sequence[str], width: int, top: bool = False) -> None:
+    """Writes a name below, or above, each column of a row of `image_rows` whose images are `width` pixels wide."""
+    axes.set_xticks([1 + width / 2 + k * (width + 1) for k in range(len(names))], names)
+    axes.tick_params(length=0, labelsize=8, labeltop=top, labelbottom=not top)
+
+
 def image_grid(images: Tensor, columns: int = 8, like: Tensor | None = None) -> Figure:
     """Images (B, C, H, W) in rows of `columns`, in the grey scale of `like`, data say; by default in their own.
 
@@ -138,28 +144,37 @@ def trajectory(elbo: Sequence[float]) -> Figure:
     return axes.figure
 
 
-def kl_bars(kl: Tensor) -> Figure:
-    """KL to the prior of each latent dimension, in nats, largest first.
+def kl_bars(kl: Tensor, kl_init: Tensor | None = None) -> Figure:
+    """KL to the prior of each latent dimension, in nats, largest first; beside it that at λ₀, if given.
 
     >>> kl_bars(torch.tensor([0.5, 2.0])).axes[0].get_title()
     'sum 2.5 nats'
     """
-    values = np.sort(kl.detach().float().cpu().numpy())[::-1]
-    axes: Any = Figure(figsize=(4.5, 3), layout="constrained").subplots()
-    axes.bar(range(len(values)), values)
+    axes: Any = Figure(figsize=(4.5 if kl_init is None else 7, 3), layout="constrained").subplots()
+    order, places = kl.argsort(descending=True).cpu(), np.arange(len(kl))
+    values = kl.detach().float().cpu()[order].numpy()
+    if kl_init is None:
+        axes.bar(places, values)
+    else:
+        init = kl_init.detach().float().cpu()[order].numpy()
+        axes.bar(places - 0.2, init, 0.4, color="C1", label=f"λ₀, sum {init.sum():.1f} nats")
+        axes.bar(places + 0.2, values, 0.4, color="C0", label=f"λ_K, sum {values.sum():.1f} nats")
+        axes.legend(fontsize=8)
     axes.set(xlabel="latent dimension, sorted", ylabel="KL to the prior (nats)", title=f"sum {values.sum():.1f} nats")
     return axes.figure
 
 
 NUM_DRAWS = 8  # of the layers above
+NUM_MOMENT_DRAWS = 256  # where q has no moments in closed form
 
 
 def kl_per_dim(model: Callable, family: Family, x: Tensor, params: Tensor) -> Tensor | None:
     """KL(q ‖ p) of each latent dimension, batch mean, (D,), the model's latent sites side by side.
 
     Exact where both sides are independent entries with a closed form. Elsewhere it is that of the normals that share
-    mean and variance with q and p: a family's correlations and a mixture's modes do not show in it. Sites without
-    moments are left out; None if none is left. Layers below the top are averaged over draws of those above.
+    mean and variance with q and p: a family's correlations and a mixture's modes do not show in it. Where q has no
+    moments in closed form, a flow, they are those of draws. Latents that are not real, and not of independent entries
+    with a closed form, are left out; None if none is left. Layers below the top are averaged over draws of those above.
 
     >>> import pyrovae as pv
     >>> model, family = pv.models.mlp((1, 6, 5), 3), pv.DiagonalNormal(3)
@@ -181,10 +196,19 @@ def _entries(q: Any, p: Any) -> Tensor | None:
             return kl_divergence(q.base_dist, p.base_dist)
         except NotImplementedError:
             pass
-    if isinstance(q, TransformedDistribution):
-        return None  # positive, or on a simplex, say: no place for normals
+    support = p.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if isinstance(q, TransformedDistribution) and support is not constraints.real:
+        return None  # positive, or on a simplex: no place for normals
     try:
-        ratio = q.variance / p.variance
-        return 0.5 * (ratio + (q.mean - p.mean).square() / p.variance - 1 - ratio.log())
+        mean, variance = p.mean, p.variance
     except NotImplementedError:
         return None
+    try:
+        q_mean, q_variance = q.mean, q.variance
+    except NotImplementedError:
+        draws = q.sample((NUM_MOMENT_DRAWS,))
+        q_mean, q_variance = draws.mean(0), draws.var(0)
+    ratio = q_variance / variance
+    return 0.5 * (ratio + (q_mean - mean).square() / variance - 1 - ratio.log())
