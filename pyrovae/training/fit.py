@@ -28,7 +28,7 @@ from .module import LitVAE
 from .scores import SplitStatistics
 
 # Before there is a Trainer, Lightning takes the first process of each machine that was started by hand for rank 0.
-rank_zero_only.rank = getattr(rank_zero_only, "rank", 0) or int(os.environ.get("NODE_RANK", "0"))
+rank_zero_only.rank = getattr(rank_zero_only, "rank", 0) or int(os.environ.get("NODE_RANK", "0"))  # type: ignore[attr-defined]
 
 
 class SettingsError(ValueError):
@@ -182,7 +182,7 @@ def fit(
         raise TerminatedError(f"terminated after {trainer.global_step} steps; --resume {run_dir} goes on") from error
     if run_dir is not None:  # a file of rank 0, which another machine may not see
         path = run_dir / "checkpoints" / "best.ckpt"
-        best = read_checkpoint(path)["state_dict"] if trainer.is_global_zero else None
+        best: Any = read_checkpoint(path)["state_dict"] if trainer.is_global_zero else None
         module.load_state_dict(trainer.strategy.broadcast(best))
     trainer.loggers = []  # the curves end with training; what follows goes to the caller
     metrics = {**trainer.validate(module, val, verbose=False)[0], **trainer.test(module, test, verbose=False)[0]}
