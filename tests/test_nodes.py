@@ -88,11 +88,14 @@ def test_torchrun_equals_what_lightning_starts(two_processes, tmp_path):
         assert torch.equal(value, two_processes[name]), name
 
 
-@pytest.mark.parametrize("words", [["strategy=dpp"], ["strategy=fsdp"], ["strategy=deepspeed"], ["strategy=ddp_spam"]])
-def test_what_lightning_refuses_is_one_line(words, tmp_path, capsys):
-    assert train([*WORDS, f"train.save_dir={tmp_path}", *[f"train.{word}" for word in words]]) == 2
+@pytest.mark.parametrize("strategy", ["dpp", "fsdp", "deepspeed", "ddp_spawn", "ddp_fork"])
+def test_what_cannot_be_followed_is_one_line(strategy, tmp_path, capsys):
+    assert train([*WORDS, f"train.save_dir={tmp_path}", f"train.strategy={strategy}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: train.accelerator 'cpu', train.devices 1, train.num_nodes 1, train.strategy ")
+    if strategy.startswith("ddp_"):
+        assert line.startswith(f"error: train.strategy '{strategy}' copies this process")
+    else:
+        assert line.startswith("error: train.accelerator 'cpu', train.devices 1, train.num_nodes 1, train.strategy ")
 
 
 class Recorded(pv.data.rows.Rows):

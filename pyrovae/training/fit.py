@@ -151,6 +151,10 @@ def fit(
         kept = run_loggers(run_dir, hparams or {}, before.get("global_step"), before.get("row"))
     where: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes}
     where |= {"strategy": strategy}
+    if strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise SettingsError(
+            f"train.strategy {strategy!r} copies this process with all its threads and data; set it to ddp"
+        )
     try:
         trainer = pl.Trainer(
             max_epochs=epochs,
