@@ -64,7 +64,7 @@ def by_hand(root: str, epochs: int, seed: int) -> tuple[nn.Module, nn.Module]:
 def by_pyrovae(data: TimedData, scheme: str, epochs: int, seed: int, **options: Any) -> tuple[nn.Module, nn.Module]:
     """The same through the library."""
     encoder, decoder = networks(seed)
-    model = pv.VAE(pv.models.priors.StandardNormal(Z_DIM), decoder, pv.models.likelihoods.Bernoulli())
+    model = pv.VAE(pv.models.priors.StandardNormal(Z_DIM), decoder, pv.models.likelihoods.Bernoulli(3))
     family = pv.DiagonalNormal(Z_DIM)
     guide: pv.Guide = pv.AmortizedGuide(family, encoder)
     if scheme == "ivae_iterative":

@@ -27,8 +27,9 @@ from .checks import check_shapes, check_support
 from .module import LitVAE
 from .scores import SplitStatistics
 
-# Before there is a Trainer, Lightning takes the first process of each machine that was started by hand for rank 0.
-rank_zero_only.rank = getattr(rank_zero_only, "rank", 0) or int(os.environ.get("NODE_RANK", "0"))  # type: ignore[attr-defined]
+if "MASTER_ADDR" in os.environ:  # Lightning takes the first process of each machine for rank 0 until there is a Trainer
+    node_rank = int(os.environ.get("NODE_RANK", "0"))
+    rank_zero_only.rank = getattr(rank_zero_only, "rank", 0) or node_rank  # type: ignore[attr-defined]
 
 
 class SettingsError(ValueError):
