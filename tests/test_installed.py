@@ -79,6 +79,8 @@ def test_an_installed_package_trains_from_any_folder(installed, tmp_path):
     words = ["--config", "compare/quick", "--dry-run", "dataset.source=embedded"]
     planned = run("compare", *words, cwd=tmp_path, home=installed, script=script)  # whose base is ../ivae.yaml
     assert "4 to train" in planned
+    run("data", "inspect", "dataset.source=embedded", "--quiet", cwd=tmp_path, home=installed, script=script)
+    assert (tmp_path / "runs" / "data" / "default.png").is_file()
     small = ["dataset.source=embedded", "dataset.batch_size=1000", "train.epochs=1", "model.z_dim=2"]
     run("train", "--quiet", *small, cwd=tmp_path, home=installed, script=script)
     summary = json.loads((tmp_path / "runs" / "default" / "version_0" / "summary.json").read_text())

@@ -52,7 +52,7 @@ def _inspect(args: argparse.Namespace) -> None:
     from ..files import check_writable, replacing  # noqa: PLC0415
     from ..inspection import figure, inspected, words  # noqa: PLC0415
 
-    path = Path(args.config or Path(__file__).parent.parent.parent / "configs" / "default.yaml")
+    path = Path(args.config or "default")
     config = load_config(path, args.overrides)
     out = args.out or Path("runs") / "data" / f"{path.stem}.png"
     check_writable(out.parent, "name another place with --out")
