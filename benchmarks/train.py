@@ -1,6 +1,6 @@
 """Speed and quality of training, eager and compiled, beside a plain PyTorch loop, in one run.
 
-    python benchmarks/train.py --root data --epochs 10
+    python benchmarks/train.py --root data --epochs 10 --json benchmarks/results/train.json
 
 All train 784-200-200-50 on the full MNIST with batch 128, Adam at 1e-3 and dynamic binarisation, on one thread. The
 baseline is a loop as one writes it: torchvision's MNIST with ToTensor in a shuffled DataLoader. Ours is one call of
@@ -9,17 +9,13 @@ included; `epoch` is the fastest epoch, from its first batch to its last, and sh
 Semi-amortized is K = 10 with the safeguard on; its calls are of `--semi-epochs`, so their images/s carry more start-up.
 """
 
-import argparse
-import json
-import warnings
 from functools import partial
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import torch
-from timing import TimedData
+from timing import TimedData, parser, save
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
@@ -68,37 +64,24 @@ def by_hand(root: str, epochs: int, seed: int) -> tuple[nn.Module, nn.Module]:
 def by_pyrovae(data: TimedData, scheme: str, epochs: int, seed: int, **options: Any) -> tuple[nn.Module, nn.Module]:
     """The same through the library."""
     encoder, decoder = networks(seed)
-    model = pv.VAE(pv.models.priors.StandardNormal(Z_DIM), decoder, pv.models.likelihoods.Bernoulli())
+    model = pv.VAE(pv.models.priors.StandardNormal(Z_DIM), decoder, pv.models.likelihoods.Bernoulli(3))
     family = pv.DiagonalNormal(Z_DIM)
     guide: pv.Guide = pv.AmortizedGuide(family, encoder)
     if scheme == "ivae_iterative":
         guide = pv.SemiAmortizedGuide(model, family, encoder, pv.SVIRefiner(num_steps=10, lr=0.03))
     with TemporaryDirectory() as folder:
-        pv.fit(
-            model,
-            guide,
-            data,  # type: ignore[arg-type]
-            epochs=epochs,
-            batch_size=BATCH,
-            lr=LR,
-            seed=seed,
-            run_dir=folder,
-            progress=False,
-            **options,
-        )
+        how: dict[str, Any] = {"batch_size": BATCH, "lr": LR, "seed": seed, "progress": False, **options}
+        pv.fit(model, guide, data, epochs=epochs, run_dir=folder, **how)  # type: ignore[arg-type]
     return encoder, decoder
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", default="data", help="folder that holds MNIST/raw")
-    parser.add_argument("--epochs", type=int, default=10, help="of the baseline and of vae_mlp")
-    parser.add_argument("--semi-epochs", type=int, default=3, help="of ivae_iterative")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/train.json"))
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("error", pv.capture.CaptureWarning)  # an eager fallback would be timed as compiled
+    options = parser(__doc__)
+    options.add_argument("--root", default="data", help="folder that holds MNIST/raw")
+    options.add_argument("--epochs", type=int, default=10, help="of the baseline and of vae_mlp")
+    options.add_argument("--semi-epochs", type=int, default=3, help="of ivae_iterative")
+    options.add_argument("--seed", type=int, default=0)
+    args = options.parse_args()
 
     train, test = (MNIST(args.root, train=train).data[:, None] for train in (True, False))
     # The hold-outs are token: the contest is about training, and all are scored below by the same formula.
@@ -110,8 +93,8 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     contestants: dict[str, tuple[int, Any]] = {PLAIN: (args.epochs, lambda: by_hand(args.root, args.epochs, args.seed))}
     for scheme, epochs in (("vae_mlp", args.epochs), ("ivae_iterative", args.semi_epochs)):
-        for label, options in OPTIONS.items():
-            ours = partial(by_pyrovae, data, scheme, epochs, args.seed, **options)
+        for label, how in OPTIONS.items():
+            ours = partial(by_pyrovae, data, scheme, epochs, args.seed, **how)
             contestants[f"{scheme}, {label}"] = epochs, ours
     print(f"seed {args.seed}\n\n| | epochs | images/s | × | epoch, s | test ELBO at λ₀ |\n|---|---|---|---|---|---|")
     for name, (epochs, run) in contestants.items():
@@ -140,8 +123,7 @@ def main() -> None:
     for label in OPTIONS:
         ratio = rows[f"ivae_iterative, {label}"]["seconds_an_epoch"] / rows[f"vae_mlp, {label}"]["seconds_an_epoch"]
         print(f"an epoch of ivae_iterative is {ratio:.1f} of vae_mlp's, {label}")
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({"torch": torch.__version__, "seed": args.seed, **rows}, indent=2) + "\n")
+    save(args.json, rows, seed=args.seed)
 
 
 if __name__ == "__main__":

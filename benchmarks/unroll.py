@@ -19,19 +19,13 @@ that a replay keeps, every storage once; weights, their gradients and data left 
 in it.
 """
 
-import argparse
-import json
-import platform
-import warnings
-from collections.abc import Callable
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 from unittest.mock import patch
 from weakref import WeakSet
 
 import pyro
 import torch
+from timing import best, parser, save
 from torch import Tensor
 
 import pyrovae as pv
@@ -107,27 +101,11 @@ class _Saved:
         saved.add(self)
 
 
-def best(contestants: dict[str, Callable[[], None]], seconds: float) -> dict[str, float]:
-    """Milliseconds of each: the best of rounds in which all take turns."""
-    result = dict.fromkeys(contestants, float("inf"))
-    until, rounds = perf_counter() + seconds, 0
-    while rounds < 3 or perf_counter() < until:
-        for name, run in contestants.items():
-            start = perf_counter()
-            run()
-            result[name] = min(result[name], (perf_counter() - start) * 1e3)
-        rounds += 1
-    return result
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the rows there")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 5, 10, 20, 40], help="values of K")
-    parser.add_argument("--seconds", type=float, default=8.0, help="for each K")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("error", pv.capture.CaptureWarning)  # an eager fallback would be timed as compiled
+    options = parser(__doc__)
+    options.add_argument("--steps", type=int, nargs="+", default=[1, 5, 10, 20, 40], help="values of K")
+    options.add_argument("--seconds", type=float, default=8.0, help="for each K")
+    args = options.parse_args()
     print("| K |", " | ".join(f"{name}, ms | MiB" for name in CONTESTANTS), "|")
     print("|---" * (1 + 2 * len(CONTESTANTS)) + "|")
     rows: list[dict[str, Any]] = []
@@ -135,21 +113,11 @@ def main() -> None:
         steps = {name: TrainingStep(num_steps, *how) for name, how in CONTESTANTS.items()}
         for step in steps.values():  # compiles
             step()
-        times = best(dict(steps), args.seconds)
+        times = best(steps, args.seconds, least=3)
         memory = {name: step.held() for name, step in steps.items()}
         rows += [{"K": num_steps, "mode": name, "ms": times[name], "mib": memory[name]} for name in steps]
         print(f"| {num_steps} |", " | ".join(f"{times[n]:.1f} | {memory[n]:.2f}" for n in steps), "|", flush=True)
-    result = {
-        "machine": platform.machine(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
-        "baseline": "detached",
-        "rows": rows,
-    }
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    save(args.json, rows, baseline="detached")
 
 
 if __name__ == "__main__":

@@ -189,10 +189,3 @@ def test_two_gloo_processes(tmp_path):
     assert not torch.equal(first["batch"], second["batch"])
     del first["metrics"]["seconds"], second["metrics"]["seconds"]
     assert first["metrics"] == second["metrics"]
-
-
-def test_ddp_from_the_command_line(tmp_path):
-    code, out, err = train(*config("ivae"), "--quiet", *SMALL, "train.epochs=1", "train.devices=2", "train.strategy=ddp", "guide.refiner.num_steps=1", f"train.save_dir={tmp_path}")  # fmt: skip
-    assert code == 0, err
-    assert [p.name for p in (tmp_path / "ivae").iterdir()] == ["version_0"]
-    assert out.count("gain") == 1

@@ -18,7 +18,7 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 NAMES = [name for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "pyrovae.", onerror=lambda name: None)]
 # Those whose examples are still to be written.
-EXEMPT = ("evaluation", "comparison", "data", "cli", "files")
+EXEMPT = ("evaluation", "comparison", "data")
 
 
 def is_exempt(name: str) -> bool:

@@ -1,6 +1,8 @@
 """A run made in Python is a run; trained models take arrays; numbers without a folder."""
 
 import json
+import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +15,9 @@ import pyrovae as pv
 from pyrovae.cli import embed, evaluate, sample, train
 from pyrovae.config import load_config
 from pyrovae.data import DataError
+from pyrovae.runs.folder import RunFolder, _commit, device_of
+from pyrovae.runs.load import Trained
+from pyrovae.runs.sample import make_samples
 from pyrovae.training import CheckpointError
 
 FEW = {"num_data": 8, "num_samples": 8, "num_particles": 4, "num_annealed": 0, "num_simulated": 0, "num_probe": 20, "max_steps": 10}  # fmt: skip
@@ -188,3 +193,58 @@ def test_arrays_train_and_a_wrong_shape_is_one_line():
     with pytest.raises(ValueError, match=r"takes x of shape \(6,\), and that of the data is \(7,\)") as error:
         pv.evaluate(model, guide, other)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_computes_where_its_training_did(images, monkeypatch):
+    config = {place: pv.config.check({"train": {"accelerator": place}}) for place in ("auto", "cpu", "gpu", "mps")}
+    wanted = {(): ["cpu"] * 4, ("cuda",): ["cuda", "cpu", "cuda", "cpu"], ("mps",): ["cpu", "cpu", "mps", "mps"]}
+    for there, devices in wanted.items():
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: "cuda" in there)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=there: "mps" in there)
+        assert [device_of(config[place]).type for place in config] == devices
+        assert device_of(None) == device_of(config["auto"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # which moving there would find out not to be so
+    trained = Trained(*pair(images.x_shape), config["cpu"], images.x_shape)
+    assert trained.moved() == torch.device("cpu")
+    assert make_samples(trained, images, num=4)["samples"].device.type == "cpu"
+
+
+def test_a_summary_is_whole_or_the_one_of_before(tmp_path, images, monkeypatch):
+    folder, config = RunFolder(tmp_path), pv.config.check({"train": {"accelerator": "cpu"}})
+    written = folder.summarize(config, images, {"val/elbo": -1.0})
+    text = (tmp_path / "summary.json").read_text()
+    assert json.loads(text) == written
+    assert written["machine"].keys() == {"cpu", "cores", "threads", "gpu", "accelerator"}
+    assert (written["machine"]["gpu"], written["machine"]["accelerator"]) == (None, "cpu")
+    assert written["machine"]["threads"] == torch.get_num_threads()
+
+    def half(path, text, **_):
+        path.open("w").write(text[: len(text) // 2])
+        raise OSError(28, "no room")
+
+    monkeypatch.setattr(pathlib.Path, "write_text", half)
+    with pytest.raises(OSError, match="cannot write .*summary.json .no room"):
+        folder.summarize(config, images, {"val/elbo": -2.0})
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+    assert (tmp_path / "summary.json").read_text() == text
+
+
+def test_the_commit_is_that_of_the_checkout():
+    root = pathlib.Path(pv.__file__).parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("not a checkout")
+    head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert _commit() == head.strip()
+
+
+def test_a_runs_folder_may_be_called_like_an_override(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ["dataset.source=embedded", "dataset.batch_size=1000", "model.z_dim=2", "train.accelerator=cpu"]
+    assert train.main(["--quiet", *small, "train.epochs=1", "train.name=dataset.root=a"]) == 0
+    run = "runs/dataset.root=a/version_0"
+    assert train.main(["--quiet", "--resume", run, "train.epochs=2"]) == 0
+    assert sample.main([run, "dataset.binarize=dynamic", "--num", "4", "--quiet"]) == 0
+    assert embed.main([run, "--out", "z=1.npz", "--quiet"]) == 0
+    few = [f"--{key.replace('_', '-')}={value}" for key, value in FEW.items()]
+    assert evaluate.main([run, *few, "--split", "test", "--shift", "none", "--quiet"]) == 0
+    assert capsys.readouterr().err.count("error") == 0

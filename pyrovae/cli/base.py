@@ -3,9 +3,11 @@
 import argparse
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 EXIT_CODES = {
     "ConfigError": 2,
@@ -27,10 +29,13 @@ def command_parser(prog: str, description: str, examples: str) -> argparse.Argum
     """A parser with the options that every command has: `--quiet` and `--debug`.
 
     Args:
-        prog: Name of the script.
+        prog: Name of the script; `pyrovae train` stands in its place, here and in the examples, where that was called.
         description: What it does.
         examples: Commands to copy, a line each.
     """
+    if Path(sys.argv[0]).stem in ("pyrovae", "main"):
+        script, prog = prog, f"pyrovae {prog.removesuffix('.py')}"
+        examples = re.sub(r"configs/(\S+)\.yaml", r"\1", examples.replace(f"python scripts/{script}", prog))
     lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
     parser = argparse.ArgumentParser(
         prog=prog,

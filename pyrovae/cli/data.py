@@ -39,7 +39,7 @@ def _tell(args: argparse.Namespace) -> None:
 
     if args.command == "list":
         return print(inspection.catalogue())
-    path = Path(args.config or Path(__file__).parent.parent.parent / "configs" / "default.yaml")
+    path = Path(args.config or "default")
     chosen, start, refused = config.load_config(path, args.overrides), perf_counter(), None
     out = args.out or Path("runs") / "data" / f"{path.stem}.png"
     files.check_writable(out.parent, "name another place with --out")

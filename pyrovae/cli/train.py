@@ -20,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains from a YAML file; returns the exit code."""
     description = "Train a variational autoencoder: model, guide and data from one YAML file."
     parser = command_parser("train.py", description, _EXAMPLES)
-    parser.add_argument("--config", metavar="FILE", help="YAML file (default: configs/default.yaml)")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file, or one of pyrovae's own, ivae say (default: default)"
+    )
     parser.add_argument("--resume", metavar="RUN_DIR", help="go on with a run, with its own configuration")
     allow_argument(parser)
     parser.add_argument(
@@ -43,11 +45,10 @@ def _train(args: argparse.Namespace) -> None:
     from ..training import fit  # noqa: PLC0415
 
     old = RunFolder.reopen(Path(args.resume)) if args.resume else None
-    default = Path(__file__).parent.parent.parent / "configs" / "default.yaml"
     if old is not None:
         config = read_config(old.path, args.overrides, args.allow)
     else:
-        config = load_config(args.config or default, args.overrides)
+        config = load_config(args.config or "default", args.overrides)
     if args.print:
         print(f"# {config.note}\n" * bool(config.note) + to_yaml(config), end="")
         return

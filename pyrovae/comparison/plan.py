@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, ConfigError, apply_override, check
+from ..config import Config, ConfigError, apply_override, check, find_config
 from ..config.load import read_yaml
 from .merge import merge
 from .settings import ComparisonSettings
@@ -68,7 +68,7 @@ def plan(settings: ComparisonSettings, overrides: Iterable[str], file: Path, out
 
 def _schemes(settings: ComparisonSettings, file: Path) -> dict[str, dict[str, Any]]:
     """Sections of each scheme, by name."""
-    base = settings.base if isinstance(settings.base, dict) else read_yaml(file.parent / settings.base)
+    base = settings.base if isinstance(settings.base, dict) else read_yaml(find_config(file).parent / settings.base)
     base = {section: values for section, values in base.items() if values is not None}
     base = merge(base, settings.common)
     schemes: dict[str, dict[str, Any]] = {}

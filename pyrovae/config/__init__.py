@@ -2,8 +2,8 @@
 
 from .build import build_data, build_model, fit_arguments
 from .components import COMPONENTS, ConfigError
-from .load import apply_override, check, load_config, to_yaml
+from .load import apply_override, check, find_config, load_config, to_yaml
 from .schema import Config
 
 __all__ = ["COMPONENTS", "Config", "ConfigError", "apply_override", "build_data", "build_model", "check"]
-__all__ += ["fit_arguments", "load_config", "to_yaml"]
+__all__ += ["find_config", "fit_arguments", "load_config", "to_yaml"]

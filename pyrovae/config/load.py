@@ -30,12 +30,34 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def find_config(name: str | Path) -> Path:
+    """The YAML file of this path or, where there is none, pyrovae's own of this name, `ivae` or `compare/quick`.
+
+    Raises:
+        ConfigError: Neither; the message lists pyrovae's own.
+
+    >>> find_config("compare/quick").name
+    'quick.yaml'
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    package = Path(__file__).parent.parent  # which holds `configs/` when installed, and lies beside it in a checkout
+    home = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
+    own = {file.relative_to(home).with_suffix("").as_posix(): file for file in sorted(home.rglob("*.yaml"))}
+    if path.as_posix() in own:
+        return own[path.as_posix()]
+    reason = "is a folder" if path.is_dir() else "No such file or directory"
+    raise ConfigError(f"{name}: {reason}; name a YAML file, or one of pyrovae's own: {nearest(path.stem, own)}")
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The sections of a YAML file, as plain values; a `ConfigError` of no such file, no YAML, or no sections."""
+    """The sections of a file that `find_config` finds; a `ConfigError` of none, no YAML, or no sections."""
+    path = find_config(path)
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name a YAML file, configs/ivae.yaml say") from error
+        raise ConfigError(f"{path}: {error.strerror}; name a YAML file that you may read") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -47,7 +69,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), allow: Collecti
     """Reads a YAML file, applies overrides such as `model.z_dim=16`, and checks everything.
 
     Args:
-        path: The file.
+        path: The file, or the name of one of pyrovae's own, `ivae`.
         overrides: As on the command line.
         allow: Packages beside pyrovae that its components may come from; by default any: the file is the caller's word.
 

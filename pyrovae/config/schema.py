@@ -85,6 +85,7 @@ class TrainConfig(Strict):
     num_threads: PositiveInt | None = None
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: PositiveInt | Literal["auto"] = 1
+    num_nodes: PositiveInt = 1
     strategy: str = "auto"
 
 

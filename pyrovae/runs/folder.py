@@ -1,6 +1,7 @@
 """What a run leaves: `runs/<name>/version_<n>`."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from .. import __version__
 from ..config import Config, ConfigError, to_yaml
 from ..config.schema import WHERE_DATA_LIE
+from ..files import replacing
 from ..training import CheckpointError
 from .load import noun, read_config
 
@@ -70,7 +72,7 @@ class RunFolder:
 
     def write(self, config: Config) -> None:
         """Writes the resolved configuration."""
-        text = f"# python scripts/train.py --config {self.path}/config.yaml\n{to_yaml(config)}"
+        text = f"# pyrovae train --config {self.path}/config.yaml\n{to_yaml(config)}"
         (self.path / "config.yaml").write_text(text, encoding="utf-8")
 
     def change(self, config: Config, allow: Collection[str] = ()) -> None:
@@ -113,11 +115,12 @@ class RunFolder:
             "versions": versions(),
             "components": {module: _version(module) for module in config.own_modules},
             "commit": _commit(),
+            "machine": machine(config),
             **metrics,
         }
         if is_rank_zero():
-            text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-            (self.path / "summary.json").write_text(text, encoding="utf-8")
+            with replacing(self.path / "summary.json") as part:  # that it is there says that the run is whole
+                part.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return summary
 
     def report(self, summary: dict[str, Any], data: Any) -> None:
@@ -161,6 +164,37 @@ def threads_of(config: Config | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def device_of(config: Config | None) -> torch.device:
+    """Where a trained run computes: as `train.accelerator` says, as far as this machine has it.
+
+    >>> from pyrovae.config import check
+    >>> device_of(check({"train": {"accelerator": "cpu"}}))
+    device(type='cpu')
+    """
+    wanted = config.train.accelerator if config else "auto"
+    if wanted in ("auto", "gpu") and torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if wanted in ("gpu", "mps") and torch.backends.mps.is_available() else "cpu")
+
+
+def machine(config: Config) -> dict[str, Any]:
+    """What a run was computed on: `cpu`, its `cores`, `threads` of torch, `gpu` if one was used, `accelerator`.
+
+    >>> from pyrovae.config import check
+    >>> machine(check({"train": {"accelerator": "cpu"}}))["accelerator"]
+    'cpu'
+    """
+    device, info = device_of(config), Path("/proc/cpuinfo")  # Linux; elsewhere Python knows the processor
+    models = [line for line in info.read_text().splitlines() if line[:10] == "model name"] if info.exists() else []
+    return {
+        "cpu": models[0].partition(": ")[2] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "accelerator": device.type,
+    }
+
+
 def provenance(trained: Any, data: Any, split: str) -> dict[str, Any]:
     """What arrays made of a run and a split should say of themselves."""
     scheme = {"guide": trained.config.guide.type, "family": trained.config.guide.family.type}
@@ -188,9 +222,12 @@ def _version(module: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The source's git commit, where it is a checkout."""
+    """The source's git commit, where it is a checkout of pyrovae, not installed within one of something else."""
+    home = Path(__file__).resolve().parents[2]
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(home), "rev-parse", "--show-toplevel", "HEAD"]
+        root, commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:2]
+        own = Path(root) == home and '\nname = "pyrovae"\n' in (home / "pyproject.toml").read_text(encoding="utf-8")
     except (OSError, subprocess.CalledProcessError):
         return None
+    return commit if own else None

@@ -75,8 +75,10 @@ class Trained:
             raise DataError(f"dataset {data.name}: {other}; name the data that it was trained on")
 
     def moved(self) -> torch.device:
-        """Moves model and guide to the GPU, if there is one; returns where they are."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        """Moves model and guide to where `train.accelerator` has them; returns that."""
+        from .folder import device_of  # noqa: PLC0415 - which imports this module
+
+        device = device_of(self.config)
         self.model.to(device)
         self.guide.to(device)
         return device

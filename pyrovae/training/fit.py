@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.callbacks import ProgressBar as BaseProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from ..guides import Guide, RefinedGuide
@@ -24,6 +26,10 @@ from .checkpoint import AtomicCheckpointIO, read_checkpoint
 from .checks import check_shapes, check_support
 from .module import LitVAE
 from .scores import SplitStatistics
+
+if "MASTER_ADDR" in os.environ:  # Lightning takes the first process of each machine for rank 0 until there is a Trainer
+    node_rank = int(os.environ.get("NODE_RANK", "0"))
+    rank_zero_only.rank = getattr(rank_zero_only, "rank", 0) or node_rank  # type: ignore[attr-defined]
 
 
 class SettingsError(ValueError):
@@ -75,6 +81,7 @@ def fit(
     checkpoint_every: PositiveInt | None = None,
     accelerator: str = "auto",
     devices: int | str = 1,
+    num_nodes: PositiveInt = 1,
     strategy: str = "auto",
     progress: bool = True,
     hparams: Mapping[str, Any] | None = None,
@@ -89,14 +96,16 @@ def fit(
         guide: Guide for it.
         data: Datapoints in three splits.
         epochs: Passes over the training split.
-        batch_size: Datapoints a batch and device.
-        seed: Of the batches and the noise.
+        batch_size: Datapoints a batch and process: `devices` times `num_nodes` processes see as many times that a step.
+        seed: Of the batches and the noise, which differ between processes.
         run_dir: Folder for metrics, TensorBoard, pictures and checkpoints; nothing is written by default.
         resume: Checkpoint to go on from.
         use_amp: Networks in bfloat16 where the device has it, else in float16 with a gradient scaler.
         early_stopping: `True`, or a mapping with `monitor`, `patience`, `min_delta`, `start_epoch`.
         checkpoint_every: Steps between checkpoints within an epoch.
-        accelerator, devices, strategy: As in Lightning's Trainer; a GPU is found by itself.
+        accelerator, devices, num_nodes, strategy: As in Lightning's Trainer; a GPU is found by itself. Processes are
+            found as Lightning finds them: of torchrun, of SLURM, or of one call on each machine with `MASTER_ADDR`,
+            `MASTER_PORT` and `NODE_RANK`. The first one's machine writes `run_dir`.
         progress: Show a bar.
         hparams: What TensorBoard shows as this run's settings.
         callbacks, loggers: Lightning's, beside those of the run.
@@ -141,7 +150,12 @@ def fit(
         used += [Stopwatch(), Pictures(x, run_dir / "figures"), *checkpoints(run_dir / "checkpoints", checkpoint_every)]
         before = {} if resume is None else read_checkpoint(Path(resume))
         kept = run_loggers(run_dir, hparams or {}, before.get("global_step"), before.get("row"))
-    where: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "strategy": strategy}
+    where: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes}
+    where |= {"strategy": strategy}
+    if strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise SettingsError(
+            f"train.strategy {strategy!r} copies this process with all its threads and data; set it to ddp"
+        )
     try:
         trainer = pl.Trainer(
             max_epochs=epochs,
@@ -171,9 +185,10 @@ def fit(
         trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
     except SIGTERMException as error:
         raise TerminatedError(f"terminated after {trainer.global_step} steps; --resume {run_dir} goes on") from error
-    if run_dir is not None:  # rank 0 knows where
-        best = trainer.strategy.broadcast(run_dir / "checkpoints" / "best.ckpt")
-        module.load_state_dict(read_checkpoint(best)["state_dict"])
+    if run_dir is not None:  # a file of rank 0, which another machine may not see
+        path = run_dir / "checkpoints" / "best.ckpt"
+        best: Any = read_checkpoint(path)["state_dict"] if trainer.is_global_zero else None
+        module.load_state_dict(trainer.strategy.broadcast(best))
     trainer.loggers = []  # the curves end with training; what follows goes to the caller
     metrics = {**trainer.validate(module, val, verbose=False)[0], **trainer.test(module, test, verbose=False)[0]}
     return {**metrics, "seconds": perf_counter() - start}
@@ -186,7 +201,8 @@ def _check_refinement(module: LitVAE, epochs: int, world_size: int) -> None:
     if module.refine_from >= epochs:
         raise SettingsError(f"train.refine_from must be below train.epochs ({epochs}), got {module.refine_from}")
     if module.warm_start and world_size > 1:
-        raise SettingsError(f"train.warm_start keeps its rows in one process, got {world_size}; set devices: 1")
+        remedy = "set train.devices and train.num_nodes to 1"
+        raise SettingsError(f"train.warm_start keeps its rows in one process, got {world_size}; {remedy}")
 
 
 def _precision(accelerator: str) -> Literal["bf16-mixed", "16-mixed"]:
