@@ -23,7 +23,7 @@ from pyrovae import comparison as c
 from pyrovae.cli import cell as cell_command
 from pyrovae.cli import compare
 from pyrovae.comparison.measures import Estimate, over_seeds
-from pyrovae.comparison.merge import merge
+from pyrovae.comparison.plan import merge
 from pyrovae.comparison.report import _FIGURES
 from pyrovae.config import ConfigError, check
 
@@ -92,13 +92,14 @@ def main(tmp_path, file, monkeypatch):
     for name in [*_FIGURES][1:]:
         monkeypatch.delitem(_FIGURES, name)  # they take seconds, and have tests of their own
 
-    def command(cell, evaluation, args, out):
+    def job(cell, evaluation, args, out):
         ready = tmp_path / "ready" / cell.file_name
         fake_cell.write(ready, cell.config.model_dump(mode="json"), evaluation)
         script = str(Path(__file__).parent / "fake_process.py")
-        return [sys.executable, "-S", "-E", script, cell.file_name, str(ready), str(cell.run_dir)]
+        words = [sys.executable, "-S", "-E", script, cell.file_name, str(ready), str(cell.run_dir)]
+        return c.Job(words, out / "logs" / f"{cell.file_name}.txt", tmp_path)
 
-    monkeypatch.setattr(compare, "_command", command)
+    monkeypatch.setattr(compare, "_job", job)
 
     def run(*words):
         diary.write_text("")
@@ -112,7 +113,7 @@ def cells(tmp_path, text=FILE, overrides=()):
     path = tmp_path / "some.yaml"
     path.write_text(text)
     settings, for_cells = c.load_settings(path, overrides)
-    return c.plan(settings, for_cells, path, tmp_path / "out")
+    return c.plan(settings, c.schemes_of(settings, for_cells, path), tmp_path / "out")
 
 
 def results(folder, text=FILE):
@@ -262,7 +263,7 @@ def test_a_changed_configuration_is_refused(main, tmp_path, capsys):
 
 def test_a_failed_cell_does_not_stop_the_others(main, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FAKE_FAILS", "semi-seed_0")
-    code, ran = main()
+    code, ran = main("run.retries=0")
     assert (code, len(ran)) == (5, 6)
     out, err = capsys.readouterr()
     log = tmp_path / "out" / "logs" / "semi-seed_0.txt"
@@ -298,35 +299,8 @@ def test_dry_run_writes_nothing(main, tmp_path, capsys):
     assert not (tmp_path / "out" / "logs" / "SVI-seed_1.txt").exists()
 
 
-def test_what_runs_ends_with_the_comparison(tmp_path):
-    one, other, *_ = cells(tmp_path)
-
-    def command(cell):
-        if cell is other:  # as Ctrl-C would
-            while not (tmp_path / "started").exists():
-                time.sleep(0.02)
-            raise KeyboardInterrupt
-        code = f"import time; open({str(tmp_path / 'started')!r}, 'w').write(str(__import__('os').getpid())); time.sleep(600)"
-        return [sys.executable, "-c", code]
-
-    with pytest.raises(KeyboardInterrupt):
-        c.run_cells([one, other], command, tmp_path / "logs", num_jobs=2, progress=False)
-    while not (text := (tmp_path / "started").read_text()):
-        time.sleep(0.02)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(text), 0)
-
-
-def test_a_crash_without_a_word_is_told(tmp_path):
-    one, *_ = cells(tmp_path)
-    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    (failure,) = c.run_cells([one], lambda _: [sys.executable, "-c", code], tmp_path, progress=False)
-    assert failure.code == -signal.SIGKILL
-    assert failure.message == "killed by signal 9; it said nothing"
-
-
 def test_one_comparison_at_a_time(tmp_path, main, capsys):
-    with c.locked(tmp_path / "out"):
+    with c.locked(tmp_path / "out" / ".lock"):
         assert main("seeds=[0]") == (2, [])
     assert "a comparison is at work there; wait for it, or name another --out" in capsys.readouterr().err
     assert main("seeds=[0]")[0] == 0
@@ -380,7 +354,7 @@ def test_runs_that_are_there(tmp_path, monkeypatch, capsys):
             {"num_data": 40},
         )
         runs.append(str(run))
-    monkeypatch.setattr(compare, "_command", lambda *args: pytest.fail("all is there"))
+    monkeypatch.setattr(compare, "_job", lambda *args: pytest.fail("all is there"))
     assert compare.main([*runs, "--out", str(tmp_path / "out"), "--quiet", "evaluation.num_data=40"]) == 0
     with (tmp_path / "out" / "table.csv").open() as table:
         rows = list(csv.DictReader(table))
@@ -388,7 +362,7 @@ def test_runs_that_are_there(tmp_path, monkeypatch, capsys):
     assert compare.main([runs[0], runs[0], "--out", str(tmp_path / "one"), "--quiet"]) == 2
     assert "named twice; name each run once" in capsys.readouterr().err
     assert compare.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 4
-    assert "holds no summary.json; name a finished run" in capsys.readouterr().err
+    assert "holds no summary.json that can be read; name a finished run" in capsys.readouterr().err
     assert compare.main([*runs, "train.epochs=2", "--out", str(tmp_path / "out")]) == 2
 
 
@@ -550,7 +524,7 @@ def test_files_of_the_project_are_plans(path, tmp_path):
     name = path.relative_to(ROOT)
     assert first.startswith(f"# python scripts/compare.py --config {name}")
     settings, _ = c.load_settings(path)
-    planned = c.plan(settings, ["dataset.source=embedded"], path, tmp_path)
+    planned = c.plan(settings, c.schemes_of(settings, ["dataset.source=embedded"], path), tmp_path)
     assert len(c.check_builds(planned)) == len({cell.scheme for cell in planned})
 
 
@@ -575,9 +549,13 @@ def test_reproduce_runs(table, cell, tmp_path):
     ]
     settings, for_cells = c.load_settings(path, [*overrides, "evaluation.num_data=20", "evaluation.num_samples=5"])
     assert settings.evaluation["num_samples"] == 5
-    (planned,) = [one for one in c.plan(settings, for_cells, path, tmp_path) if one.scheme == cell and one.seed == 0]
-    command = compare._command(planned, settings.evaluation, SimpleNamespace(overrides=overrides), tmp_path)
-    assert cell_command.main(command[3:]) == 0
+    (planned,) = [
+        one
+        for one in c.plan(settings, c.schemes_of(settings, for_cells, path), tmp_path)
+        if one.scheme == cell and one.seed == 0
+    ]
+    job = compare._job(planned, settings.evaluation, SimpleNamespace(overrides=overrides), tmp_path)
+    assert cell_command.main([word for word in job.command[3:] if word != "--tied"]) == 0
     assert c.state(planned.run_dir, settings.evaluation) == "done"
     c.check_unchanged([planned])
     c.write_report(tmp_path, [c.read_result(planned)], published=settings.published)

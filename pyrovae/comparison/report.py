@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .curves import elbo_against_seconds, elbo_against_steps
+from .engines import Failure
 from .gap_bars import gap_bars
 from .heat_map import steps_heat_map
 from .page import Page
 from .pictures import reconstructions
 from .results import Result
-from .runner import Failure
 from .sections import Section, sections
 from .table import markdown, to_csv
 
@@ -30,6 +31,7 @@ def write_report(
     failures: Sequence[Failure] = (),
     published: Mapping[str, Mapping[str, float | str]] = {},
     settings: str = "",
+    run: Mapping[str, Any] = {},
 ) -> None:
     """Writes `table.md`, `table.csv`, `report.html` and `figures/`.
 
@@ -40,6 +42,7 @@ def write_report(
         failures: Cells that have no result.
         published: Scheme -> published numbers and their source.
         settings: What was run, as text.
+        run: Where and how it ran: engine, jobs, ...
     """
     found = sections(results, failures, published)
     (out / "figures").mkdir(parents=True, exist_ok=True)

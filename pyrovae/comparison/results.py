@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,17 @@ def read_result(cell: Cell) -> Result:
         with np.load(cell.run_dir / "evaluation.npz") as arrays:
             values = {name: arrays[name] for name in arrays.files}
     return Result(cell, evaluation, values, _curve(cell))
+
+
+def read_results(cells: Iterable[Cell]) -> tuple[list[Result], list[str]]:
+    """The results of cells, and a line for each whose evaluation is missing or damaged."""
+    results, unreadable = [], []
+    for cell in cells:
+        try:
+            results.append(read_result(cell))
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            unreadable.append(f"{cell.name}: cannot read the evaluation in {cell.run_dir} ({error})")
+    return results, unreadable
 
 
 def by_scheme(results: Iterable[Result]) -> dict[str, list[Result]]:

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from ..config import Config, ConfigError
-from ..runs.load import read_config
+from ..runs.load import read_config, read_summary
 from ..training import CheckpointError
 from .plan import Cell
 
@@ -32,8 +32,8 @@ def cells_of_runs(run_dirs: Sequence[Path], allow: Collection[str] = ()) -> list
         raise ConfigError(f"{twice[0]}: named twice; name each run once")
     configs = []
     for path in run_dirs:
-        if not (path / "summary.json").is_file():
-            raise CheckpointError(f"{path} holds no summary.json; name a finished run, runs/ivae/version_0 say")
+        if not read_summary(path):
+            raise CheckpointError(f"{path} holds no summary.json that can be read; name a finished run, runs/ivae/version_0 say")
         configs.append(read_config(path, allow=allow))
     contents = [_content(config) for config in configs]
     names: dict[str, str] = {}

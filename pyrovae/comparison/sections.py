@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .difference import paired_difference
+from .engines import Failure
 from .measures import Estimate
 from .published import HEADER, published_lines
 from .results import Result, by_scheme
-from .runner import Failure
 from .table import cells_of, estimate_text, headings, number, rows
 
 _WORDS = (

@@ -2,16 +2,76 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..config import Config, ConfigError, apply_override
 from ..config.components import nearest
-from ..config.load import read_yaml
+from ..config.load import explained, read_yaml
 from ..config.schema import Strict
+from ..validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from .measures import PUBLISHABLE
+
+
+class RunSettings(Strict):
+    """`run:`, where cells run.
+
+    Attributes:
+        engine: This machine, Ray or SLURM.
+        jobs: Cells side by side; by default one on this machine, and what fits on a cluster.
+        cpus: Cores of a cell: its threads, and what a cluster reserves. By default all that a machine has over `jobs`;
+            one on a cluster.
+        gpus: GPUs of a cell, 0.5 for two cells on each. By default cells take turns with the GPUs that this machine
+            has; with Ray one each, where there are any; under SLURM none.
+        retries: So often a cell that died is tried again; it goes on from its last checkpoint.
+        slurm: Options of submitit's, `partition` say; `cluster: local` tries them out without SLURM.
+    """
+
+    engine: Literal["local", "ray", "slurm"] = "local"
+    jobs: PositiveInt | None = None
+    cpus: PositiveInt | None = None
+    gpus: NonNegativeFloat | None = None
+    retries: NonNegativeInt = 1
+    slurm: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("gpus")
+    @classmethod
+    def _share(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value % 1:
+            raise PydanticCustomError("gpus", "must be a share of one, or a whole number")
+        return value
+
+
+class Range(Strict):
+    """Numbers from `low` to `high`; whole ones, if both ends are. With `log`, their logarithms are drawn uniformly."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if not (0 if self.log else -float("inf")) < self.low < self.high:
+            raise PydanticCustomError("range", "must have low < high, and 0 < low with log")
+        return self
+
+
+class SearchSettings(Strict):
+    """`search:`, for values with which a scheme does best.
+
+    Attributes:
+        trials: Trainings of each scheme.
+        maximize: A key of `summary.json`.
+        space: Key, `guide.refiner.lr` say -> what to choose from: a list, or a range.
+        prune_after: Epochs before a trial that lags behind the others may be ended; None ends none.
+    """
+
+    trials: PositiveInt
+    maximize: str = "val/elbo"
+    space: dict[str, list[Any] | Range] = Field(min_length=1)
+    prune_after: NonNegativeInt | None = 2
 
 
 class ComparisonSettings(Strict):
@@ -25,7 +85,8 @@ class ComparisonSettings(Strict):
         seeds: Each cell is trained with each of these.
         evaluation: Settings of `evaluate_run`.
         published: Cell -> published numbers, and `source`.
-        jobs: Cells trained side by side.
+        run: Where cells run.
+        search: What is tuned before.
     """
 
     base: str | dict[str, Any] = Field(default_factory=dict)
@@ -35,7 +96,8 @@ class ComparisonSettings(Strict):
     seeds: list[NonNegativeInt] = Field(default_factory=lambda: [0], min_length=1)
     evaluation: dict[str, Any] = Field(default_factory=dict)
     published: dict[str, dict[str, float | str]] = Field(default_factory=dict)
-    jobs: PositiveInt = 1
+    run: RunSettings = Field(default_factory=RunSettings)
+    search: SearchSettings | None = None
 
     @field_validator("seeds")
     @classmethod
@@ -56,13 +118,11 @@ class ComparisonSettings(Strict):
     def _measured(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for cell, numbers in value.items():
             for name, number in numbers.items():
-                if name == "source":
-                    continue
-                if name not in PUBLISHABLE:
+                if name != "source" and name not in PUBLISHABLE:
                     message = f"{cell}.{name} is not measured; {nearest(name, [*PUBLISHABLE, 'source'])}"
-                    raise PydanticCustomError("published", message.replace("{", "{{"))
-                if isinstance(number, str):
-                    raise PydanticCustomError("published", f"{cell}.{name} must be a number")
+                    raise PydanticCustomError("published", message.replace("{", "{{"))  # type: ignore[arg-type]
+                if name != "source" and isinstance(number, str):
+                    raise PydanticCustomError("published", f"{cell}.{name} must be a number")  # type: ignore[arg-type]
         return value
 
 
@@ -84,32 +144,19 @@ def load_settings(path: Path, overrides: Iterable[str] = ()) -> tuple[Comparison
             for_cells.append(override)
         else:
             apply_override(values, override)
+    return checked_settings(values), for_cells
+
+
+def checked_settings(values: Mapping[str, Any]) -> ComparisonSettings:
+    """Settings from plain values, those of `evaluate_run` filled in; a `ConfigError` has a line for each problem."""
     try:
         settings = ComparisonSettings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(dict.fromkeys(_explain(dict(item)) for item in error.errors()))) from error
-    return settings.model_copy(update={"evaluation": resolved_evaluation(settings.evaluation)}), for_cells
-
-
-def resolved_evaluation(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of `evaluate_run`, those that are not `given` by default.
-
-    Raises:
-        ConfigError: One line for each thing wrong.
-    """
+        raise ConfigError(explained(error, ComparisonSettings, values)) from error
     from ..runs.evaluate import check_settings  # noqa: PLC0415 - imports much
 
     try:
-        return check_settings(dict(given)).plain()
+        evaluation = check_settings(settings.evaluation).plain()
     except ConfigError as error:
         raise ConfigError("\n".join(f"evaluation.{line}" for line in str(error).splitlines())) from error
-
-
-def _explain(error: dict[str, Any]) -> str:
-    loc = [str(part) for part in error["loc"] if part not in ("str",) and not str(part).startswith("dict[")]
-    key = ".".join(loc)
-    if error["type"] == "extra_forbidden":
-        valid = [*ComparisonSettings.model_fields, *Config.model_fields]
-        return f"{key}: unknown key (value {error['input']!r}); {nearest(loc[-1], valid)}"
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{key}: {message}" if error["type"] == "missing" else f"{key}: {message}, got {error['input']!r}"
+    return settings.model_copy(update={"evaluation": evaluation})

@@ -1,13 +1,17 @@
-"""How far a cell has come, as its folder tells."""
+"""How far a cell has come, as its folder tells, and who is at work there."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from ..config import ConfigError
 from ..config.schema import WHERE_DATA_LIE
-from ..runs.load import read_config
+from ..files import check_writable
+from ..runs.load import read_config, read_summary
 from .plan import Cell
 
 State = Literal["new", "interrupted", "trained", "done"]
@@ -26,7 +30,7 @@ def state(run_dir: Path, evaluation: Mapping[str, Any]) -> State:
         run_dir: The run.
         evaluation: Settings that its evaluation must have been made with, as JSON has them.
     """
-    if (run_dir / "summary.json").is_file():
+    if read_summary(run_dir):
         return "done" if _is_evaluated(run_dir, evaluation) else "trained"
     return "interrupted" if (run_dir / "checkpoints" / "last.ckpt").is_file() else "new"
 
@@ -34,9 +38,9 @@ def state(run_dir: Path, evaluation: Mapping[str, Any]) -> State:
 def _is_evaluated(run_dir: Path, evaluation: Mapping[str, Any]) -> bool:
     try:
         found = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # cut off while it was written
+        settings = {**found["settings"]}
+    except (OSError, ValueError, KeyError, TypeError):  # cut off while it was written
         return False
-    settings = found.get("settings") or {}
     return all(name in settings and settings[name] == value for name, value in evaluation.items())
 
 
@@ -61,3 +65,23 @@ def _changes(cell: Cell) -> list[str]:
         for key in sorted({**before[section], **after[section]}.keys() - _FREE.get(section, set()))
         if before[section].get(key) != after[section].get(key)
     ]
+
+
+@contextmanager
+def locked(file: Path, seconds: float = 0) -> Iterator[None]:
+    """Holds a lock, on this file; waits for it so long.
+
+    Raises:
+        ConfigError: Another process has it.
+    """
+    check_writable(file.parent, "name another place with --out")
+    lock = FileLock(file)
+    try:
+        lock.acquire(seconds)
+    except Timeout as error:
+        remedy = "wait for it, or name another --out"
+        raise ConfigError(f"{file.parent}: a comparison is at work there; {remedy}") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -87,7 +87,7 @@ def check(values: Mapping[str, Any], allow: Collection[str] | None = None) -> Co
     try:
         return schema.model_validate(written)
     except ValidationError as error:
-        raise ConfigError("\n".join(_lines(error, schema, written))) from error
+        raise ConfigError(explained(error, schema, written)) from error
 
 
 def to_yaml(config: Config) -> str:
@@ -126,7 +126,7 @@ def apply_override(values: dict, text: str) -> None:
         raise ConfigError(f"{key}: {value!r} lacks a space after a colon; write '{{type: zca, epsilon: 0.1}}', quoted")
 
 
-def _lines(error: ValidationError, schema: type[Config], values: Mapping[str, Any]) -> list[str]:
+def explained(error: ValidationError, schema: type[BaseModel], values: Mapping[str, Any]) -> str:
     """A line for each value that is wrong; what is wrong by each option of a union is one."""
     by_place: dict[str, list[str]] = {}
     whole: dict[str, str] = {}
@@ -143,7 +143,7 @@ def _lines(error: ValidationError, schema: type[Config], values: Mapping[str, An
         else:
             by_place.setdefault(key, []).append(problem(dict(item)) + _meant(item))
             whole[key] = f"{key}: {either(by_place[key])}"
-    return list(whole.values())
+    return "\n".join(whole.values())
 
 
 def _meant(error: Any) -> str:
@@ -172,7 +172,8 @@ def _unknown(path: list[str | int], value: Any, schema: type[BaseModel]) -> str:
     *sections, key = map(str, path)
     here: Any = schema
     for part in sections:
-        here = here.model_fields[part].annotation
+        here = here.model_fields[part].annotation if hasattr(here, "model_fields") else here
+        here = next((option for option in get_args(here) if hasattr(option, "model_fields")), here)
     owner = ""
     if issubclass(here, Block) and len(COMPONENTS[here.__kind__]) > 1:
         owner = f" for {here.model_fields[tag_of(here.__kind__)].default}"

@@ -194,6 +194,15 @@ def _differences(run_dir: Path, before: Config, now: Config, data: Dataset) -> l
     return lines
 
 
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """What training summed up; empty, where it did not come to that or the file is damaged."""
+    try:
+        summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
 def noun(data: Any) -> str:
     """What a datapoint is called."""
     return "image" if len(data.x_shape) == 3 else "datapoint"

@@ -1,0 +1,210 @@
+"""The search for values with which a scheme does best, by Optuna; each trial is a cell."""
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..config import ConfigError, to_yaml
+from ..config import check as check_config
+from ..files import replacing
+from ..runs.load import read_summary
+from .engines import Engine, Job
+from .plan import Cell, cell_of, slug, with_values
+from .settings import Range, SearchSettings
+from .state import check_unchanged
+
+_POLL = 1.0  # seconds between two looks at how trials do
+
+
+class Search:
+    """Trials of one scheme. They are kept in `search.journal` in the folder, so that a search goes on.
+
+    Args:
+        scheme: Its name.
+        values: Sections of its configuration.
+        settings: What is searched.
+        out: The comparison's folder.
+        seed: Of every trial's training, and of what is drawn.
+
+    Raises:
+        ConfigError: A key or value that training refuses, or trials in `out` of another configuration.
+    """
+
+    def __init__(self, scheme: str, values: Mapping[str, Any], settings: SearchSettings, out: Path, seed: int) -> None:
+        optuna = self._optuna = _optuna()
+        self.scheme, self.values, self.settings, self.out, self.seed = scheme, values, settings, out, seed
+        for key, choices in settings.space.items():
+            for value in [choices.low, choices.high] if isinstance(choices, Range) else choices:
+                self.cell(0, {key: value}, seed)
+        self._space = {key: _distribution(optuna, choices) for key, choices in settings.space.items()}
+
+    @cached_property
+    def study(self) -> Any:
+        """Optuna's study: as the folder has it, or new."""
+        optuna, after, path = self._optuna, self.settings.prune_after, str(self.out / "search.journal")
+        journal = optuna.storages.journal
+        backend = journal.JournalFileBackend(path, lock_obj=journal.JournalFileOpenLock(path))
+        pruner = optuna.pruners.NopPruner() if after is None else optuna.pruners.MedianPruner(3, after)
+        study = optuna.create_study(
+            study_name=self.scheme, storage=optuna.storages.JournalStorage(backend), direction="maximize",
+            pruner=pruner, load_if_exists=True,
+        )  # fmt: skip
+        study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials), n_startup_trials=5)
+        check_unchanged(self.of_trial(trial) for trial in study.trials)
+        return study
+
+    def cell(self, number: int, chosen: Mapping[str, Any], seed: int) -> Cell:
+        """The cell of a trial."""
+        name = f"{self.scheme}-trial_{number}"
+        return cell_of(name, seed, with_values(self.values, chosen), self.out / "cells")
+
+    def of_trial(self, trial: Any) -> Cell:
+        """The cell that a trial trains."""
+        return self.cell(trial.number, trial.params, self.seed)
+
+    @property
+    def done(self) -> list[Any]:
+        """Trials that have come to their end, best first."""
+        begun = (self.out / "search.journal").is_file()
+        found = [trial for trial in self.study.trials if trial.state.name == "COMPLETE"] if begun else []
+        return sorted(found, key=lambda trial: -trial.value)
+
+    def run(self, engine: Engine, job_of: Callable[[Cell], Job], say: Callable[[str], None]) -> list[str]:
+        """Runs the trials that are left, as many side by side as the engine does; returns a line for each failed."""
+        optuna, running, failed = self._optuna, dict[Any, _Running](), list[str]()
+        unfinished = [trial for trial in self.study.trials if trial.state.name == "RUNNING"]  # of an interrupted search
+        while True:
+            while len(running) < engine.jobs and (unfinished or len(self.study.trials) < self.settings.trials):
+                if unfinished:
+                    trial = optuna.trial.Trial(self.study, unfinished.pop()._trial_id)
+                else:
+                    trial = self.study.ask(self._space)
+                job = job_of(self.of_trial(trial))
+                (future,) = engine.submit(job)
+                running[future] = _Running(self, trial, job)
+            if not running:
+                return failed
+            for future in wait(running, timeout=_POLL, return_when=FIRST_COMPLETED).done:
+                one, outcome = running.pop(future), future.result()
+                text = one.ended(outcome.code)
+                failed += [f"{one.name}: {outcome.message}; see {one.job.log}"] * (text == "failed")
+                say(f"{one.name}, {one.values}: {text} in {outcome.seconds:.0f} s")
+            for one in running.values():
+                one.look()
+
+
+class _Running:
+    """A trial whose cell runs."""
+
+    def __init__(self, search: Search, trial: Any, job: Job) -> None:
+        self.search, self.trial, self.job, self.pruned = search, trial, job, False
+        self.run_dir = search.of_trial(trial).run_dir
+        self.name = f"{search.scheme}, trial {trial.number}"
+        self.values = ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items())
+        self.seen = {*search.study.trials[trial.number].intermediate_values}
+
+    def look(self) -> None:
+        """Reports validations so far, and asks the cell to end if others did better by then."""
+        key = self.search.settings.maximize
+        for epoch, value in _curve(self.run_dir / "metrics.csv", key):
+            if epoch not in self.seen and math.isfinite(value):
+                self.seen.add(epoch)
+                self.trial.report(value, epoch)
+        if not self.pruned and self.seen and self.trial.should_prune():
+            self.pruned = True
+            self.job.stop.touch()
+
+    def ended(self, code: int) -> str:
+        """Tells the study how it ended."""
+        self.look()
+        states, key = self.search._optuna.trial.TrialState, self.search.settings.maximize
+        summary = read_summary(self.run_dir)
+        if code == 0 and key not in summary:
+            numbers = [name for name, value in summary.items() if isinstance(value, float)]
+            raise ConfigError(f"search.maximize: {key} is not in summary.json; valid: {', '.join(numbers)}")
+        if code == 0 and math.isfinite(summary[key]):
+            self.search.study.tell(self.trial, summary[key])
+            return f"{key} {summary[key]:.2f}"
+        self.search.study.tell(self.trial, state=states.PRUNED if self.pruned else states.FAIL)
+        return "pruned" if self.pruned else "failed"
+
+
+def tuned(cells: Iterable[Cell], searches: Sequence[Search]) -> list[Cell]:
+    """Cells with the best values found for their scheme; that of the seed of the search is the trial itself."""
+    found = {search.scheme: (search, search.done[0]) for search in searches if search.done}
+
+    def of(cell: Cell) -> Cell:
+        search, best = found[cell.scheme]
+        return replace(search.cell(best.number, best.params, cell.seed), scheme=cell.scheme)
+
+    return [of(cell) if cell.scheme in found else cell for cell in cells]
+
+
+def write_trials(searches: Sequence[Search], out: Path) -> None:
+    """Writes `trials.csv`, `figures/search.png`, and of each scheme the best configuration, for `scripts/train.py`."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - imports much
+
+    keys = [*searches[0].settings.space]
+    figure = Figure((3.2 * len(keys) + 1.5, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
+    with replacing(out / "trials.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["scheme", "trial", "state", searches[0].settings.maximize, "epochs", *keys])
+        for search in searches:
+            for trial in search.study.trials:
+                chosen = [trial.params.get(key) for key in keys]
+                epochs = len(trial.intermediate_values)
+                table.writerow([search.scheme, trial.number, trial.state.name.lower(), trial.value, epochs, *chosen])
+            done = search.done
+            for axis, key in zip(axes, keys, strict=True):
+                axis.plot([t.params[key] for t in done], [t.value for t in done], "o", label=search.scheme)
+            if done:
+                name = "best.yaml" if len(searches) == 1 else f"best-{slug(search.scheme)}.yaml"
+                text = to_yaml(check_config(with_values(search.values, done[0].params)))
+                with replacing(out / name) as part_of_best:
+                    part_of_best.write_text(
+                        f"# python scripts/train.py --config {out / name}\n{text}", encoding="utf-8"
+                    )
+    for axis, key in zip(axes, keys, strict=True):
+        axis.set_xlabel(key)
+        if getattr(searches[0].settings.space[key], "log", False):
+            axis.set_xscale("log")
+    axes[0].set_ylabel(searches[0].settings.maximize)
+    axes[-1].legend()
+    (out / "figures").mkdir(exist_ok=True)
+    figure.savefig(out / "figures" / "search.png", dpi=150)
+
+
+def _distribution(optuna: Any, choices: list[Any] | Range) -> Any:
+    if not isinstance(choices, Range):
+        return optuna.distributions.CategoricalDistribution(choices)
+    whole = isinstance(choices.low, int) and isinstance(choices.high, int)
+    kind = optuna.distributions.IntDistribution if whole else optuna.distributions.FloatDistribution
+    return kind(choices.low, choices.high, log=choices.log)
+
+
+def _curve(path: Path, key: str) -> list[tuple[int, float]]:
+    """(epoch, value) of each validation so far."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [(row.get("epoch"), row.get(key)) for row in csv.DictReader(file)]
+    return [(int(epoch), float(value)) for epoch, value in rows if epoch and value]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError("search: needs optuna; pip install 'pyrovae[cluster]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
