@@ -3,12 +3,9 @@
 import csv
 import json
 import math
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace

@@ -226,7 +226,9 @@ class _Requeued:
         return run_job(job)
 
     def checkpoint(self, job: Job) -> Any:
-        return _imported("submitit").helpers.DelayedSubmission(self, replace(job, again=True))
+        from submitit.helpers import DelayedSubmission  # noqa: PLC0415
+
+        return DelayedSubmission(self, replace(job, again=True))
 
 
 class SlurmEngine(Engine):
@@ -234,7 +236,7 @@ class SlurmEngine(Engine):
 
     def __init__(self, run: RunSettings, folder: Path, num_jobs: int) -> None:
         submitit = _imported("submitit")
-        _imported("cloudpickle").register_pickle_by_value(sys.modules[__name__])
+        _imported("cloudpickle").register_pickle_by_value(sys.modules[__name__])  # as for Ray
         self._set_up(run, max(num_jobs, 1), 1)  # a thread for each: the array says how many run
         self.losses = (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError)
         given = {"array_parallelism": run.jobs or self.jobs, **run.slurm}

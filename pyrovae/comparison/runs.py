@@ -33,7 +33,9 @@ def cells_of_runs(run_dirs: Sequence[Path], allow: Collection[str] = ()) -> list
     configs = []
     for path in run_dirs:
         if not read_summary(path):
-            raise CheckpointError(f"{path} holds no summary.json that can be read; name a finished run, runs/ivae/version_0 say")
+            raise CheckpointError(
+                f"{path} holds no summary.json that can be read; name a finished run, runs/ivae/version_0 say"
+            )
         configs.append(read_config(path, allow=allow))
     contents = [_content(config) for config in configs]
     names: dict[str, str] = {}
