@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError, to_yaml
-from ..config import check as check_config
+from ..config import ConfigError, check, to_yaml
 from ..files import replacing
 from ..runs.load import read_summary
 from .engines import Engine, Job
@@ -164,12 +163,11 @@ def write_trials(searches: Sequence[Search], out: Path) -> None:
             for axis, key in zip(axes, keys, strict=True):
                 axis.plot([t.params[key] for t in done], [t.value for t in done], "o", label=search.scheme)
             if done:
-                name = "best.yaml" if len(searches) == 1 else f"best-{slug(search.scheme)}.yaml"
-                text = to_yaml(check_config(with_values(search.values, done[0].params)))
-                with replacing(out / name) as part_of_best:
-                    part_of_best.write_text(
-                        f"# python scripts/train.py --config {out / name}\n{text}", encoding="utf-8"
-                    )
+                path = out / ("best.yaml" if len(searches) == 1 else f"best-{slug(search.scheme)}.yaml")
+                best = check(with_values(search.values, {**done[0].params, "train.name": path.stem}))
+                text = f"# python scripts/train.py --config {path}\n{to_yaml(best)}"
+                with replacing(path) as part_of_best:
+                    part_of_best.write_text(text, encoding="utf-8")
     for axis, key in zip(axes, keys, strict=True):
         axis.set_xlabel(key)
         if getattr(searches[0].settings.space[key], "log", False):

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..config import Config, ConfigError, apply_override
@@ -58,6 +58,12 @@ class Range(Strict):
         return self
 
 
+Choices = Annotated[
+    Annotated[list[Any], Tag("list"), Field(min_length=1)] | Annotated[Range, Tag("range")],
+    Discriminator(lambda value: "range" if isinstance(value, Mapping | Range) else "list"),
+]
+
+
 class SearchSettings(Strict):
     """`search:`, for values with which a scheme does best.
 
@@ -70,7 +76,7 @@ class SearchSettings(Strict):
 
     trials: PositiveInt
     maximize: str = "val/elbo"
-    space: dict[str, list[Any] | Range] = Field(min_length=1)
+    space: dict[str, Choices] = Field(min_length=1)
     prune_after: NonNegativeInt | None = 2
 
 

@@ -172,8 +172,8 @@ def _unknown(path: list[str | int], value: Any, schema: type[BaseModel]) -> str:
     *sections, key = map(str, path)
     here: Any = schema
     for part in sections:
-        here = here.model_fields[part].annotation if hasattr(here, "model_fields") else here
-        here = next((option for option in get_args(here) if hasattr(option, "model_fields")), here)
+        if part in here.model_fields:
+            here = _schema_in(here.model_fields[part].annotation)
     owner = ""
     if issubclass(here, Block) and len(COMPONENTS[here.__kind__]) > 1:
         owner = f" for {here.model_fields[tag_of(here.__kind__)].default}"
@@ -182,6 +182,12 @@ def _unknown(path: list[str | int], value: Any, schema: type[BaseModel]) -> str:
     elsewhere.sort(key=lambda place: (place[0] != sections[0] if sections else False, len(place)))
     hint = f"did you mean {'.'.join(elsewhere[0])}? valid: {', '.join(valid)}" if elsewhere else nearest(key, valid)
     return f"unknown key{owner} (value {shown(value)}); {hint}"
+
+
+def _schema_in(annotation: Any) -> Any:
+    """The schema that an annotation holds: of `dict[str, list | Range]`, `Range`."""
+    found = [_schema_in(inner) for inner in get_args(annotation)] or [annotation]
+    return next((one for one in found if hasattr(one, "model_fields")), None)
 
 
 def _places(schema: Any, before: tuple[str, ...] = ()) -> Iterable[tuple[str, ...]]:
