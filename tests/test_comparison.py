@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -375,17 +376,18 @@ def test_jobs_stand_in_the_section_run(main, file, capsys):
 
 def test_a_comparison_completes_though_a_node_of_the_cluster_dies(main, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("FAKE_COMPANY", "3")  # cells wait until the node is dead; nodes have the environment of now
     cluster = pytest.importorskip("ray.cluster_utils").Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     other = cluster.add_node(num_cpus=1)
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    monkeypatch.setenv("FAKE_COMPANY", "3")  # they wait until the node is dead
 
     def kill():
         while len((tmp_path / "diary").read_text().split()) < 2:
             time.sleep(0.05)
         cluster.remove_node(other, allow_graceful=False)
         time.sleep(2)  # its workers notice
-        (tmp_path / "diary").open("a").write("killed\n")
+        with (tmp_path / "diary").open("a") as diary:
+            diary.write("killed\n")
 
     (tmp_path / "diary").touch()
     threading.Thread(target=kill).start()
@@ -394,9 +396,10 @@ def test_a_comparison_completes_though_a_node_of_the_cluster_dies(main, tmp_path
     finally:
         ray.shutdown()
         cluster.shutdown()
-    assert (code, {*ran}) == (0, {"amortized-seed_0", "semi-seed_0", "SVI-seed_0", "killed"})
+    assert (code, ran[2]) == (0, "killed")
+    assert sorted(Counter(ran).values()) == [1, 1, 1, 2]  # one of the two that had begun began again
     logs = [path.read_text() for path in (tmp_path / "out" / "logs").iterdir()]
-    assert 1 <= sum("=== tried again" in log for log in logs) <= 2  # those of the other node went on
+    assert sum("=== tried again" in log for log in logs) == 1
 
 
 def test_a_search_before_the_comparison(main, file, tmp_path, capsys):
