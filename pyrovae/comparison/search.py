@@ -35,17 +35,23 @@ class Search:
     """
 
     def __init__(self, scheme: str, values: Mapping[str, Any], settings: SearchSettings, out: Path, seed: int) -> None:
-        optuna = self._optuna = _optuna()
         self.scheme, self.values, self.settings, self.out, self.seed = scheme, values, settings, out, seed
+        self._space, kinds = dict[str, Any](), _optuna().distributions
         for key, choices in settings.space.items():
-            for value in [choices.low, choices.high] if isinstance(choices, Range) else choices:
+            if isinstance(choices, Range):
+                ends = [choices.low, choices.high]
+                whole = all(isinstance(end, int) for end in ends)
+                kind = kinds.IntDistribution if whole else kinds.FloatDistribution
+                self._space[key] = kind(*ends, log=choices.log)
+            else:
+                ends, self._space[key] = choices, kinds.CategoricalDistribution(choices)
+            for value in ends:  # does training take it?
                 self.cell(0, {key: value}, seed)
-        self._space = {key: _distribution(optuna, choices) for key, choices in settings.space.items()}
 
     @cached_property
     def study(self) -> Any:
         """Optuna's study: as the folder has it, or new."""
-        optuna, after, path = self._optuna, self.settings.prune_after, str(self.out / "search.journal")
+        optuna, after, path = _optuna(), self.settings.prune_after, str(self.out / "search.journal")
         journal = optuna.storages.journal
         backend = journal.JournalFileBackend(path, lock_obj=journal.JournalFileOpenLock(path))
         pruner = optuna.pruners.NopPruner() if after is None else optuna.pruners.MedianPruner(3, after)
@@ -75,12 +81,12 @@ class Search:
 
     def run(self, engine: Engine, job_of: Callable[[Cell], Job], say: Callable[[str], None]) -> list[str]:
         """Runs the trials that are left, as many side by side as the engine does; returns a line for each failed."""
-        optuna, running, failed = self._optuna, dict[Any, _Running](), list[str]()
+        running, failed = dict[Any, _Running](), list[str]()
         unfinished = [trial for trial in self.study.trials if trial.state.name == "RUNNING"]  # of an interrupted search
         while True:
             while len(running) < engine.jobs and (unfinished or len(self.study.trials) < self.settings.trials):
                 if unfinished:
-                    trial = optuna.trial.Trial(self.study, unfinished.pop()._trial_id)
+                    trial = _optuna().trial.Trial(self.study, unfinished.pop()._trial_id)
                 else:
                     trial = self.study.ask(self._space)
                 job = job_of(self.of_trial(trial))
@@ -92,7 +98,7 @@ class Search:
                 one, outcome = running.pop(future), future.result()
                 text = one.ended(outcome.code)
                 failed += [f"{one.name}: {outcome.message}; see {one.job.log}"] * (text == "failed")
-                say(f"{one.name}, {one.values}: {text} in {outcome.seconds:.0f} s")
+                say(f"{one.name}: {text} in {outcome.seconds:.0f} s")
             for one in running.values():
                 one.look()
 
@@ -101,35 +107,36 @@ class _Running:
     """A trial whose cell runs."""
 
     def __init__(self, search: Search, trial: Any, job: Job) -> None:
-        self.search, self.trial, self.job, self.pruned = search, trial, job, False
-        self.run_dir = search.of_trial(trial).run_dir
-        self.name = f"{search.scheme}, trial {trial.number}"
-        self.values = ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items())
+        self.study, self.key, self.trial, self.job = search.study, search.settings.maximize, trial, job
+        self.run_dir, self.pruned = search.of_trial(trial).run_dir, False
+        values = (f"{value:.3g}" if isinstance(value, float) else value for value in trial.params.values())
+        drawn = ", ".join(f"{key} {value}" for key, value in zip(trial.params, values, strict=True))
+        self.name = f"{search.scheme}, trial {trial.number} ({drawn})"
         self.seen = {*search.study.trials[trial.number].intermediate_values}
 
     def look(self) -> None:
         """Reports validations so far, and asks the cell to end if others did better by then."""
-        key = self.search.settings.maximize
-        for epoch, value in _curve(self.run_dir / "metrics.csv", key):
-            if epoch not in self.seen and math.isfinite(value):
-                self.seen.add(epoch)
-                self.trial.report(value, epoch)
+        path = self.run_dir / "metrics.csv"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        for row in csv.DictReader(lines):
+            if row.get("epoch") and row.get(self.key) and int(row["epoch"]) not in self.seen:
+                self.seen.add(int(row["epoch"]))
+                self.trial.report(float(row[self.key]), int(row["epoch"]))
         if not self.pruned and self.seen and self.trial.should_prune():
             self.pruned = True
             self.job.stop.touch()
 
     def ended(self, code: int) -> str:
         """Tells the study how it ended."""
-        self.look()
-        states, key = self.search._optuna.trial.TrialState, self.search.settings.maximize
-        summary = read_summary(self.run_dir)
-        if code == 0 and key not in summary:
+        summary, states = read_summary(self.run_dir), _optuna().trial.TrialState
+        if code == 0 and self.key not in summary:
             numbers = [name for name, value in summary.items() if isinstance(value, float)]
-            raise ConfigError(f"search.maximize: {key} is not in summary.json; valid: {', '.join(numbers)}")
-        if code == 0 and math.isfinite(summary[key]):
-            self.search.study.tell(self.trial, summary[key])
-            return f"{key} {summary[key]:.2f}"
-        self.search.study.tell(self.trial, state=states.PRUNED if self.pruned else states.FAIL)
+            raise ConfigError(f"search.maximize: {self.key} is not in summary.json; valid: {', '.join(numbers)}")
+        if code == 0 and math.isfinite(summary[self.key]):
+            self.look()
+            self.study.tell(self.trial, summary[self.key])
+            return f"{self.key} {summary[self.key]:.2f}"
+        self.study.tell(self.trial, state=states.PRUNED if self.pruned else states.FAIL)
         return "pruned" if self.pruned else "failed"
 
 
@@ -176,27 +183,6 @@ def write_trials(searches: Sequence[Search], out: Path) -> None:
     axes[-1].legend()
     (out / "figures").mkdir(exist_ok=True)
     figure.savefig(out / "figures" / "search.png", dpi=150)
-
-
-def _distribution(optuna: Any, choices: list[Any] | Range) -> Any:
-    if not isinstance(choices, Range):
-        return optuna.distributions.CategoricalDistribution(choices)
-    whole = isinstance(choices.low, int) and isinstance(choices.high, int)
-    kind = optuna.distributions.IntDistribution if whole else optuna.distributions.FloatDistribution
-    return kind(choices.low, choices.high, log=choices.log)
-
-
-def _curve(path: Path, key: str) -> list[tuple[int, float]]:
-    """(epoch, value) of each validation so far."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [(row.get("epoch"), row.get(key)) for row in csv.DictReader(file)]
-    return [(int(epoch), float(value)) for epoch, value in rows if epoch and value]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _optuna() -> Any:
