@@ -324,7 +324,7 @@ def test_an_interrupt_leaves_the_report_of_what_is_there(main, tmp_path, monkeyp
 def test_the_report_alone(main, tmp_path, capsys):
     """Of what is there; nothing runs."""
     assert main("--report") == (0, [])
-    assert "no results" in capsys.readouterr().out
+    assert "no results in " in capsys.readouterr().out
     main("seeds=[0]")
     before = (tmp_path / "out" / "table.md").read_bytes()
     (tmp_path / "out" / "table.md").unlink()
@@ -332,7 +332,7 @@ def test_the_report_alone(main, tmp_path, capsys):
     assert "of 3 of 6 cells" in capsys.readouterr().out
     assert (tmp_path / "out" / "table.md").read_bytes() == before
     assert main("--report", "evaluation.num_data=7") == (0, [])  # of these settings there is none
-    assert "no results" in capsys.readouterr().out
+    assert "no results in " in capsys.readouterr().out
 
 
 def test_damaged_files_of_a_cell(main, tmp_path, capsys):
@@ -473,6 +473,29 @@ def test_a_cell_trains_goes_on_or_only_evaluates(tmp_path, monkeypatch):
     monkeypatch.setattr(cell_command, "train", lambda argv: 5)
     (run / "summary.json").unlink()
     assert cell_command.main(words) == 5
+
+
+def test_a_cell_on_several_devices(tmp_path, monkeypatch):
+    """Its further processes train with the first, and leave its folder and the evaluation to that."""
+    (one, *_) = cells(tmp_path)
+    one.run_dir.mkdir(parents=True)
+    (one.run_dir / "config.yaml").touch()  # the first process has begun
+    calls = []
+    monkeypatch.setattr(cell_command, "train", lambda argv: calls.append(argv) or 0)
+    monkeypatch.setattr("pyrovae.runs.folder.is_rank_zero", lambda: False)
+    with c.locked(one.run_dir.parent / ".version_0.lock"):
+        assert cell_command.main(["--run", str(one.run_dir), "--config", "c.yaml", "--evaluation", "{}"]) == 0
+    assert calls == [["--config", "c.yaml", "--quiet"]]
+    assert [path.name for path in one.run_dir.iterdir()] == ["config.yaml"]
+
+
+def test_one_process_at_a_time_in_a_cell(tmp_path, monkeypatch, capsys):
+    (one, *_) = cells(tmp_path)
+    monkeypatch.setattr(cell_command, "_PATIENCE", 0.2)
+    monkeypatch.setattr(cell_command, "train", lambda argv: pytest.fail("another process is at work"))
+    with c.locked(one.run_dir.parent / ".version_0.lock"):
+        assert cell_command.main(["--run", str(one.run_dir), "--config", "c.yaml"]) == 2
+    assert "a comparison is at work there" in capsys.readouterr().err
 
 
 def test_runs_that_are_there(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +37,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     from ..comparison import locked, state  # noqa: PLC0415 - imports much
     from ..runs.evaluate import evaluate_run  # noqa: PLC0415
+    from ..runs.folder import is_rank_zero  # noqa: PLC0415
 
     settings: dict[str, Any] | None = json.loads(args.evaluation)
-    with locked(args.run.parent / f".{args.run.name}.lock", _PATIENCE):
+    first = is_rank_zero()  # Lightning starts this command again for each further device, to train with it
+    with locked(args.run.parent / f".{args.run.name}.lock", _PATIENCE) if first else nullcontext():
         found, code = state(args.run, settings or {}), 0
         if found == "interrupted":
             allowed = [f"--allow={name}" for name in args.allow]
             code = train(["--resume", str(args.run), "--quiet", *allowed, *args.overrides])
         elif found == "new":
-            if args.run.exists():
-                shutil.rmtree(
-                    args.run
-                )  # it never came to its first checkpoint, and training would take the next version
+            if first and args.run.exists():
+                shutil.rmtree(args.run)  # it came to no checkpoint, and training would take the next version
             code = train(["--config", str(args.config), "--quiet", *args.overrides])
-        if code == 0 and settings is not None and state(args.run, settings) != "done":
+        if first and code == 0 and settings is not None and state(args.run, settings) != "done":
             evaluate_run(args.run, overrides=args.overrides, allow=args.allow, **settings)
     return code
 

@@ -5,8 +5,9 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ def _compare(args: argparse.Namespace, problems: _Problems) -> None:
     from .. import comparison as c  # noqa: PLC0415
 
     settings, schemes, planned, out = _planned(args)
-    search, run, say = settings.search, settings.run, (lambda text: None) if args.quiet else print
+    search, run = settings.search, settings.run
+    say: Callable[[str], None] = (lambda text: None) if args.quiet else partial(print, flush=True)
     searches = [c.Search(name, values, search, out, settings.seeds[0]) for name, values in schemes.items() if search]
 
     def look() -> "tuple[list[Cell], dict[str, State]]":
@@ -76,36 +78,38 @@ def _compare(args: argparse.Namespace, problems: _Problems) -> None:
         first = f"{search.trials} trials of each scheme, then " if search else ""
         print(f"{out}: {first}{c.described(cells, states, data, jobs=run.jobs or 1)}")
         return
+    todo = [cell for cell in cells if states[cell.file_name] != "done"]
     failures: list[Failure] = []
     with c.locked(out / ".lock"):
         try:
-            if not args.report:
-                with c.ENGINES[run.engine](run, out, len(cells)) as engine:
+            if (todo or searches) and not args.report:
+                most = max(len(cells), search.trials if search else 0)
+                with c.ENGINES[run.engine](run, out, most) as engine:
                     for one in searches:
-                        lost = one.run(engine, lambda cell: _job(cell, None, args, out), say)
-                        problems += [(1, text) for text in lost]
+                        failed = one.run(engine, lambda cell: _job(cell, None, args, out), say)
+                        problems += [] if one.done else [(1, text) for text in failed]
                     cells, states = look()
                     todo = [cell for cell in cells if states[cell.file_name] != "done"]
+                    say(f"{len(todo)} of {len(cells)} cells to run; what they print is in {out / 'logs'}")
                     jobs = [_job(cell, settings.evaluation, args, out) for cell in todo]
                     for failure in c.run_cells(todo, jobs, engine, num_done=len(cells) - len(todo), say=say):
                         failures.append(failure)
         finally:  # an interrupt, too, leaves the report of what is there
-            problems += [(one.code, f"{one.cell.name}: {one.message}; see {one.log}") for one in failures]
             if searches:
                 c.write_trials(searches, out)
             cells, states = look()
             results, unreadable = c.read_results(cell for cell in cells if states[cell.file_name] == "done")
+            problems += [(one.code, f"{one.cell.name}: {one.message}; see {one.log}") for one in failures]
             problems += [(EXIT_CODES["OSError"], text) for text in unreadable]
             if results or failures:
-                what = _description(settings, cells, args)
                 c.write_report(
-                    out, results, title=out.name, failures=failures, published=settings.published, settings=what,
-                    run=run.model_dump(),
+                    out, results, title=out.name, failures=failures, published=settings.published,
+                    settings=_description(settings, cells, args), run=run.model_dump(),
                 )  # fmt: skip
                 print((out / "table.md").read_text(encoding="utf-8"))
-            print(
-                f"report    {out / 'report.html'}, of {len(results)} of {len(cells)} cells" if results else "no results"
-            )
+                print(f"report    {out / 'report.html'}, of {len(results)} of {len(cells)} cells")
+            else:
+                print(f"no results in {out}")
 
 
 def _planned(args: argparse.Namespace) -> "tuple[ComparisonSettings, dict[str, dict[str, Any]], list[Cell], Path]":

@@ -124,9 +124,9 @@ class Engine:
         for devices in device_slots(run.gpus, self.jobs):
             self._slots.put(devices)
 
-    def _set_up(self, run: RunSettings, jobs: int, cores: int) -> None:
+    def _set_up(self, run: RunSettings, jobs: int, cores: int, threads: int = 0) -> None:
         self.run, self.jobs, self.cpus = run, jobs, run.cpus or max(cores // jobs, 1)
-        self._pool = ThreadPoolExecutor(jobs)
+        self._pool = ThreadPoolExecutor(max(threads, jobs))
         self._given: dict[Future, tuple[Job, list[Any]]] = {}
 
     def submit(self, *jobs: Job) -> list[Future[Outcome]]:
@@ -237,9 +237,9 @@ class SlurmEngine(Engine):
     def __init__(self, run: RunSettings, folder: Path, num_jobs: int) -> None:
         submitit = _imported("submitit")
         _imported("cloudpickle").register_pickle_by_value(sys.modules[__name__])  # as for Ray
-        self._set_up(run, max(num_jobs, 1), 1)  # a thread for each: the array says how many run
+        self._set_up(run, run.jobs or max(num_jobs, 1), 1, threads=num_jobs)  # all wait; the array says how many run
         self.losses = (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError)
-        given = {"array_parallelism": run.jobs or self.jobs, **run.slurm}
+        given = {"array_parallelism": self.jobs, **run.slurm}
         general = {"name": "pyrovae", "cpus_per_task": self.cpus, "gpus_per_node": math.ceil(run.gpus or 0)}
         try:
             self._executor = submitit.AutoExecutor(folder / "slurm", cluster=given.pop("cluster", "slurm"))

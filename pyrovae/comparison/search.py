@@ -96,9 +96,10 @@ class Search:
                 return failed
             for future in wait(running, timeout=_POLL, return_when=FIRST_COMPLETED).done:
                 one, outcome = running.pop(future), future.result()
-                text = one.ended(outcome.code)
-                failed += [f"{one.name}: {outcome.message}; see {one.job.log}"] * (text == "failed")
-                say(f"{one.name}: {text} in {outcome.seconds:.0f} s")
+                say(f"{one.name}: {(how := one.ended(outcome.code))} in {outcome.seconds:.0f} s")
+                if how == "failed":
+                    failed.append(f"{one.name}: {outcome.message}; see {one.job.log}")
+                    say(failed[-1])
             for one in running.values():
                 one.look()
 
