@@ -106,13 +106,7 @@ def _last_words(log: Path, code: int) -> str:
 class Engine:
     """Runs jobs on this machine: threads wait for processes. As a context: all jobs have ended after it.
 
-    Args:
-        run: Settings.
-        folder: For what an engine leaves.
-        num_jobs: How many there are to run.
-
-    Raises:
-        ConfigError: What this machine or cluster does not have.
+    `num_jobs` are to run, in all. A `ConfigError` says what this machine or cluster does not have.
     """
 
     losses: tuple[type[Exception], ...] = ()  # what `result` raises of a job that is lost with its machine

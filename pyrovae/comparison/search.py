@@ -21,14 +21,9 @@ _POLL = 1.0  # seconds between two looks at how trials do
 
 
 class Search:
-    """Trials of one scheme. They are kept in `search.journal` in the folder, so that a search goes on.
+    """Trials of one scheme, given by its configuration's sections; all train with one seed.
 
-    Args:
-        scheme: Its name.
-        values: Sections of its configuration.
-        settings: What is searched.
-        out: The comparison's folder.
-        seed: Of every trial's training, and of what is drawn.
+    They are kept in `search.journal` in the comparison's folder, `out`, so that a search goes on.
 
     Raises:
         ConfigError: A key or value that training refuses, or trials in `out` of another configuration.

@@ -16,25 +16,14 @@ from .measures import PUBLISHABLE
 
 
 class RunSettings(Strict):
-    """`run:`, where cells run.
-
-    Attributes:
-        engine: This machine, Ray or SLURM.
-        jobs: Cells side by side; by default one on this machine, and what fits on a cluster.
-        cpus: Cores of a cell: its threads, and what a cluster reserves. By default all that a machine has over `jobs`;
-            one on a cluster.
-        gpus: GPUs of a cell, 0.5 for two cells on each. By default cells take turns with the GPUs that this machine
-            has; with Ray one each, where there are any; under SLURM none.
-        retries: So often a cell that died is tried again; it goes on from its last checkpoint.
-        slurm: Options of submitit's, `partition` say; `cluster: local` tries them out without SLURM.
-    """
+    """`run:`, where cells run; docs/engines.md has the defaults that depend on the engine."""
 
     engine: Literal["local", "ray", "slurm"] = "local"
-    jobs: PositiveInt | None = None
-    cpus: PositiveInt | None = None
-    gpus: NonNegativeFloat | None = None
+    jobs: PositiveInt | None = None  # cells side by side
+    cpus: PositiveInt | None = None  # of a cell
+    gpus: NonNegativeFloat | None = None  # of a cell; 0.5 for two cells on each
     retries: NonNegativeInt = 1
-    slurm: dict[str, Any] = Field(default_factory=dict)
+    slurm: dict[str, Any] = Field(default_factory=dict)  # options of submitit's
 
     @field_validator("gpus")
     @classmethod
@@ -65,19 +54,12 @@ Choices = Annotated[
 
 
 class SearchSettings(Strict):
-    """`search:`, for values with which a scheme does best.
+    """`search:`, for values with which a scheme does best."""
 
-    Attributes:
-        trials: Trainings of each scheme.
-        maximize: A key of `summary.json`.
-        space: Key, `guide.refiner.lr` say -> what to choose from: a list, or a range.
-        prune_after: Epochs before a trial that lags behind the others may be ended; None ends none.
-    """
-
-    trials: PositiveInt
-    maximize: str = "val/elbo"
-    space: dict[str, Choices] = Field(min_length=1)
-    prune_after: NonNegativeInt | None = 2
+    trials: PositiveInt  # trainings of each scheme
+    maximize: str = "val/elbo"  # a key of summary.json
+    space: dict[str, Choices] = Field(min_length=1)  # by key, `guide.refiner.lr` say
+    prune_after: NonNegativeInt | None = 2  # epochs, before a trial that lags behind may be ended
 
 
 class ComparisonSettings(Strict):
@@ -124,11 +106,12 @@ class ComparisonSettings(Strict):
     def _measured(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for cell, numbers in value.items():
             for name, number in numbers.items():
-                if name != "source" and name not in PUBLISHABLE:
-                    message = f"{cell}.{name} is not measured; {nearest(name, [*PUBLISHABLE, 'source'])}"
-                    raise PydanticCustomError("published", message.replace("{", "{{"))  # type: ignore[arg-type]
-                if name != "source" and isinstance(number, str):
-                    raise PydanticCustomError("published", f"{cell}.{name} must be a number")  # type: ignore[arg-type]
+                problem = (
+                    f"is not measured; {nearest(name, [*PUBLISHABLE, 'source'])}" if name not in PUBLISHABLE else ""
+                )
+                problem = problem or ("must be a number" if isinstance(number, str) else "")
+                if problem and name != "source":
+                    raise PydanticCustomError("published", "{text}", {"text": f"{cell}.{name} {problem}"})
         return value
 
 
