@@ -1,12 +1,11 @@
 """Several inference schemes on one model and one data set: trained, evaluated, side by side."""
 
-from .difference import Difference, paired_difference
 from .dry_run import described
 from .estimate import check_builds
 from .lock import locked
 from .plan import Cell, plan
 from .report import write_report
-from .results import Result, read_result
+from .results import Difference, Result, paired_difference, read_result, read_results
 from .runner import Failure, run_cells
 from .runs import cells_of_runs
 from .settings import ComparisonSettings, load_settings, resolved_evaluation
@@ -28,6 +27,7 @@ __all__ = [
     "paired_difference",
     "plan",
     "read_result",
+    "read_results",
     "resolved_evaluation",
     "run_cells",
     "state",

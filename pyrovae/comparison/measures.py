@@ -1,9 +1,10 @@
-"""What is read off `evaluation.json`, by name."""
+"""What is read off `evaluation.json`, by name, and errors of means."""
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class Estimate(NamedTuple):
@@ -13,18 +14,10 @@ class Estimate(NamedTuple):
     se: float = math.nan
 
 
-_PATHS: dict[str, tuple[str, ...]] = {  # of what stands under splits.test
-    "elbo_init": ("elbo_init",),
-    "elbo": ("elbo",),
-    "iwae": ("iwae",),
-    "log_evidence": ("log_evidence",),
-    "elbo_optimum": ("elbo_optimum",),
-    "approximation": ("gap", "approximation"),
-    "amortization": ("gap", "amortization"),
-    "recovered": ("gap", "recovered"),
-    "remaining": ("gap", "remaining"),
-    "inference": ("gap", "inference"),
-    "active_units": ("active_units",),
+_PATHS: dict[str, tuple[str, ...]] = {  # of what stands under splits.<split>
+    **{name: (name,) for name in ("elbo_init", "elbo", "iwae", "log_evidence", "elbo_optimum")},
+    **{name: ("gap", name) for name in ("approximation", "amortization", "recovered", "remaining", "inference")},
+    **{name: (name,) for name in ("dims_in_use", "dims_in_use_init")},
     "knn": ("probe", "knn"),
     "linear": ("probe", "linear"),
     "mse": ("reconstruction", "mse"),
@@ -44,25 +37,38 @@ def measure(evaluation: Mapping[str, Any], name: str, split: str = "test") -> Es
 
 
 def as_estimate(value: Any) -> Estimate | None:
-    """From a number, or from a mapping with `mean` and `se`."""
-    if not isinstance(value, Mapping):
-        return None if value is None else Estimate(float(value))
-    if value.get("mean") is None:
+    """From a number, or from a mapping with `mean` and `se`; None from anything else."""
+    mean, se = (value.get("mean"), value.get("se")) if isinstance(value, Mapping) else (value, None)
+    if not isinstance(mean, int | float) or isinstance(mean, bool):
         return None
-    return Estimate(float(value["mean"]), math.nan if value.get("se") is None else float(value["se"]))
+    return Estimate(float(mean), float(se) if isinstance(se, int | float) else math.nan)
+
+
+def pooled(values: np.ndarray) -> Estimate:
+    """The mean of values (S, N), of S seeds and N datapoints, and its standard error over both.
+
+    se² = var(means over seeds) / N + var(means over datapoints) / S, the two in quadrature: other images *and* other
+    seeds might have been drawn. One seed has no more than the first.
+
+    >>> pooled(np.array([[1.0, 2, 3], [3.0, 4, 5]]))
+    Estimate(mean=3.0, se=1.154...)
+    """
+    parts = [part.var(ddof=1) / len(part) for part in (values.mean(0), values.mean(1)) if len(part) > 1]
+    return Estimate(float(values.mean()), math.sqrt(sum(parts)) if parts else math.nan)
 
 
 def over_seeds(estimates: Sequence[Estimate | None]) -> Estimate | None:
-    """The mean; its standard error is over seeds, of one seed that over datapoints."""
+    """As `pooled`, of each seed's mean and error alone: its part over datapoints is then at most too large."""
     known = [estimate for estimate in estimates if estimate is not None]
     if len(known) < 2:
         return known[0] if known else None
-    means = [estimate.mean for estimate in known]
-    return Estimate(mean(means), stdev(means) / math.sqrt(len(means)))
+    means, errors = np.array(known).T
+    over_data = np.nan_to_num(errors**2).mean()  # 0 of what has no error, training's seconds say
+    return Estimate(float(means.mean()), math.sqrt(over_data + means.var(ddof=1) / len(means)))
 
 
 def ms_per_image(evaluation: Mapping[str, Any]) -> Estimate | None:
-    """Milliseconds of inference an image, with the inner steps of training."""
+    """Milliseconds of inference a datapoint, with the inner steps of training."""
     trajectory = evaluation.get("trajectory") or {}
     seconds, steps = trajectory.get("seconds_per_image"), trajectory.get("step")
     num_steps = trained_num_steps(evaluation)
