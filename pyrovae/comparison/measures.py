@@ -14,15 +14,13 @@ class Estimate(NamedTuple):
     se: float = math.nan
 
 
-_PATHS: dict[str, tuple[str, ...]] = {  # of what stands under splits.<split>
-    **{name: (name,) for name in ("elbo_init", "elbo", "iwae", "log_evidence", "elbo_optimum")},
+MEASURES: dict[str, tuple[str, ...]] = {  # where it stands under splits.<split>
+    **{name: (name,) for name in ("elbo_init", "elbo", "elbo_optimum", "log_evidence", "iwae")},
     **{name: ("gap", name) for name in ("approximation", "amortization", "recovered", "remaining", "inference")},
     **{name: (name,) for name in ("dims_in_use", "dims_in_use_init")},
-    "knn": ("probe", "knn"),
-    "linear": ("probe", "linear"),
-    "mse": ("reconstruction", "mse"),
+    **{"knn": ("probe", "knn"), "linear": ("probe", "linear"), "mse": ("reconstruction", "mse")},
 }
-PUBLISHABLE = ["nll", *_PATHS]  # nll is minus iwae
+PUBLISHABLE = ["nll", *MEASURES]  # nll is minus iwae
 
 
 def measure(evaluation: Mapping[str, Any], name: str, split: str = "test") -> Estimate | None:
@@ -30,16 +28,20 @@ def measure(evaluation: Mapping[str, Any], name: str, split: str = "test") -> Es
     if name == "nll":
         iwae = measure(evaluation, "iwae", split)
         return None if iwae is None else Estimate(-iwae.mean, iwae.se)
-    value = (evaluation.get("splits") or {}).get(split)
-    for key in _PATHS[name]:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return as_estimate(value)
+    return as_estimate(nested(evaluation, "splits", split, *MEASURES[name]))
+
+
+def nested(values: Any, *keys: str) -> Any:
+    """What stands under keys in keys; None where there is nothing."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
 
 
 def as_estimate(value: Any) -> Estimate | None:
     """From a number, or from a mapping with `mean` and `se`; None from anything else."""
     mean, se = (value.get("mean"), value.get("se")) if isinstance(value, Mapping) else (value, None)
-    if not isinstance(mean, int | float) or isinstance(mean, bool):
+    if not isinstance(mean, int | float):
         return None
     return Estimate(float(mean), float(se) if isinstance(se, int | float) else math.nan)
 
@@ -47,8 +49,8 @@ def as_estimate(value: Any) -> Estimate | None:
 def pooled(values: np.ndarray) -> Estimate:
     """The mean of values (S, N), of S seeds and N datapoints, and its standard error over both.
 
-    se² = var(means over seeds) / N + var(means over datapoints) / S, the two in quadrature: other images *and* other
-    seeds might have been drawn. One seed has no more than the first.
+    se² = var(means over seeds) / N + var(means over datapoints) / S: other datapoints and other seeds might have been
+    drawn. One seed gives no more than the first.
 
     >>> pooled(np.array([[1.0, 2, 3], [3.0, 4, 5]]))
     Estimate(mean=3.0, se=1.154...)
@@ -58,25 +60,10 @@ def pooled(values: np.ndarray) -> Estimate:
 
 
 def over_seeds(estimates: Sequence[Estimate | None]) -> Estimate | None:
-    """As `pooled`, of each seed's mean and error alone: its part over datapoints is then at most too large."""
+    """As `pooled`, from each seed's mean and error: the part over datapoints is then at most too large."""
     known = [estimate for estimate in estimates if estimate is not None]
     if len(known) < 2:
         return known[0] if known else None
     means, errors = np.array(known).T
-    over_data = np.nan_to_num(errors**2).mean()  # 0 of what has no error, training's seconds say
+    over_data = np.nan_to_num(errors**2).mean()  # 0 of what has no error, seconds say
     return Estimate(float(means.mean()), math.sqrt(over_data + means.var(ddof=1) / len(means)))
-
-
-def ms_per_image(evaluation: Mapping[str, Any]) -> Estimate | None:
-    """Milliseconds of inference a datapoint, with the inner steps of training."""
-    trajectory = evaluation.get("trajectory") or {}
-    seconds, steps = trajectory.get("seconds_per_image"), trajectory.get("step")
-    num_steps = trained_num_steps(evaluation)
-    if not seconds or not steps or num_steps not in steps or seconds[steps.index(num_steps)] is None:
-        return None
-    return Estimate(1e3 * seconds[steps.index(num_steps)])
-
-
-def trained_num_steps(evaluation: Mapping[str, Any]) -> int:
-    """K; 0 for a guide that does not refine."""
-    return (evaluation.get("scheme") or {}).get("num_steps") or 0

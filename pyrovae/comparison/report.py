@@ -2,47 +2,26 @@
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..files import replacing
+from . import table as tables
 from .figures import FIGURES
+from .measures import nested
 from .plan import Cell
-from .results import Result, same_images
-from .table import (
-    Row,
-    Table,
-    latex,
-    levels_table,
-    long_csv,
-    markdown,
-    more_table,
-    published_table,
-    rows,
-    runs_table,
-    to_csv,
-    without_constants,
-)
+from .results import Difference, Result, same_images
+from .table import Row
 
-_FIGURES = {name: draw for name, (draw, _) in FIGURES.items()}
+_FIGURES = {**FIGURES}
 _TOLD = 5  # differences that a sentence holds
+_NUMBER = re.compile(r"(?<![\w.,-])[-−+]?\d+(?:,\d{3})*(?:\.\d+)?")  # no part of a name
 
 
-class Failed(Protocol):
-    """A cell that has no result: which, its exit code, the last thing that it said, and where all of it is."""
-
-    cell: Cell
-    code: int
-    message: str
-    log: Path
-
-
-@dataclass(frozen=True)
-class Warned:
+class Warned(NamedTuple):
     """A warning, and the cells that have it."""
 
     text: str
@@ -55,150 +34,130 @@ def write_report(
     *,
     title: str = "Comparison",
     failures: Sequence[Any] = (),
+    unreadable: Sequence[str] = (),
     published: Mapping[str, Mapping[str, float | str]] = {},
     settings: str = "",
     run: Mapping[str, Any] = {},
-    unreadable: Sequence[str] = (),
     split: str | None = None,
 ) -> None:
-    """Writes `report.html`, `table.md`, `table.csv`, `table.tex`, `values.csv` and `figures/`, each whole or not at all.
+    """Writes `report.html`, `table.{md,csv,tex}`, `values.csv` and `figures/`, each file whole or not at all.
 
     Args:
         out: Folder.
         results: Evaluated cells; schemes are compared with that of the first.
         title: Of the page.
-        failures: Cells that have no result, as `Failed` has it.
+        failures: Cells that have no result: `cell`, exit `code`, `message` and `log`.
+        unreadable: What `read_results` says of the others.
         published: Scheme -> published numbers and their source.
         settings: What was run, as text.
-        run: How it was run: `engine`, `jobs`.
-        unreadable: What `read_results` could not read.
-        split: What is compared; by default the first result's main split.
+        run: How it was run: `engine`, `jobs` and the like.
+        split: What is compared; by default the main split of the first result.
 
     Raises:
         OSError: A file cannot be written.
     """
     split = split or (results[0].main if results else "test")
-    failed = [f"{f.cell.name}: exit code {f.code}: {f.message} (log: {f.log})" for f in failures] + [*unreadable]
-    pictures, broken = _draw(out / "figures", results, split)
-    table = rows(results, split)
+    table = tables.rows(results, split)
+    pictures, broken = _draw(out / "figures", table, split)
     warned = [Warned(text) for text in broken] + _warnings(results, table, split)
-    levels = levels_table(table) if table else Table("", [], [])
-    more, same = without_constants(more_table(table)) if table else (levels, {})
-    runs, about = without_constants(runs_table(table, out)) if table else (levels, {})
-    jobs = run.get("jobs")
-    beside = f", {jobs} side by side on this machine" if jobs and jobs > 1 else ""
-    caption = f"Seconds are of training steps alone{beside or ', as each run was trained'}."
-    if same:
-        caption += f" The same for all: {_listed(same)}."
+    more, same = tables.without_constants(tables.more_table(table))
+    runs, about = tables.without_constants(tables.runs_table(table, out))
     page = {
         "title": title,
         "headline": _headline(table, split),
-        "failed": failed,
-        "pictures": {name: (base64.b64encode(png).decode(), FIGURES[name][1]) for name, png in pictures.items()},
-        "tables": [levels, Table(more.heading, more.columns, more.lines, caption)] if table else [],
-        "published": published_table(published, results, split),
+        "failed": [*(f"{f.cell.name}: exit code {f.code}: {f.message} (log: {f.log})" for f in failures), *unreadable],
+        "pictures": {name: base64.b64encode(png).decode() for name, png in pictures.items()},
+        "levels": tables.levels_table(table),
+        "more": more,
+        "same": _listed(same),
+        "published": tables.published_table(published, results, split),
         "warned": warned,
-        "marks": _marks(warned),
-        "facts": _facts(results, table, about, run, split) if table else {},
+        "facts": _facts(results, _listed(about), run, split),
         "runs": runs,
+        "jobs": run.get("jobs") or 1,
         "settings": settings,
     }
-    loader = FileSystemLoader(Path(__file__).parent)
-    templates = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    _write(out / "table.csv", [to_csv(table)])
-    _write(out / "values.csv", long_csv(results))
-    _write(out / "table.tex", [latex(levels)] if table else [])
-    _write(out / "table.md", [_markdown(page)])
-    _write(out / "report.html", [templates.get_template("report.html.j2").render(page)])
+    _write(out / "table.csv", [tables.to_csv(table)])
+    _write(out / "values.csv", tables.long_csv(results))
+    for name in ("table.tex", "table.md", "report.html"):
+        options: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+        templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape="html" in name, **options)
+        templates.filters["latex"] = tables.latex
+        _write(out / name, [templates.get_template(f"{name}.j2").render(page)])
 
 
-def _write(path: Path, parts: Any) -> None:
+def _write(path: Path, parts: Iterable[str]) -> None:
     with replacing(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(parts)
 
 
-def _draw(folder: Path, results: Sequence[Result], split: str) -> tuple[dict[str, bytes], list[str]]:
+def _draw(folder: Path, table: Sequence[Row], split: str) -> tuple[dict[str, bytes], list[str]]:
     """The figures as PNG, and a line for each that cannot be drawn: it takes no other down."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures, broken = dict[str, bytes](), []
+    pictures, broken = dict[str, bytes](), list[str]()
     for name, draw in _FIGURES.items():
         path = folder / f"{name}.png"
         path.unlink(missing_ok=True)  # no picture of what is no longer compared
         try:
-            figure = draw(results, split) if results else None
+            figure = draw(table, split) if table else None
             if figure is not None:
                 with replacing(path) as part:
                     figure.savefig(part, dpi=150, format="png")
                 pictures[name] = path.read_bytes()
-        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
-            broken.append(f"figures/{name}.png: not drawn ({type(error).__name__}: {error})")
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            broken.append(f"figures/{name}.png was not drawn ({type(error).__name__}: {error}).")
     return pictures, broken
 
 
 def _headline(table: Sequence[Row], split: str) -> str:
     """The result in one sentence, and of what it holds."""
-    told = [(row, row.difference) for row in table if row.difference is not None]
+    told = sorted(((row, row.difference) for row in table if row.difference), key=lambda found: -found[1].mean)
     if not told:
-        return f"{len(table)} {'scheme' if len(table) == 1 else 'schemes'}, of which none can be subtracted from the first."
-    first, seeds = table[0].scheme, min(difference.num_seeds for _, difference in told)
-    told.sort(key=lambda item: -item[1].mean)
-    parts = []
-    for i, (row, difference) in enumerate(told[:_TOLD]):
-        text = row.difference_text
-        size = f"{text.text.lstrip('+−')} ± {text.error} nats"
-        low, high = difference.interval
-        to = "it" if i else first
-        parts.append(
-            f"{row.scheme} gains {size} over {to}" if low > 0
-            else f"{row.scheme} loses {size} to {to}" if high < 0
-            else f"{row.scheme} cannot be told from {to} ({text} nats)"
-        )  # fmt: skip
-    more = f"; {len(told) - _TOLD} more are in the table" if len(told) > _TOLD else ""
-    num = sorted({difference.num_images for _, difference in told})
-    noun = _noun(table[0].group[0], split)
-    what = f"On {' to '.join(map(str, {num[0]: 0, num[-1]: 0}))} {split} {noun}s, by ELBO at λ_K: {'; '.join(parts)}{more}."
-    if seeds > 1:
-        return f"{what} ± is one standard error over {noun}s and {seeds} seeds."
-    return f"{what} ± is one standard error over {noun}s: with one seed, this is about these runs, not these schemes."
+        return f"Of {len(table)} scheme{'s' if len(table) != 1 else ''}, none can be subtracted from the first."
+    inputs = table[0].group[0].values.get(f"{split}/inputs")
+    noun = "images" if inputs is not None and inputs.ndim == 4 else "datapoints"
+    parts = [_verdict(row, difference, table[0].scheme) for row, difference in told[:_TOLD]]
+    parts += [f"{len(told) - _TOLD} more are in the table"] if len(told) > _TOLD else []
+    nums, seeds = {difference.num_images for _, difference in told}, min(d.num_seeds for _, d in told)
+    num = " to ".join(str(num) for num in sorted({min(nums), max(nums)}))
+    what = f"On {num} {split} {noun}, by ELBO at λ_K: {'; '.join(parts)}. ± is one standard error over {noun}"
+    one_seed = ": with one seed, this is about these runs, not these schemes."
+    return what + (f" and {seeds} seeds." if seeds > 1 else one_seed)
 
 
-def _noun(result: Result, split: str) -> str:
-    inputs = result.values.get(f"{split}/inputs")
-    return "image" if inputs is not None and inputs.ndim == 4 else "datapoint"
+def _verdict(row: Row, difference: Difference, first: str) -> str:
+    (low, high), (mean, se, _) = difference.interval, row.told
+    if low > 0:
+        return f"{row.scheme} gains {mean[1:]} ± {se} nats over {first}"
+    if high < 0:
+        return f"{row.scheme} loses {mean[1:]} ± {se} nats to {first}"
+    return f"{row.scheme} cannot be told from {first} ({row.told} nats)"
 
 
 def _warnings(results: Sequence[Result], table: Sequence[Row], split: str) -> list[Warned]:
-    """All there are; a text that cells share, numbers aside, once."""
-    found = []
-    if any(not same_images(results[0], result, split) for result in results[1:]):
-        lacking = [result.cell for result in results if not result.sketch(split)]
-        text = "These results are of different data; only those of the same are subtracted."
-        old = f"These evaluations do not tell their {split} data from others, so nothing is subtracted; evaluate again."
-        found.append(Warned(old, lacking) if lacking else Warned(text))
-    if len({str(result.evaluation.get("settings")) for result in results}) > 1:
-        found.append(Warned("These runs were evaluated with different settings; see evaluation.json of each."))
+    """All there are; what cells share, numbers aside, once."""
+    found = list[tuple[str, Cell]]()
+    for result in results[1:]:
+        if not (result.sketch(split) and results[0].sketch(split)):
+            text = f"This evaluation does not say which {split} data it is of, so it is not subtracted; evaluate again."
+            found.append((text, result.cell))
+        elif not same_images(results[0], result, split):
+            found.append(("This is of other data than the first result, and not subtracted from it.", result.cell))
+        if result.evaluation.get("settings") != results[0].evaluation.get("settings"):
+            found.append(("This was evaluated with other settings than the first result.", result.cell))
     for row in table:
-        cells = [result.cell for result in row.group]
-        if row.num_left_out:
-            found.append(
-                Warned(f"{row.num_left_out} {split} datapoints are not finite and left out of its means.", cells)
-            )
-        if row.difference and row.difference.num_left_out:
-            text = f"{row.difference.num_left_out} {split} datapoints are not finite and left out of its difference."
-            found.append(Warned(text, cells))
-    grouped: dict[str, list[tuple[str, Cell]]] = {}
+        means, difference = row.num_left_out, row.difference.num_left_out if row.difference else 0
+        for num, what in ((means, "means"), (difference, "difference")):
+            text = f"{num} {split} datapoints are left out of the {what} of this scheme: they are not finite."
+            found += [(text, result.cell) for result in row.group] if num else []
     for result in results:
-        failed = (f"{name}: failed ({why})" for name, why in (result.evaluation.get("failed") or {}).items())
-        for text in (*(result.evaluation.get("warnings") or []), *failed):
-            grouped.setdefault(_NUMBER.sub("#", text), []).append((text, result.cell))
-    return found + [
-        Warned(_common([text for text, _ in group]), [cell for _, cell in group]) for group in grouped.values()
-    ]
-
-
-_NUMBER = re.compile(r"[-−+]?\d+(?:[.,]\d+)*")
+        found += [(text, result.cell) for text in result.evaluation.get("warnings") or []]
+        failed = nested(result.evaluation, "failed") or {}
+        found += [(f"{name} was not measured: {reason}", result.cell) for name, reason in failed.items()]
+    groups: dict[str, list[tuple[str, Cell]]] = {}
+    for text, cell in found:
+        groups.setdefault(_NUMBER.sub("#", text), []).append((text, cell))
+    return [Warned(_common([text for text, _ in group]), [cell for _, cell in group]) for group in groups.values()]
 
 
 def _common(texts: Sequence[str]) -> str:
@@ -207,77 +166,34 @@ def _common(texts: Sequence[str]) -> str:
     >>> _common(["k̂ of 3 of 50 is high", "k̂ of 12 of 50 is high"])
     'k̂ of 3 to 12 of 50 is high'
     """
-    columns = iter(zip(*(_NUMBER.findall(text) for text in texts), strict=True))
-
-    def shown(match: re.Match[str]) -> str:
-        values = sorted(next(columns), key=lambda text: float(text.replace("−", "-").replace(",", "")))
-        return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
-
-    return _NUMBER.sub(shown, texts[0])
+    columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
+    ranges = (sorted({*column}, key=lambda text: float(text.replace("−", "-").replace(",", ""))) for column in columns)
+    return _NUMBER.sub(lambda _: " to ".join(dict.fromkeys((part := next(ranges))[:: max(1, len(part) - 1)])), texts[0])
 
 
-def _marks(warned: Sequence[Warned]) -> dict[str, list[tuple[int, str]]]:
-    """Scheme -> numbers and texts of its warnings."""
-    marks: dict[str, list[tuple[int, str]]] = {}
-    for i, one in enumerate(warned, 1):
-        for scheme in dict.fromkeys(cell.scheme for cell in one.cells):
-            marks.setdefault(scheme, []).append((i, one.text))
-    return marks
-
-
-def _facts(
-    results: Sequence[Result], table: Sequence[Row], about: Mapping[str, str], run: Mapping[str, Any], split: str
-) -> dict[str, str]:
+def _facts(results: Sequence[Result], about: str, run: Mapping[str, Any], split: str) -> dict[str, str]:
     """Of what, with what, and where it was run."""
 
-    def of_all(read: Any) -> str:
-        return "; ".join(dict.fromkeys(text for text in (read(result) for result in results) if text))
+    def told(file: str, *keys: str) -> str:
+        values = [nested(getattr(result, file), *keys) for result in results]
+        texts = [_listed(value) if isinstance(value, Mapping) else str(value) for value in values if value is not None]
+        return "; ".join(dict.fromkeys(texts))
 
-    def versions(result: Result) -> str:
-        return _listed(result.evaluation.get("versions") or result.summary.get("versions") or {}, "")
-
-    def measured(result: Result) -> str:
-        num, trained = result.evaluation["splits"].get(split, {}).get("num_data"), result.summary.get("num_train")
-        texts = [f"{num:,} of {split} measured"] if num else []
-        return ", ".join([*texts, *([f"{trained:,} trained on"] if trained else [])])
-
-    def machine(result: Result) -> str:
-        found = result.summary.get("machine") or {}
-        units = {"cores": "cores", "threads": "threads"}
-        return ", ".join(f"{value} {units.get(key, '')}".strip() for key, value in found.items() if value)
-
-    settings = ("num_samples", "num_particles", "max_steps", "checkpoint")
     facts = {
-        "data": of_all(lambda result: str(result.evaluation.get("dataset") or "")),
-        "datapoints": of_all(measured),
-        "same for all": _listed(about),
-        "seeds": of_all(lambda result: str(result.cell.seed)),
-        "evaluation": of_all(
-            lambda r: _listed({key: (r.evaluation.get("settings") or {}).get(key) for key in settings}, " ")
-        ),
-        "versions": of_all(versions),
-        "commit": of_all(lambda result: str(result.summary.get("commit") or "")),
-        "hardware": of_all(machine),
-        "run by": _listed({key: value for key, value in run.items() if not isinstance(value, Mapping)}),
+        "data": told("evaluation", "dataset"),
+        f"{split} datapoints measured": told("evaluation", "splits", split, "num_data"),
+        "training datapoints": told("summary", "num_train"),
+        "the same for all": about,
+        "seeds": ", ".join(dict.fromkeys(str(result.cell.seed) for result in results)),
+        "evaluation": told("evaluation", "settings"),
+        "versions": told("evaluation", "versions"),
+        "commit": told("summary", "commit"),
+        "hardware": told("summary", "machine"),
+        "run by": _listed(run),
     }
     return {name: text for name, text in facts.items() if text}
 
 
-def _listed(values: Mapping[str, Any], _: str = "") -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None and value != "")
-
-
-def _markdown(page: Mapping[str, Any]) -> str:
-    parts = [f"# {page['title']}", page["headline"]]
-    parts += ["## Failed\n\n" + "\n".join(f"- {text}" for text in page["failed"])] if page["failed"] else []
-    for table in (*page["tables"], page["published"]):
-        if table.lines:
-            parts += [f"## {table.heading}", markdown(table), table.caption]
-    if page["warned"]:
-        lines = []
-        for one in page["warned"]:
-            cells = f" ({'; '.join(cell.name for cell in one.cells)})" if one.cells else ""
-            lines.append(f"- {one.text}{cells}")
-        parts += ["## Warnings", "\n".join(lines)]
-    parts += ["## What this is of", "\n".join(f"- {name}: {text}" for name, text in page["facts"].items())]
-    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+def _listed(values: Mapping[str, Any]) -> str:
+    texts = {name.replace("_", " "): ", ".join(map(str, v)) if isinstance(v, list) else v for name, v in values.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items() if text is not None and text != "")

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..runs.load import read_summary
 from ..training import is_of
-from .measures import Estimate, as_estimate, pooled
+from .measures import Estimate, as_estimate, nested, pooled
 from .plan import Cell
 
 _OF_THE_SET = 16  # the last numbers of a sketch, raw values; those before are of x
@@ -32,7 +32,7 @@ class Result:
     cell: Cell
     evaluation: Mapping[str, Any]
     values: Mapping[str, np.ndarray]
-    curve: list[tuple[float, float]]
+    curve: Sequence[tuple[float, float]]
     summary: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -42,14 +42,25 @@ class Result:
         return next(name for name in (self.evaluation.get("main"), "test", *splits) if name in splits)
 
     @property
+    def num_steps(self) -> int:
+        """K of training; 0 for a guide that does not refine."""
+        return nested(self.evaluation, "scheme", "num_steps") or 0
+
+    @property
     def train_seconds(self) -> Estimate | None:
         """What training took without validation, in all its parts; else what its last part took."""
         return Estimate(self.curve[-1][0]) if self.curve else as_estimate(self.evaluation.get("train_seconds"))
 
+    @property
+    def ms_per_image(self) -> Estimate | None:
+        """Milliseconds of inference a datapoint, with the inner steps of training."""
+        steps, seconds = (nested(self.evaluation, "trajectory", key) or [] for key in ("step", "seconds_per_image"))
+        found = dict(zip(steps, seconds, strict=False)).get(self.num_steps)
+        return None if found is None else Estimate(1e3 * found)
+
     def sketch(self, split: str) -> list[float]:
         """A few numbers of the images measured, by which those of another result can be told from them."""
-        found = ((self.evaluation.get("splits") or {}).get(split) or {}).get("sketch") or []
-        return [0.0 if value is None else value for value in found]
+        return [value or 0.0 for value in nested(self.evaluation, "splits", split, "sketch") or []]
 
 
 def read_results(cells: Iterable[Cell]) -> tuple[list[Result], list[str]]:
@@ -72,22 +83,20 @@ def read_result(cell: Cell) -> Result:
         OSError, ValueError, EOFError, zipfile.BadZipFile: It is missing or damaged.
     """
     evaluation = json.loads((cell.run_dir / "evaluation.json").read_text(encoding="utf-8"))
-    splits = evaluation.get("splits") if isinstance(evaluation, dict) else None
+    splits = nested(evaluation, "splits")
     if not isinstance(splits, dict) or not all(isinstance(found, dict) for found in splits.values()):
         raise ValueError("evaluation.json holds no splits")
     values: dict[str, np.ndarray] = {}
     if (cell.run_dir / "evaluation.npz").is_file():
         with np.load(cell.run_dir / "evaluation.npz") as arrays:
-            values = {name: arrays[name] for name in arrays.files}
+            values = dict(arrays)
     return Result(cell, evaluation, values, _curve(cell), read_summary(cell.run_dir))
 
 
 def _curve(cell: Cell) -> list[tuple[float, float]]:
     path = cell.run_dir / "metrics.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [(row.get("train/seconds"), row.get("val/elbo")) for row in csv.DictReader(file)]
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = [(row.get("train/seconds"), row.get("val/elbo")) for row in csv.DictReader(lines)]
     return [(float(seconds), float(elbo)) for seconds, elbo in rows if seconds and elbo]
 
 
@@ -100,35 +109,28 @@ def by_scheme(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def same_images(one: Result, other: Result, split: str) -> bool:
-    """Whether both were measured on the same x, made of the same data: their sketches say so, never a path or a name."""
+    """Whether both were measured on the same x of the same data: sketches say so, never a path or a name."""
     a, b = one.sketch(split), other.sketch(split)
     alike = (is_of(a[part], b[part]) for part in (slice(-_OF_THE_SET), slice(-_OF_THE_SET, None)))
     return bool(a) and len(a) == len(b) and all(alike)
 
 
-def stacked(results: Sequence[Result], names: Sequence[str], split: str) -> tuple[np.ndarray, int] | None:
-    """Values (names, results, N) of the images that all results have, and how many were not finite and are left out.
+def stacked(results: Sequence[Result], names: Sequence[str], split: str) -> tuple[np.ndarray, int]:
+    """Values (names, results, N) of the images that all results have, and how many are left out as not finite.
 
-    One mask for all: an image is in where every value of it is finite. None where results lack the values, or are of
+    One mask for all: an image is in where every value of it is finite. Empty where results lack the values, or are of
     different images.
     """
     keys, first = [f"{split}/{name}" for name in names], results[0]
-    if not all(key in result.values for key in keys for result in results):
-        return None
-    if not all(same_images(first, result, split) for result in results[1:]):
-        return None
-    index = [_index(result, split, len(result.values[keys[0]])) for result in results]
+    known = keys and all(key in result.values for key in keys for result in results)
+    if not known or not all(same_images(first, result, split) for result in results[1:]):
+        return np.empty((len(keys), len(results), 0)), 0
+    index = [result.values.get(f"{split}/index", np.arange(len(result.values[keys[0]]))) for result in results]
     common = np.array(sorted(set.intersection(*(set(part.tolist()) for part in index))), dtype=int)
-    places = [np.argsort(part, kind="stable")[np.searchsorted(np.sort(part), common)] for part in index]
+    places = [np.argsort(part)[np.searchsorted(np.sort(part), common)] for part in index]
     found = np.array([[r.values[key][at] for r, at in zip(results, places, strict=True)] for key in keys], dtype=float)
     finite = np.isfinite(found).all((0, 1))
     return found[..., finite], int((~finite).sum())
-
-
-def _index(result: Result, split: str, num_values: int) -> np.ndarray:
-    """Numbers of the images that the values are of."""
-    index = result.values.get(f"{split}/index")
-    return np.arange(num_values) if index is None else index[:num_values]
 
 
 class Difference(NamedTuple):
@@ -136,7 +138,7 @@ class Difference(NamedTuple):
 
     Attributes:
         mean: Over images and seeds.
-        se: Over images and seeds, as `pooled` has it; mean ± 1.96 se is the 95 % interval.
+        se: Over images and seeds, as `pooled` has it.
         num_images: Images that both have in common and that are finite.
         num_seeds: Seeds that both have in common.
         num_left_out: Images in common that are not finite.
@@ -162,23 +164,23 @@ def paired_difference(
     Weights of equal seeds start equal and the images are the same, so most of what varies from image to image cancels.
 
     Args:
-        first: Results of one scheme, a seed each.
-        other: Of the other scheme.
+        first, other: Results of two schemes, a seed each.
         name: Of the values to compare: `elbo`, `iwae`, `gap_inference`, ...
         split: By default the first result's main one.
 
     >>> from types import SimpleNamespace as Cell
-    >>> evaluation = {"splits": {"test": {"sketch": [0.1, 0.2]}}}
-    >>> one, two = (Result(Cell(seed=0), evaluation, {"test/elbo": np.array(x)}, []) for x in ([1.0, 5, 9], [3.0, 8, 12]))
+    >>> of = {"splits": {"test": {"sketch": [0.1, 0.2]}}}
+    >>> one, two = (Result(Cell(seed=0), of, {"test/elbo": np.array(x)}, []) for x in ([1.0, 5, 9], [3.0, 8, 12]))
     >>> round(paired_difference([one], [two]).mean, 2)
     2.67
     """
     split = split or first[0].main
     by_seed = [{r.cell.seed: r for r in results if f"{split}/{name}" in r.values} for results in (first, other)]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
-    found = stacked([side[seed] for side in by_seed for seed in seeds], [name], split) if seeds else None
-    if found is None or found[0].shape[-1] < 2:
+    if not seeds:
         return None
-    values = found[0][0]  # (2 seeds, N)
+    (values,), left_out = stacked([side[seed] for side in by_seed for seed in seeds], [name], split)  # (2 seeds, N)
+    if values.shape[1] < 2:
+        return None
     mean, se = pooled(values[len(seeds) :] - values[: len(seeds)])
-    return Difference(mean, se, values.shape[-1], len(seeds), found[1])
+    return Difference(mean, se, values.shape[1], len(seeds), left_out)
