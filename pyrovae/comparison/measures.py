@@ -46,16 +46,22 @@ def as_estimate(value: Any) -> Estimate | None:
     return Estimate(float(mean), float(se) if isinstance(se, int | float) else math.nan)
 
 
-def pooled(values: np.ndarray) -> Estimate:
+def pooled(values: np.ndarray, groups: np.ndarray | None = None) -> Estimate:
     """The mean of values (S, N), of S seeds and N datapoints, and its standard error over both.
 
     se² = var(means over seeds) / N + var(means over datapoints) / S: other datapoints and other seeds might have been
-    drawn. One seed gives no more than the first.
+    drawn. One seed gives no more than the first. Datapoints of one of `groups` (N,), the photograph that a patch is
+    from, are not independent: the first is then over groups (Liang & Zeger 1986).
 
     >>> pooled(np.array([[1.0, 2, 3], [3.0, 4, 5]]))
     Estimate(mean=3.0, se=1.154...)
     """
-    parts = [part.var(ddof=1) / len(part) for part in (values.mean(0), values.mean(1)) if len(part) > 1]
+    (num_seeds, num), by_seed, away = values.shape, values.mean(1), values.mean(0) - values.mean()
+    if groups is not None:
+        away = np.bincount(np.unique(groups, return_inverse=True)[1], away)
+    n = len(away)
+    parts = [n / (n - 1) * (away**2).sum() / num**2] if n > 1 else []
+    parts += [by_seed.var(ddof=1) / num_seeds] if num_seeds > 1 else []
     return Estimate(float(values.mean()), math.sqrt(sum(parts)) if parts else math.nan)
 
 

@@ -115,22 +115,29 @@ def same_images(one: Result, other: Result, split: str) -> bool:
     return bool(a) and len(a) == len(b) and all(alike)
 
 
-def stacked(results: Sequence[Result], names: Sequence[str], split: str) -> tuple[np.ndarray, int]:
-    """Values (names, results, N) of the images that all results have, and how many are left out as not finite.
+class Stack(NamedTuple):
+    """Values (names, results, N) of common images, how many are left out as not finite, and the images' groups (N,)."""
 
-    One mask for all: an image is in where every value of it is finite. Empty where results lack the values, or are of
-    different images.
+    values: np.ndarray
+    num_left_out: int = 0
+    groups: np.ndarray | None = None
+
+
+def stacked(results: Sequence[Result], names: Sequence[str], split: str) -> Stack:
+    """Values of the images that all results have; empty where results lack them, or are of different images.
+
+    One mask for all: an image is in where every value of it is finite.
     """
     keys, first = [f"{split}/{name}" for name in names], results[0]
     known = keys and all(key in result.values for key in keys for result in results)
     if not known or not all(same_images(first, result, split) for result in results[1:]):
-        return np.empty((len(keys), len(results), 0)), 0
+        return Stack(np.empty((len(keys), len(results), 0)))
     index = [result.values.get(f"{split}/index", np.arange(len(result.values[keys[0]]))) for result in results]
     common = np.array(sorted(set.intersection(*(set(part.tolist()) for part in index))), dtype=int)
     places = [np.argsort(part)[np.searchsorted(np.sort(part), common)] for part in index]
     found = np.array([[r.values[key][at] for r, at in zip(results, places, strict=True)] for key in keys], dtype=float)
-    finite = np.isfinite(found).all((0, 1))
-    return found[..., finite], int((~finite).sum())
+    finite, groups = np.isfinite(found).all((0, 1)), first.values.get(f"{split}/groups")
+    return Stack(found[..., finite], int((~finite).sum()), None if groups is None else groups[places[0]][finite])
 
 
 class Difference(NamedTuple):
@@ -179,8 +186,8 @@ def paired_difference(
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
     if not seeds:
         return None
-    (values,), left_out = stacked([side[seed] for side in by_seed for seed in seeds], [name], split)  # (2 seeds, N)
+    (values,), left_out, groups = stacked([side[seed] for side in by_seed for seed in seeds], [name], split)
     if values.shape[1] < 2:
         return None
-    mean, se = pooled(values[len(seeds) :] - values[: len(seeds)])
+    mean, se = pooled(values[len(seeds) :] - values[: len(seeds)], groups)
     return Difference(mean, se, values.shape[1], len(seeds), left_out)

@@ -93,15 +93,15 @@ def _estimates(group: Sequence[Result], split: str) -> tuple[dict[str, Estimate]
     found["train_seconds"] = over_seeds([result.train_seconds for result in group])
     found["ms_per_image"] = over_seeds([result.ms_per_image for result in group])
     for name in ("iwae", "mse"):
-        values = stacked(group, [name], split)[0]
-        found[name] = pooled(values[0]) if values.size else found[name]
+        values, _, groups = stacked(group, [name], split)
+        found[name] = pooled(values[0], groups) if values.size else found[name]
     names = [name for name in LEVELS if all(taken[name])]
-    values, left_out = stacked(group, names, split)
+    values, left_out, groups = stacked(group, names, split)
     if values.size:
         level = dict(zip(names, values, strict=True))
-        found |= {name: pooled(part) for name, part in level.items()}
+        found |= {name: pooled(part, groups) for name, part in level.items()}
         ends = {gap: pair for gap, pair in _GAPS.items() if {*pair} <= level.keys()}
-        found |= {gap: pooled(level[end] - level[start]) for gap, (start, end) in ends.items()}
+        found |= {gap: pooled(level[end] - level[start], groups) for gap, (start, end) in ends.items()}
     return {name: value for name, value in found.items() if value is not None}, left_out
 
 
@@ -109,7 +109,7 @@ def levels_table(table: Sequence[Row]) -> Table:
     """Where each scheme stands, and what lies between: rounded levels, and the differences of these."""
     names = [name for name in LEVELS if all(name in row.estimates for row in table)]
     recovered = [row.estimates.get("recovered", Estimate(math.inf)).mean for row in table]
-    if names[:2] == ["elbo_init", "elbo"] and max(map(abs, recovered)) < 0.005:
+    if names[:2] == ["elbo_init", "elbo"] and all(abs(mean) < 0.005 for mean in recovered):
         names.remove("elbo_init")  # nothing refines
     header, lines = ["scheme"], [[Entry(row.scheme)] for row in table]
     if any(row.difference for row in table):
