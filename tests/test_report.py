@@ -23,6 +23,7 @@ from pyrovae.comparison.plan import Cell
 from pyrovae.comparison.results import same_images
 from pyrovae.config import ConfigError, build_data, changes, check
 from pyrovae.runs.folder import RunFolder
+from pyrovae.runs.load import Trained, open_run, read_config
 
 BASE = {"dataset": {"source": "embedded"}, "model": {"z_dim": 4}}
 SCHEMES = {
@@ -144,6 +145,22 @@ def test_an_array_that_moved_is_the_same_and_another_is_not(tmp_path):
     (run / "summary.json").unlink()  # it was stopped: nothing tells that the data are the same
     with pytest.raises(ConfigError, match=r"dataset.path: cell was run with"):
         c.check_unchanged([planned(tmp_path / "moved" / "x.npy")])
+
+
+def test_a_run_tells_other_data_from_data_that_moved(tmp_path, monkeypatch, capsys):
+    run = arrays(tmp_path, "a", 0)
+    arrays(tmp_path, "b", 0, "svi")
+    arrays(tmp_path, "d", 0, of=1)
+    before = read_config(run)
+    monkeypatch.setattr("pyrovae.runs.load.load", lambda *_, **__: Trained(None, None, before, (5,)))
+    open_run(run, overrides=[f"dataset.path={tmp_path}/b/x.npy"])
+    assert capsys.readouterr().err == ""
+    open_run(run, overrides=[f"dataset.path={tmp_path}/d/x.npy"])
+    assert re.search(r"warning: not the data that .* was trained on: .*, with other values", capsys.readouterr().err)
+    moved = [f"dataset.path={tmp_path}/b/x.npy"]
+    RunFolder(run).change(read_config(run, moved))  # the checkpoint's sketch tells
+    with pytest.raises(ConfigError, match=r"dataset.val_fraction: cannot change on resume, from 0.1 to 0.2"):
+        RunFolder(run).change(read_config(run, ["dataset.val_fraction=0.2"]))
 
 
 def test_changes_of_a_configuration():

@@ -86,7 +86,11 @@ def costs(table: Sequence[Row], split: str) -> Figure | None:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=label, ylabel="validation ELBO (nats)" if axes is panels[2] else "ELBO at λ_k (nats)")
-        _zoom(axes)
+        # Starts far below are left out, beside which schemes could not be told apart; dots and ends stay in.
+        y = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+        low, high = np.nanquantile(np.concatenate(y), [0.1, 1])
+        low = np.nanmin([low, *(part[-1] for part in y)])  # a dot is a line of one point
+        axes.set_ylim(low - 0.15 * (high - low), high + 0.08 * (high - low))
         _finish(axes)
     named = [(line, str(line.get_label())) for axes in figure.axes for line in axes.lines]
     lines = {name: line for line, name in named if name[0] != "_"}
@@ -106,16 +110,6 @@ def _mean_trajectory(group: Sequence[Result]) -> tuple[np.ndarray, ...]:
     keys = ("elbo", "seconds_per_image")
     found = [[[of_steps(result, key).get(step) for step in steps] for result in group] for key in keys]
     return np.array(steps), *np.array(found, dtype=float).mean(1)
-
-
-def _zoom(axes: Any) -> None:
-    """Leaves out starts far below, beside which schemes could not be told apart; dots and ends stay in."""
-    lines = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
-    values, ends = np.concatenate(lines), np.concatenate([line[-1:] for line in lines])  # a dot is a line of one point
-    values, ends = values[np.isfinite(values)], ends[np.isfinite(ends)]
-    if len(values) > 8 and len(ends):
-        low, high = min(np.quantile(values, 0.1), ends.min()), values.max()
-        axes.set_ylim(low - 0.15 * (high - low), high + 0.08 * (high - low))
 
 
 def _finish(axes: Any) -> None:

@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -19,13 +19,6 @@ from .table import Row
 _FIGURES = {**FIGURES}
 _TOLD = 5  # differences that a sentence holds
 _NUMBER = re.compile(r"(?<![\w.,-])[-−+]?\d+(?:,\d{3})*(?:\.\d+)?")  # no part of a name
-
-
-class Warned(NamedTuple):
-    """A warning, and the cells that have it."""
-
-    text: str
-    cells: Sequence[Cell] = ()
 
 
 def write_report(
@@ -59,7 +52,7 @@ def write_report(
     split = split or (results[0].main if results else "test")
     table = tables.rows(results, split)
     pictures, broken = _draw(out / "figures", table, split)
-    warned = [Warned(text) for text in broken] + _warnings(results, table, split)
+    warned = [*((text, list[Cell]()) for text in broken), *_warnings(results, table, split)]
     more, same = tables.without_constants(tables.more_table(table))
     runs, about = tables.without_constants(tables.runs_table(table, out))
     page = {
@@ -134,8 +127,8 @@ def _verdict(row: Row, difference: Difference, first: str) -> str:
     return f"{row.scheme} cannot be told from {first} ({row.told} nats)"
 
 
-def _warnings(results: Sequence[Result], table: Sequence[Row], split: str) -> list[Warned]:
-    """All there are; what cells share, numbers aside, once."""
+def _warnings(results: Sequence[Result], table: Sequence[Row], split: str) -> list[tuple[str, list[Cell]]]:
+    """Texts, and the cells that have them: what cells share, numbers aside, once."""
     found = list[tuple[str, Cell]]()
     for result in results[1:]:
         if not (result.sketch(split) and results[0].sketch(split)):
@@ -157,7 +150,7 @@ def _warnings(results: Sequence[Result], table: Sequence[Row], split: str) -> li
     groups: dict[str, list[tuple[str, Cell]]] = {}
     for text, cell in found:
         groups.setdefault(_NUMBER.sub("#", text), []).append((text, cell))
-    return [Warned(_common([text for text, _ in group]), [cell for _, cell in group]) for group in groups.values()]
+    return [(_common([text for text, _ in group]), [cell for _, cell in group]) for group in groups.values()]
 
 
 def _common(texts: Sequence[str]) -> str:

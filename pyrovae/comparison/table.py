@@ -13,12 +13,8 @@ from urllib.parse import quote
 from .measures import MEASURES, Estimate, measure, nested, over_seeds, pooled
 from .results import Difference, Result, by_scheme, paired_difference, stacked
 
-LEVELS = {  # read from left to right
-    "elbo_init": "ELBO at λ₀",
-    "elbo": "ELBO at λ_K",
-    "elbo_optimum": "ELBO at λ*",
-    "log_evidence": "log p̂",
-}
+# Read from left to right.
+LEVELS = {"elbo_init": "ELBO at λ₀", "elbo": "ELBO at λ_K", "elbo_optimum": "ELBO at λ*", "log_evidence": "log p̂"}
 _GAPS = {  # between which levels
     "recovered": ("elbo_init", "elbo"),
     "remaining": ("elbo", "elbo_optimum"),
