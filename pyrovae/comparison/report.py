@@ -97,7 +97,7 @@ def _draw(folder: Path, table: Sequence[Row], split: str) -> tuple[dict[str, byt
                 with replacing(path) as part:
                     figure.savefig(part, dpi=150, format="png")
                 pictures[name] = path.read_bytes()
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             broken.append(f"figures/{name}.png was not drawn ({type(error).__name__}: {error}).")
     return pictures, broken
 
