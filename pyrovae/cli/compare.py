@@ -80,6 +80,7 @@ def _compare(args: argparse.Namespace, problems: _Problems) -> None:
         return
     todo = [cell for cell in cells if states[cell.file_name] != "done"]
     failures: list[Failure] = []
+    jobs = run.jobs or 1
     with c.locked(out / ".lock"):
         try:
             if (todo or searches) and not args.report:
@@ -91,8 +92,9 @@ def _compare(args: argparse.Namespace, problems: _Problems) -> None:
                     cells, states = look()
                     todo = [cell for cell in cells if states[cell.file_name] != "done"]
                     say(f"{len(todo)} of {len(cells)} cells to run; what they print is in {out / 'logs'}")
-                    jobs = [_job(cell, settings.evaluation, args, out) for cell in todo]
-                    for failure in c.run_cells(todo, jobs, engine, num_done=len(cells) - len(todo), say=say):
+                    jobs = engine.jobs
+                    work = [_job(cell, settings.evaluation, args, out) for cell in todo]
+                    for failure in c.run_cells(todo, work, engine, num_done=len(cells) - len(todo), say=say):
                         failures.append(failure)
         finally:  # an interrupt, too, leaves the report of what is there
             if searches:
@@ -101,10 +103,11 @@ def _compare(args: argparse.Namespace, problems: _Problems) -> None:
             results, unreadable = c.read_results(cell for cell in cells if states[cell.file_name] == "done")
             problems += [(one.code, f"{one.cell.name}: {one.message}; see {one.log}") for one in failures]
             problems += [(EXIT_CODES["OSError"], text) for text in unreadable]
-            if results or failures:
+            if results or failures or unreadable:
+                how = {**run.model_dump(exclude={"slurm"}), "jobs": jobs}
                 c.write_report(
-                    out, results, title=out.name, failures=failures, published=settings.published,
-                    settings=_description(settings, cells, args), run=run.model_dump(),
+                    out, results, title=out.name, failures=failures, unreadable=unreadable,
+                    published=settings.published, settings=_description(settings, cells, args), run=how,
                 )  # fmt: skip
                 print((out / "table.md").read_text(encoding="utf-8"))
                 print(f"report    {out / 'report.html'}, of {len(results)} of {len(cells)} cells")
