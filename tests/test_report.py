@@ -495,7 +495,7 @@ def test_the_page_says_what_ran_side_by_side_and_of_what_it_is(tmp_path, no_figu
         about = {"commit": "abc123", "num_train": 4000, "machine": {"cpu": "Some CPU", "cores": 2, "gpu": None}}
         (cell.run_dir / "summary.json").write_text(json.dumps(about))
     found, _ = c.read_results(found)
-    text = page(tmp_path / "out", found, run={"engine": "local", "jobs": 3})
+    text = page(tmp_path / "out", found, run={"engine": "local", "jobs": 3, "cpus": None, "slurm": {}})
     assert "while up to 3 jobs ran side by side" in text
     for name, value in {
         "data": "made-up digits", "commit": "abc123", "hardware": "cpu Some CPU, cores 2", "seeds": "0, 1",

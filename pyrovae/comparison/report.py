@@ -189,4 +189,4 @@ def _facts(results: Sequence[Result], about: str, run: Mapping[str, Any], split:
 
 def _listed(values: Mapping[str, Any]) -> str:
     texts = {name.replace("_", " "): ", ".join(map(str, v)) if isinstance(v, list) else v for name, v in values.items()}
-    return ", ".join(f"{name} {text}" for name, text in texts.items() if text is not None and text != "")
+    return ", ".join(f"{name} {text}" for name, text in texts.items() if text not in (None, "", {}))
