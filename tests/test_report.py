@@ -359,14 +359,14 @@ def test_values_that_are_no_numbers_are_not_measured(tmp_path, no_figures):
 def test_another_split(tmp_path, no_figures):
     """What an evaluation calls its main split is compared, and any other if asked."""
     found = [result(name, 0, elbo, range(3), split="val") for name, elbo in [("a", [1.0, 2, 4]), ("b", [3.0, 4, 7])]]
-    assert "On 3 val datapoints, by ELBO at λ_K: b gains 2.34" in unescape(page(tmp_path, found))
+    assert "On 3 val datapoints, by ELBO at λ<sub>K</sub>: b gains 2.34" in unescape(page(tmp_path, found))
     assert found[0].main == "val"
     found[0].evaluation["splits"]["test"] = {}
     assert found[0].main == "val"
     for one in found:
         one.evaluation["splits"]["train"] = one.evaluation["splits"]["val"]
         one.values.update({"train/elbo": one.values["val/elbo"] ** 2, "train/index": one.values["val/index"]})
-    assert "On 3 train datapoints, by ELBO at λ_K: b" in page(tmp_path, found, split="train")
+    assert "On 3 train datapoints, by ELBO at λ<sub>K</sub>: b" in page(tmp_path, found, split="train")
     assert c.paired_difference(found[:1], found[1:], split="train").mean == pytest.approx((8 + 12 + 33) / 3)
 
 
