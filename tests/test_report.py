@@ -516,6 +516,9 @@ def test_figures_show_the_numbers(tmp_path):
     ]
     interval = next(line for line in forest.axes[0].lines if len(line.get_xdata()) == 2)
     assert list(interval.get_xdata()) == pytest.approx(c.paired_difference(found[::3], found[1::3]).interval)
+    (bars,) = FIGURES["gaps"](rows, "test").axes
+    told = {f"{entry.text}" for line in table.levels_table(rows).lines for entry in line[3::2]}
+    assert {text.get_text() for text in bars.texts} == told  # the table's own digits
     steps, ms, train = FIGURES["costs"](rows, "test").axes
     semi = next(line for line in steps.lines if line.get_label() == "semi")
     elbo = np.mean([r.evaluation["trajectory"]["elbo"] for r in found[1::3]], axis=0)
