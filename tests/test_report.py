@@ -359,14 +359,14 @@ def test_values_that_are_no_numbers_are_not_measured(tmp_path, no_figures):
 def test_another_split(tmp_path, no_figures):
     """What an evaluation calls its main split is compared, and any other if asked."""
     found = [result(name, 0, elbo, range(3), split="val") for name, elbo in [("a", [1.0, 2, 4]), ("b", [3.0, 4, 7])]]
-    assert "On 3 val datapoints, by ELBO at λ_K: b gains 2.34" in unescape(page(tmp_path, found))
+    assert "On 3 val datapoints, by ELBO at λ<sub>K</sub>: b gains 2.34" in unescape(page(tmp_path, found))
     assert found[0].main == "val"
     found[0].evaluation["splits"]["test"] = {}
     assert found[0].main == "val"
     for one in found:
         one.evaluation["splits"]["train"] = one.evaluation["splits"]["val"]
         one.values.update({"train/elbo": one.values["val/elbo"] ** 2, "train/index": one.values["val/index"]})
-    assert "On 3 train datapoints, by ELBO at λ_K: b" in page(tmp_path, found, split="train")
+    assert "On 3 train datapoints, by ELBO at λ<sub>K</sub>: b" in page(tmp_path, found, split="train")
     assert c.paired_difference(found[:1], found[1:], split="train").mean == pytest.approx((8 + 12 + 33) / 3)
 
 
@@ -495,7 +495,7 @@ def test_the_page_says_what_ran_side_by_side_and_of_what_it_is(tmp_path, no_figu
         about = {"commit": "abc123", "num_train": 4000, "machine": {"cpu": "Some CPU", "cores": 2, "gpu": None}}
         (cell.run_dir / "summary.json").write_text(json.dumps(about))
     found, _ = c.read_results(found)
-    text = page(tmp_path / "out", found, run={"engine": "local", "jobs": 3})
+    text = page(tmp_path / "out", found, run={"engine": "local", "jobs": 3, "cpus": None, "slurm": {}})
     assert "while up to 3 jobs ran side by side" in text
     for name, value in {
         "data": "made-up digits", "commit": "abc123", "hardware": "cpu Some CPU, cores 2", "seeds": "0, 1",
@@ -516,6 +516,9 @@ def test_figures_show_the_numbers(tmp_path):
     ]
     interval = next(line for line in forest.axes[0].lines if len(line.get_xdata()) == 2)
     assert list(interval.get_xdata()) == pytest.approx(c.paired_difference(found[::3], found[1::3]).interval)
+    (bars,) = FIGURES["gaps"](rows, "test").axes
+    told = {f"{entry.text}" for line in table.levels_table(rows).lines for entry in line[3::2]}
+    assert {text.get_text() for text in bars.texts} == told  # the table's own digits
     steps, ms, train = FIGURES["costs"](rows, "test").axes
     semi = next(line for line in steps.lines if line.get_label() == "semi")
     elbo = np.mean([r.evaluation["trajectory"]["elbo"] for r in found[1::3]], axis=0)

@@ -13,7 +13,7 @@ from ..evaluation.gaps import gap_bars
 from ..training.figures import image_rows
 from .measures import nested
 from .results import Result, paired_difference
-from .table import Row, number
+from .table import Row, number, shown_gap
 
 _MOST = 14  # rows of pictures that one can look at
 _COMPARED = {"elbo": "ELBO at λ_K", "log_evidence": "log p̂"}
@@ -50,9 +50,11 @@ def forest(table: Sequence[Row], split: str) -> Figure | None:
 
 def gaps(table: Sequence[Row], split: str) -> Figure | None:
     """What is lost at λ_K, in parts, and what refinement recovered; None where no gaps were measured."""
-    parts = {"approximation", "remaining", "recovered"}
-    known = {row.scheme: row.estimates for row in table if parts <= row.estimates.keys()}
-    numbers = {name: {part: of[part]._asdict() for part in parts} for name, of in known.items()}
+    numbers = {}
+    for row in table:
+        found = {part: shown_gap(row, part) for part in ("approximation", "remaining", "recovered")}
+        if all(found.values()):
+            numbers[row.scheme] = {part: gap._asdict() for part, gap in found.items() if gap}
     return gap_bars(numbers) if numbers else None
 
 

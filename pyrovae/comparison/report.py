@@ -13,7 +13,7 @@ from . import table as tables
 from .figures import FIGURES
 from .measures import nested
 from .plan import Cell
-from .results import Difference, Result, same_images
+from .results import Result, same_images
 from .table import Row
 
 _FIGURES = {**FIGURES}
@@ -109,22 +109,18 @@ def _headline(table: Sequence[Row], split: str) -> str:
         return f"Of {len(table)} scheme{'s' if len(table) != 1 else ''}, none can be subtracted from the first."
     inputs = table[0].group[0].values.get(f"{split}/inputs")
     noun = "images" if inputs is not None and inputs.ndim == 4 else "datapoints"
-    parts = [_verdict(row, difference, table[0].scheme) for row, difference in told[:_TOLD]]
+    first, parts = table[0].scheme, list[str]()
+    for row, difference in told[:_TOLD]:
+        (low, high), size = difference.interval, f"{row.told.text[1:]} ± {row.told.error} nats"
+        unclear = f"cannot be told from {first} ({row.told} nats)"
+        verdict = f"gains {size} over {first}" if low > 0 else f"loses {size} to {first}" if high < 0 else unclear
+        parts.append(f"{row.scheme} {verdict}")
     parts += [f"{len(told) - _TOLD} more are in the table"] if len(told) > _TOLD else []
     nums, seeds = {difference.num_images for _, difference in told}, min(d.num_seeds for _, d in told)
     num = " to ".join(str(num) for num in sorted({min(nums), max(nums)}))
     what = f"On {num} {split} {noun}, by ELBO at λ_K: {'; '.join(parts)}. ± is one standard error over {noun}"
     one_seed = ": with one seed, this is about these runs, not these schemes."
     return what + (f" and {seeds} seeds." if seeds > 1 else one_seed)
-
-
-def _verdict(row: Row, difference: Difference, first: str) -> str:
-    (low, high), (mean, se, _) = difference.interval, row.told
-    if low > 0:
-        return f"{row.scheme} gains {mean[1:]} ± {se} nats over {first}"
-    if high < 0:
-        return f"{row.scheme} loses {mean[1:]} ± {se} nats to {first}"
-    return f"{row.scheme} cannot be told from {first} ({row.told} nats)"
 
 
 def _warnings(results: Sequence[Result], table: Sequence[Row], split: str) -> list[tuple[str, list[Cell]]]:
@@ -189,4 +185,4 @@ def _facts(results: Sequence[Result], about: str, run: Mapping[str, Any], split:
 
 def _listed(values: Mapping[str, Any]) -> str:
     texts = {name.replace("_", " "): ", ".join(map(str, v)) if isinstance(v, list) else v for name, v in values.items()}
-    return ", ".join(f"{name} {text}" for name, text in texts.items() if text is not None and text != "")
+    return ", ".join(f"{name} {text}" for name, text in texts.items() if text not in (None, "", {}))

@@ -19,21 +19,13 @@ _OF_THE_SET = 16  # the last numbers of a sketch, raw values; those before are o
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluated cell.
+    """One evaluated cell."""
 
-    Attributes:
-        cell: What was run.
-        evaluation: `evaluation.json`.
-        values: `evaluation.npz`, an entry per datapoint.
-        curve: (seconds of training, validation ELBO) at each validation.
-        summary: `summary.json`.
-    """
-
-    cell: Cell
-    evaluation: Mapping[str, Any]
-    values: Mapping[str, np.ndarray]
-    curve: Sequence[tuple[float, float]]
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    cell: Cell  # what was run
+    evaluation: Mapping[str, Any]  # evaluation.json
+    values: Mapping[str, np.ndarray]  # evaluation.npz, an entry per datapoint
+    curve: Sequence[tuple[float, float]]  # (seconds of training, validation ELBO) at each validation
+    summary: Mapping[str, Any] = field(default_factory=dict)  # summary.json
 
     @property
     def main(self) -> str:
@@ -115,47 +107,32 @@ def same_images(one: Result, other: Result, split: str) -> bool:
     return bool(a) and len(a) == len(b) and all(alike)
 
 
-class Stack(NamedTuple):
-    """Values (names, results, N) of common images, how many are left out as not finite, and the images' groups (N,)."""
+def stacked(results: Sequence[Result], names: Sequence[str], split: str) -> tuple[np.ndarray, int, np.ndarray | None]:
+    """Values (names, results, N) of the images that all results have, how many are left out, and the images' groups.
 
-    values: np.ndarray
-    num_left_out: int = 0
-    groups: np.ndarray | None = None
-
-
-def stacked(results: Sequence[Result], names: Sequence[str], split: str) -> Stack:
-    """Values of the images that all results have; empty where results lack them, or are of different images.
-
-    One mask for all: an image is in where every value of it is finite.
+    One mask for all: an image is in where every value of it is finite. There are none (N = 0) where results lack the
+    values, or are of different images.
     """
     keys, first = [f"{split}/{name}" for name in names], results[0]
     known = keys and all(key in result.values for key in keys for result in results)
     if not known or not all(same_images(first, result, split) for result in results[1:]):
-        return Stack(np.empty((len(keys), len(results), 0)))
+        return np.empty((len(keys), len(results), 0)), 0, None
     index = [result.values.get(f"{split}/index", np.arange(len(result.values[keys[0]]))) for result in results]
     common = np.array(sorted(set.intersection(*(set(part.tolist()) for part in index))), dtype=int)
     places = [np.argsort(part)[np.searchsorted(np.sort(part), common)] for part in index]
     found = np.array([[r.values[key][at] for r, at in zip(results, places, strict=True)] for key in keys], dtype=float)
     finite, groups = np.isfinite(found).all((0, 1)), first.values.get(f"{split}/groups")
-    return Stack(found[..., finite], int((~finite).sum()), None if groups is None else groups[places[0]][finite])
+    return found[..., finite], int((~finite).sum()), None if groups is None else groups[places[0]][finite]
 
 
 class Difference(NamedTuple):
-    """A mean difference per image, in nats.
+    """A mean difference per image, in nats."""
 
-    Attributes:
-        mean: Over images and seeds.
-        se: Over images and seeds, as `pooled` has it.
-        num_images: Images that both have in common and that are finite.
-        num_seeds: Seeds that both have in common.
-        num_left_out: Images in common that are not finite.
-    """
-
-    mean: float
-    se: float
-    num_images: int
-    num_seeds: int
-    num_left_out: int
+    mean: float  # over images and seeds
+    se: float  # over both, as `pooled` has it
+    num_images: int  # that both have in common, and that are finite
+    num_seeds: int  # that both have in common
+    num_left_out: int  # images in common that are not finite
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -111,16 +111,20 @@ def levels_table(table: Sequence[Row]) -> Table:
     if any(row.difference for row in table):
         header.append(f"ELBO − that of {table[0].scheme}")
         lines = [[*line, row.told] for line, row in zip(lines, table, strict=True)]
-    for before, name in zip([None, *names], names, strict=False):
+    for before, name in zip(["", *names], names, strict=False):
         gap = next((gap for gap, ends in _GAPS.items() if ends == (before, name)), "")
         header += [f"+ {_WORDS.get(gap, f'{gap} gap')}", f"= {LEVELS[name]}"] if gap else [LEVELS[name]]
         for row, line in zip(table, lines, strict=True):
-            value = row.estimates[name]
-            if gap and before:
-                size = round(value.mean, 2) - round(row.estimates[before].mean, 2)
-                line.append(entry(Estimate(size, row.estimates.get(gap, value).se)))
-            line.append(entry(value))
+            line.extend([entry(shown_gap(row, gap))] if gap else [])
+            line.append(entry(row.estimates[name]))
     return Table("Where the nats are", header, lines)
+
+
+def shown_gap(row: Row, gap: str) -> Estimate | None:
+    """The difference of the rounded levels, so that what is shown adds up; None where there are none."""
+    start, end = (row.estimates.get(level) for level in _GAPS[gap])
+    error = row.estimates.get(gap, Estimate(0)).se
+    return Estimate(round(end.mean, 2) - round(start.mean, 2), error) if start and end else None
 
 
 def more_table(table: Sequence[Row]) -> Table:
