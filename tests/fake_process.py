@@ -16,6 +16,9 @@ with diary.open("a") as file:
 if name in os.environ.get("FAKE_FAILS", "").split():
     print("error: train.accelerator 'tpu': no such device", file=sys.stderr)
     sys.exit(5)
+blocks = os.environ.get("FAKE_BLOCKS", "")  # NAME FILE: that cell waits until the file is there
+while blocks.startswith(f"{name} ") and not Path(blocks.split()[1]).exists():
+    time.sleep(0.02)
 company = int(os.environ.get("FAKE_COMPANY", "1"))  # it waits until so many have begun
 deadline = time.monotonic() + 60
 while len(diary.read_text().split()) < company:

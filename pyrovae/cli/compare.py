@@ -2,131 +2,165 @@
 
 import argparse
 import json
+import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import EXIT_CODES, allow_argument, command_parser, guarded
+from .base import EXIT_CODES, allow_argument, at_least, command_parser, guarded
 
 if TYPE_CHECKING:
-    from ..comparison import Cell, ComparisonSettings, Failure
+    from ..comparison import Cell, ComparisonSettings, Failure, Job, State
 
 _EXAMPLES = """
 python scripts/compare.py --config configs/compare/quick.yaml
 python scripts/compare.py --config configs/compare/quick.yaml --dry-run
-python scripts/compare.py --config configs/compare/mnist.yaml dataset.root=data seeds=[0] --jobs 2
+python scripts/compare.py --config configs/compare/quick.yaml run.engine=ray --jobs 4
+python scripts/compare.py --config configs/compare/search.yaml search.trials=20
 python scripts/compare.py runs/default/version_0 runs/ivae/version_0 evaluation.num_data=200
 """
+_DESCRIPTION = (
+    "Train and evaluate inference schemes over one model and data set, or take runs that are there, and write tables, "
+    "figures and one page. Finished cells are not run again, interrupted ones go on."
+)
+_Problems = list[tuple[int, str]]  # exit codes, and what is said
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares inference schemes; returns the exit code."""
-    description = (
-        "Train and evaluate inference schemes over one model and data set, or take runs that are there, and write "
-        "tables, figures and one page. Finished cells are not run again, interrupted ones go on."
-    )
-    parser = command_parser("compare.py", description, _EXAMPLES)
+    parser = command_parser("compare.py", _DESCRIPTION, _EXAMPLES)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of the comparison")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: runs/compare/<name>)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="cells side by side (default: the file's jobs, or 1)")
+    parser.add_argument("--jobs", type=at_least(1), metavar="N", help="cells side by side; short for run.jobs=N")
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and stop")
+    parser.add_argument("--report", action="store_true", help="run nothing; write the report of what is there")
     allow_argument(parser)
     parser.add_argument("words", nargs="*", metavar="RUN_DIR | key=value", help="finished runs, or overrides")
     args = parser.parse_intermixed_args(argv)
-    args.overrides = [word for word in args.words if "=" in word]
-    args.runs = [Path(word) for word in args.words if "=" not in word]
+    # A folder is a run, whatever its name.
+    args.overrides = [word for word in args.words if re.match(r"[A-Za-z_][\w.]*=", word) and not Path(word).is_dir()]
+    args.runs = [Path(word) for word in args.words if word not in args.overrides]
+    args.overrides += [f"run.jobs={args.jobs}"] if args.jobs else []
     if bool(args.config) == bool(args.runs):
         parser.error("name either --config FILE or finished runs")
-    if args.jobs is not None and args.jobs < 1:
-        parser.error(f"--jobs must be >= 1, got {args.jobs}")
-    failures: list[Failure] = []
+    problems: _Problems = []
     with _terminable():
-        code = guarded(lambda: failures.extend(_compare(args)), args.debug)
-    for failure in failures:
-        print(f"error: {failure.cell.name}: {failure.message}; see {failure.log}", file=sys.stderr)
-    if code == 0 and failures:
-        return failures[0].code if failures[0].code in EXIT_CODES.values() else 1
+        code = guarded(lambda: _compare(args, problems), args.debug)
+    for _, text in problems:
+        print(f"error: {text}", file=sys.stderr)
+    if code == 0 and problems:
+        return problems[0][0] if problems[0][0] in EXIT_CODES.values() else 1
     return code
 
 
-def _compare(args: argparse.Namespace) -> "list[Failure]":
+def _compare(args: argparse.Namespace, problems: _Problems) -> None:
     # Imported late: torch and Lightning take seconds, and --help should not.
     from .. import comparison as c  # noqa: PLC0415
 
-    settings, cells, out = _planned(args)
+    settings, schemes, planned, out = _planned(args)
+    search, run = settings.search, settings.run
+    say: Callable[[str], None] = (lambda text: None) if args.quiet else partial(print, flush=True)
+    searches = [c.Search(name, values, search, out, settings.seeds[0]) for name, values in schemes.items() if search]
+
+    def look() -> "tuple[list[Cell], dict[str, State]]":
+        cells = c.tuned(planned, searches)
+        return cells, {cell.file_name: c.state(cell.run_dir, settings.evaluation) for cell in cells}
+
+    cells, states = look()
     c.check_unchanged(cells)
-    states = {cell.file_name: c.state(cell.run_dir, settings.evaluation) for cell in cells}
-    todo = [cell for cell in cells if states[cell.file_name] != "done"]
-    data = c.check_builds([cell for cell in todo if states[cell.file_name] != "trained"])
-    num_jobs = args.jobs or settings.jobs
+    untrained = [cell for cell in cells if states[cell.file_name] in ("new", "interrupted")]
+    data = {} if args.report else c.check_builds(untrained)
     if args.dry_run:
-        print(f"{out}: {c.described(cells, states, data, num_jobs=num_jobs)}")
-        return []
-    with c.locked(out) as lock:
-        commands = {cell.file_name: _command(cell, settings.evaluation, args, out) for cell in todo}
-        failures = c.run_cells(
-            todo,
-            lambda cell: commands[cell.file_name],
-            out / "logs",
-            num_jobs=num_jobs,
-            num_done=len(cells) - len(todo),
-            progress=not args.quiet,
-            held_files=[lock],
-        )
-        failed = [failure.cell for failure in failures]
-        results = [c.read_result(cell) for cell in cells if cell not in failed]
-        title, what = out.name, _description(settings, cells, args)
-        c.write_report(out, results, title=title, failures=failures, published=settings.published, settings=what)
-    print((out / "table.md").read_text(encoding="utf-8"))
-    print(f"report    {out / 'report.html'}")
-    return failures
+        first = f"{search.trials} trials of each scheme, then " if search else ""
+        print(f"{out}: {first}{c.described(cells, states, data, jobs=run.jobs or 1)}")
+        return
+    todo = [cell for cell in cells if states[cell.file_name] != "done"]
+    failures: list[Failure] = []
+    jobs = run.jobs or 1
+    with c.locked(out / ".lock"):
+        try:
+            if (todo or searches) and not args.report:
+                most = max(len(cells), search.trials if search else 0)
+                with c.ENGINES[run.engine](run, out, most) as engine:
+                    for one in searches:
+                        failed = one.run(engine, lambda cell: _job(cell, None, args, out), say)
+                        problems += [] if one.done else [(1, text) for text in failed]
+                    cells, states = look()
+                    todo = [cell for cell in cells if states[cell.file_name] != "done"]
+                    say(f"{len(todo)} of {len(cells)} cells to run; what they print is in {out / 'logs'}")
+                    jobs = engine.jobs
+                    work = [_job(cell, settings.evaluation, args, out) for cell in todo]
+                    for failure in c.run_cells(todo, work, engine, num_done=len(cells) - len(todo), say=say):
+                        failures.append(failure)
+        finally:  # an interrupt, too, leaves the report of what is there
+            if searches:
+                c.write_trials(searches, out)
+            cells, states = look()
+            results, unreadable = c.read_results(cell for cell in cells if states[cell.file_name] == "done")
+            problems += [(one.code, f"{one.cell.name}: {one.message}; see {one.log}") for one in failures]
+            problems += [(EXIT_CODES["OSError"], text) for text in unreadable]
+            if results or failures or unreadable:
+                how = {**run.model_dump(exclude={"slurm"}), "jobs": jobs}
+                c.write_report(
+                    out, results, title=out.name, failures=failures, unreadable=unreadable,
+                    published=settings.published, settings=_description(settings, cells, args), run=how,
+                )  # fmt: skip
+                print((out / "table.md").read_text(encoding="utf-8"))
+                print(f"report    {out / 'report.html'}, of {len(results)} of {len(cells)} cells")
+            else:
+                print(f"no results in {out}")
 
 
-def _planned(args: argparse.Namespace) -> "tuple[ComparisonSettings, list[Cell], Path]":
+def _planned(args: argparse.Namespace) -> "tuple[ComparisonSettings, dict[str, dict[str, Any]], list[Cell], Path]":
+    """Settings, the sections of each scheme (none of runs that are there), cells, and the folder to write."""
     from .. import comparison as c  # noqa: PLC0415
-    from ..comparison.plan import slug  # noqa: PLC0415
     from ..config import ConfigError, apply_override  # noqa: PLC0415
 
     home = Path("runs") / "compare"
     if args.config:
-        settings, for_cells = c.load_settings(args.config, args.overrides)
         out = args.out or home / args.config.stem
-        return settings, c.plan(settings, for_cells, args.config, out), out
-    values: dict[str, Any] = {"evaluation": {}}
+        settings, for_cells = c.load_settings(args.config, args.overrides)
+        schemes = c.schemes_of(settings, for_cells, args.config)
+        return settings, schemes, c.plan(settings, schemes, out), out
+    values: dict[str, Any] = {"evaluation": {}, "dataset": {}}
     for override in args.overrides:
-        if not override.startswith(("evaluation.", "dataset.")):
-            raise ConfigError(f"{override}: these runs are trained; only evaluation. and dataset. values can be set")
+        if not override.startswith(("evaluation.", "dataset.", "run.")):
+            raise ConfigError(f"{override}: these runs are trained; evaluation., dataset. and run. values can be set")
         apply_override(values, override)
     cells = c.cells_of_runs(args.runs, args.allow)
-    given, resolved = values["evaluation"], c.resolved_evaluation(values["evaluation"])
+    values["cells"], given = {cell.scheme: {} for cell in cells}, {*values["evaluation"]}
+    settings = c.checked_settings({key: value for key, value in values.items() if key != "dataset"})
     # What is not given may be as it is: an evaluation that is there is not made again for the sake of defaults.
-    evaluation = {name: resolved[name] for name in given}
-    settings = c.ComparisonSettings(cells={cell.scheme: {} for cell in cells}, evaluation=evaluation)
-    names = dict.fromkeys(slug(cell.scheme) for cell in cells)
-    return settings, cells, args.out or home / "_and_".join(names)[:100]
+    evaluation = {name: value for name, value in settings.evaluation.items() if name in given}
+    settings = settings.model_copy(update={"evaluation": evaluation})
+    names = dict.fromkeys(c.slug(cell.scheme) for cell in cells)
+    return settings, {}, cells, args.out or home / "_and_".join(names)[:100]
 
 
-def _command(cell: "Cell", evaluation: dict[str, Any], args: argparse.Namespace, out: Path) -> list[str]:
+def _job(cell: "Cell", evaluation: dict[str, Any] | None, args: argparse.Namespace, out: Path) -> "Job":
     """What to run for a cell; writes its configuration for training."""
+    from ..comparison import Job  # noqa: PLC0415
     from ..config import to_yaml  # noqa: PLC0415
 
     path = out / "configs" / f"{cell.file_name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"# python scripts/train.py --config {path}\n{to_yaml(cell.config)}", encoding="utf-8")
-    files = ["--run", str(cell.run_dir), "--config", str(path)]
-    overrides = [text for text in args.overrides if text.startswith("dataset.")]  # a folder of data that has moved
-    files += [word for module in cell.config.own_modules for word in ("--allow", module)]
-    return [sys.executable, "-m", "pyrovae.cli.cell", *files, "--evaluation", json.dumps(evaluation), *overrides]
+    words = ["--run", str(cell.run_dir), "--config", str(path), "--evaluation", json.dumps(evaluation), "--tied"]
+    words += [word for module in cell.config.own_modules for word in ("--allow", module)]
+    words += [text for text in args.overrides if text.startswith("dataset.")]  # a folder of data that has moved
+    command = (sys.executable, "-m", "pyrovae.cli.cell", *words)
+    return Job(command, out / "logs" / f"{cell.file_name}.txt", Path.cwd())
 
 
 def _description(settings: "ComparisonSettings", cells: "Sequence[Cell]", args: argparse.Namespace) -> str:
     import yaml  # noqa: PLC0415
 
-    shown = {"evaluation"} if args.runs else {*type(settings).model_fields} - {"published"}
-    what = settings.model_dump(mode="json", include=shown)
+    shown = {"evaluation", "run"} if args.runs else {*type(settings).model_fields} - {"published"}
+    what = settings.model_dump(mode="json", include=shown, exclude_none=True)
     folders = {cell.name: str(cell.run_dir) for cell in cells}
     more = {"overrides": args.overrides, "folders": folders}
     return yaml.safe_dump({**what, **more}, sort_keys=False, allow_unicode=True)

@@ -1,56 +1,95 @@
-"""What evaluated cells left on disk."""
+"""What evaluated cells left on disk, and differences between schemes on the same images."""
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..config.schema import WHERE_DATA_LIE
-from .measures import Estimate, as_estimate
+from ..runs.load import read_summary
+from ..training import is_of
+from .measures import Estimate, as_estimate, nested, pooled
 from .plan import Cell
 
-_NOT_OF_THE_DATA = WHERE_DATA_LIE | {"batch_size"}  # of `dataset:`
+_OF_THE_SET = 16  # the last numbers of a sketch, raw values; those before are of x
 
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluated cell.
+    """One evaluated cell."""
 
-    Attributes:
-        cell: What was run.
-        evaluation: `evaluation.json`.
-        values: `evaluation.npz`, an entry per datapoint.
-        curve: (seconds of training, validation ELBO) at each validation.
-    """
-
-    cell: Cell
-    evaluation: Mapping[str, Any]
-    values: Mapping[str, np.ndarray]
-    curve: list[tuple[float, float]]
+    cell: Cell  # what was run
+    evaluation: Mapping[str, Any]  # evaluation.json
+    values: Mapping[str, np.ndarray]  # evaluation.npz, an entry per datapoint
+    curve: Sequence[tuple[float, float]]  # (seconds of training, validation ELBO) at each validation
+    summary: Mapping[str, Any] = field(default_factory=dict)  # summary.json
 
     @property
-    def data(self) -> str:
-        """Equal for results whose test images are the same ones."""
-        dataset = self.cell.config.dataset.model_dump(mode="json", exclude={*_NOT_OF_THE_DATA})
-        return json.dumps([self.evaluation.get("dataset"), dataset], sort_keys=True)
+    def main(self) -> str:
+        """The split that its evaluation measures most on."""
+        splits = self.evaluation.get("splits") or {"test": {}}
+        return next(name for name in (self.evaluation.get("main"), "test", *splits) if name in splits)
+
+    @property
+    def num_steps(self) -> int:
+        """K of training; 0 for a guide that does not refine."""
+        return nested(self.evaluation, "scheme", "num_steps") or 0
 
     @property
     def train_seconds(self) -> Estimate | None:
         """What training took without validation, in all its parts; else what its last part took."""
         return Estimate(self.curve[-1][0]) if self.curve else as_estimate(self.evaluation.get("train_seconds"))
 
+    @property
+    def ms_per_image(self) -> Estimate | None:
+        """Milliseconds of inference a datapoint, with the inner steps of training."""
+        steps, seconds = (nested(self.evaluation, "trajectory", key) or [] for key in ("step", "seconds_per_image"))
+        found = dict(zip(steps, seconds, strict=False)).get(self.num_steps)
+        return None if found is None else Estimate(1e3 * found)
+
+    def sketch(self, split: str) -> list[float]:
+        """A few numbers of the images measured, by which those of another result can be told from them."""
+        return [value or 0.0 for value in nested(self.evaluation, "splits", split, "sketch") or []]
+
+
+def read_results(cells: Iterable[Cell]) -> tuple[list[Result], list[str]]:
+    """The results of cells, and a line for each whose evaluation is missing or damaged."""
+    results, unreadable = [], []
+    for cell in cells:
+        try:
+            results.append(read_result(cell))
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            remedy = "remove its evaluation.json, and the same command evaluates it again"
+            unreadable.append(f"{cell.name}: cannot read the evaluation in {cell.run_dir} ({reason}); {remedy}")
+    return results, unreadable
+
 
 def read_result(cell: Cell) -> Result:
-    """Reads what the evaluation of a cell wrote."""
+    """Reads what the evaluation of a cell wrote.
+
+    Raises:
+        OSError, ValueError, EOFError, zipfile.BadZipFile: It is missing or damaged.
+    """
     evaluation = json.loads((cell.run_dir / "evaluation.json").read_text(encoding="utf-8"))
+    splits = nested(evaluation, "splits")
+    if not isinstance(splits, dict) or not all(isinstance(found, dict) for found in splits.values()):
+        raise ValueError("evaluation.json holds no splits")
     values: dict[str, np.ndarray] = {}
     if (cell.run_dir / "evaluation.npz").is_file():
         with np.load(cell.run_dir / "evaluation.npz") as arrays:
-            values = {name: arrays[name] for name in arrays.files}
-    return Result(cell, evaluation, values, _curve(cell))
+            values = dict(arrays)
+    return Result(cell, evaluation, values, _curve(cell), read_summary(cell.run_dir))
+
+
+def _curve(cell: Cell) -> list[tuple[float, float]]:
+    path = cell.run_dir / "metrics.csv"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = [(row.get("train/seconds"), row.get("val/elbo")) for row in csv.DictReader(lines)]
+    return [(float(seconds), float(elbo)) for seconds, elbo in rows if seconds and elbo]
 
 
 def by_scheme(results: Iterable[Result]) -> dict[str, list[Result]]:
@@ -61,14 +100,71 @@ def by_scheme(results: Iterable[Result]) -> dict[str, list[Result]]:
     return groups
 
 
-def _curve(cell: Cell) -> list[tuple[float, float]]:
-    path = cell.run_dir / "metrics.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [
-        (float(row["train/seconds"]), float(row["val/elbo"]))
-        for row in rows
-        if row.get("train/seconds") and row.get("val/elbo")
-    ]
+def same_images(one: Result, other: Result, split: str) -> bool:
+    """Whether both were measured on the same x of the same data: sketches say so, never a path or a name."""
+    a, b = one.sketch(split), other.sketch(split)
+    alike = (is_of(a[part], b[part]) for part in (slice(-_OF_THE_SET), slice(-_OF_THE_SET, None)))
+    return bool(a) and len(a) == len(b) and all(alike)
+
+
+def stacked(results: Sequence[Result], names: Sequence[str], split: str) -> tuple[np.ndarray, int, np.ndarray | None]:
+    """Values (names, results, N) of the images that all results have, how many are left out, and the images' groups.
+
+    One mask for all: an image is in where every value of it is finite. There are none (N = 0) where results lack the
+    values, or are of different images.
+    """
+    keys, first = [f"{split}/{name}" for name in names], results[0]
+    known = keys and all(key in result.values for key in keys for result in results)
+    if not known or not all(same_images(first, result, split) for result in results[1:]):
+        return np.empty((len(keys), len(results), 0)), 0, None
+    index = [result.values.get(f"{split}/index", np.arange(len(result.values[keys[0]]))) for result in results]
+    common = np.array(sorted(set.intersection(*(set(part.tolist()) for part in index))), dtype=int)
+    places = [np.argsort(part)[np.searchsorted(np.sort(part), common)] for part in index]
+    found = np.array([[r.values[key][at] for r, at in zip(results, places, strict=True)] for key in keys], dtype=float)
+    finite, groups = np.isfinite(found).all((0, 1)), first.values.get(f"{split}/groups")
+    return found[..., finite], int((~finite).sum()), None if groups is None else groups[places[0]][finite]
+
+
+class Difference(NamedTuple):
+    """A mean difference per image, in nats."""
+
+    mean: float  # over images and seeds
+    se: float  # over both, as `pooled` has it
+    num_images: int  # that both have in common, and that are finite
+    num_seeds: int  # that both have in common
+    num_left_out: int  # images in common that are not finite
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval."""
+        return self.mean - 1.96 * self.se, self.mean + 1.96 * self.se
+
+
+def paired_difference(
+    first: Sequence[Result], other: Sequence[Result], name: str = "elbo", split: str | None = None
+) -> Difference | None:
+    """Mean of (other − first) per image; None where they share no two images or no seed.
+
+    Weights of equal seeds start equal and the images are the same, so most of what varies from image to image cancels.
+
+    Args:
+        first, other: Results of two schemes, a seed each.
+        name: Of the values to compare: `elbo`, `iwae`, `gap_inference`, ...
+        split: By default the first result's main one.
+
+    >>> from types import SimpleNamespace as Cell
+    >>> of = {"splits": {"test": {"sketch": [0.1, 0.2]}}}
+    >>> one, two = (Result(Cell(seed=0), of, {"test/elbo": np.array(x)}, []) for x in ([1.0, 5, 9], [3.0, 8, 12]))
+    >>> round(paired_difference([one], [two]).mean, 2)
+    2.67
+    """
+    split = split or first[0].main
+    by_seed = [{r.cell.seed: r for r in results if f"{split}/{name}" in r.values} for results in (first, other)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    if not seeds:
+        return None
+    (values,), left_out, groups = stacked([side[seed] for side in by_seed for seed in seeds], [name], split)
+    if values.shape[1] < 2:
+        return None
+    mean, se = pooled(values[len(seeds) :] - values[: len(seeds)], groups)
+    return Difference(mean, se, values.shape[1], len(seeds), left_out)

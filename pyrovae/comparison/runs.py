@@ -1,21 +1,18 @@
 """Cells made of runs that are there already."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from ..config import Config, ConfigError
-from ..runs.load import read_config
-from ..training import CheckpointError
+from ..config import Config, ConfigError, changes
+from ..runs.load import read_config, read_summary
+from ..training import CheckpointError, is_of
 from .plan import Cell
-
-_OF_A_RUN = {"seed", "name", "save_dir"}  # of `train:`
 
 
 def cells_of_runs(run_dirs: Sequence[Path], allow: Collection[str] = ()) -> list[Cell]:
-    """A cell for each run; runs that differ in nothing but the seed are one scheme.
+    """A cell for each run; runs on the same data that differ in nothing learned but the seed are one scheme.
 
     Schemes are named as their runs are, with more of the path where two would share a name.
 
@@ -32,20 +29,23 @@ def cells_of_runs(run_dirs: Sequence[Path], allow: Collection[str] = ()) -> list
         raise ConfigError(f"{twice[0]}: named twice; name each run once")
     configs = []
     for path in run_dirs:
-        if not (path / "summary.json").is_file():
-            raise CheckpointError(f"{path} holds no summary.json; name a finished run, runs/ivae/version_0 say")
+        if not read_summary(path):
+            raise CheckpointError(
+                f"{path} holds no summary.json that can be read; name a finished run, runs/ivae/version_0 say"
+            )
         configs.append(read_config(path, allow=allow))
-    contents = [_content(config) for config in configs]
-    names: dict[str, str] = {}
-    for path, config, content in zip(run_dirs, configs, contents, strict=True):
-        if content not in names:
-            name = config.train.name
-            names[content] = f"{name}/{path.name}" if name in names.values() else name
-            if list(names.values()).count(names[content]) > 1:
-                names[content] = str(path)
+    found = list(zip(run_dirs, configs, strict=True))
+    firsts = [next(i for i, other in enumerate(found) if _is_one_scheme(other, run)) for run in found]
+    names: dict[int, str] = {}
+    for first in dict.fromkeys(firsts):
+        path, config = found[first]
+        name = config.train.name
+        names[first] = f"{name}/{path.name}" if name in names.values() else name
+        if list(names.values()).count(names[first]) > 1:
+            names[first] = str(path)
     cells, seen = list[Cell](), set[tuple[str, int]]()
-    for path, config, content in zip(run_dirs, configs, contents, strict=True):
-        name, seed = names[content], config.train.seed
+    for (path, config), first in zip(found, firsts, strict=True):
+        name, seed = names[first], config.train.seed
         if (name, seed) in seen:
             name = str(path)  # the same training twice
         seen.add((name, seed))
@@ -56,7 +56,9 @@ def cells_of_runs(run_dirs: Sequence[Path], allow: Collection[str] = ()) -> list
     return cells
 
 
-def _content(config: Config) -> str:
-    values = config.model_dump(mode="json")
-    values["train"] = {key: value for key, value in values["train"].items() if key not in _OF_A_RUN}
-    return json.dumps(values, sort_keys=True)
+def _is_one_scheme(one: tuple[Path, Config], other: tuple[Path, Config]) -> bool:
+    """Whether two runs differ in no more than their seed and where and how they ran."""
+    sketches = [read_summary(path).get("sketch") for path, _ in (one, other)]
+    places = [[getattr(config.dataset, key, None) for key in ("path", "root")] for _, config in (one, other)]
+    same_data = is_of(*sketches) if all(sketches) else places[0] == places[1]
+    return same_data and not changes(one[1], other[1], ignoring=["train.seed"])

@@ -2,16 +2,64 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..config import Config, ConfigError, apply_override
 from ..config.components import nearest
-from ..config.load import read_yaml
+from ..config.load import explained, read_yaml
 from ..config.schema import Strict
+from ..validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from .measures import PUBLISHABLE
+
+
+class RunSettings(Strict):
+    """`run:`, where cells run; docs/engines.md has the defaults that depend on the engine."""
+
+    engine: Literal["local", "ray", "slurm"] = "local"
+    jobs: PositiveInt | None = None  # cells side by side
+    cpus: PositiveInt | None = None  # of a cell
+    gpus: NonNegativeFloat | None = None  # of a cell; 0.5 for two cells on each
+    retries: NonNegativeInt = 1
+    slurm: dict[str, Any] = Field(default_factory=dict)  # options of submitit's
+
+    @field_validator("gpus")
+    @classmethod
+    def _share(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value % 1:
+            raise PydanticCustomError("gpus", "must be a share of one, or a whole number")
+        return value
+
+
+class Range(Strict):
+    """Numbers from `low` to `high`; whole ones, if both ends are. With `log`, their logarithms are drawn uniformly."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if not (0 if self.log else -float("inf")) < self.low < self.high:
+            raise PydanticCustomError("range", "must have low < high, and 0 < low with log")
+        return self
+
+
+Choices = Annotated[
+    Annotated[list[Any], Tag("list"), Field(min_length=1)] | Annotated[Range, Tag("range")],
+    Discriminator(lambda value: "range" if isinstance(value, Mapping | Range) else "list"),
+]
+
+
+class SearchSettings(Strict):
+    """`search:`, for values with which a scheme does best."""
+
+    trials: PositiveInt  # trainings of each scheme
+    maximize: str = "val/elbo"  # a key of summary.json
+    space: dict[str, Choices] = Field(min_length=1)  # by key, `guide.refiner.lr` say
+    prune_after: NonNegativeInt | None = 2  # epochs, before a trial that lags behind may be ended
 
 
 class ComparisonSettings(Strict):
@@ -25,7 +73,8 @@ class ComparisonSettings(Strict):
         seeds: Each cell is trained with each of these.
         evaluation: Settings of `evaluate_run`.
         published: Cell -> published numbers, and `source`.
-        jobs: Cells trained side by side.
+        run: Where cells run.
+        search: What is tuned before.
     """
 
     base: str | dict[str, Any] = Field(default_factory=dict)
@@ -35,7 +84,8 @@ class ComparisonSettings(Strict):
     seeds: list[NonNegativeInt] = Field(default_factory=lambda: [0], min_length=1)
     evaluation: dict[str, Any] = Field(default_factory=dict)
     published: dict[str, dict[str, float | str]] = Field(default_factory=dict)
-    jobs: PositiveInt = 1
+    run: RunSettings = Field(default_factory=RunSettings)
+    search: SearchSettings | None = None
 
     @field_validator("seeds")
     @classmethod
@@ -56,13 +106,12 @@ class ComparisonSettings(Strict):
     def _measured(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for cell, numbers in value.items():
             for name, number in numbers.items():
-                if name == "source":
-                    continue
-                if name not in PUBLISHABLE:
-                    message = f"{cell}.{name} is not measured; {nearest(name, [*PUBLISHABLE, 'source'])}"
-                    raise PydanticCustomError("published", message.replace("{", "{{"))
-                if isinstance(number, str):
-                    raise PydanticCustomError("published", f"{cell}.{name} must be a number")
+                problem = (
+                    f"is not measured; {nearest(name, [*PUBLISHABLE, 'source'])}" if name not in PUBLISHABLE else ""
+                )
+                problem = problem or ("must be a number" if isinstance(number, str) else "")
+                if problem and name != "source":
+                    raise PydanticCustomError("published", "{text}", {"text": f"{cell}.{name} {problem}"})
         return value
 
 
@@ -84,32 +133,19 @@ def load_settings(path: Path, overrides: Iterable[str] = ()) -> tuple[Comparison
             for_cells.append(override)
         else:
             apply_override(values, override)
+    return checked_settings(values), for_cells
+
+
+def checked_settings(values: Mapping[str, Any]) -> ComparisonSettings:
+    """Settings from plain values, those of `evaluate_run` filled in; a `ConfigError` has a line for each problem."""
     try:
         settings = ComparisonSettings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(dict.fromkeys(_explain(dict(item)) for item in error.errors()))) from error
-    return settings.model_copy(update={"evaluation": resolved_evaluation(settings.evaluation)}), for_cells
-
-
-def resolved_evaluation(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of `evaluate_run`, those that are not `given` by default.
-
-    Raises:
-        ConfigError: One line for each thing wrong.
-    """
+        raise ConfigError(explained(error, ComparisonSettings, values)) from error
     from ..runs.evaluate import check_settings  # noqa: PLC0415 - imports much
 
     try:
-        return check_settings(dict(given)).plain()
+        evaluation = check_settings(settings.evaluation).plain()
     except ConfigError as error:
         raise ConfigError("\n".join(f"evaluation.{line}" for line in str(error).splitlines())) from error
-
-
-def _explain(error: dict[str, Any]) -> str:
-    loc = [str(part) for part in error["loc"] if part not in ("str",) and not str(part).startswith("dict[")]
-    key = ".".join(loc)
-    if error["type"] == "extra_forbidden":
-        valid = [*ComparisonSettings.model_fields, *Config.model_fields]
-        return f"{key}: unknown key (value {error['input']!r}); {nearest(loc[-1], valid)}"
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{key}: {message}" if error["type"] == "missing" else f"{key}: {message}, got {error['input']!r}"
+    return settings.model_copy(update={"evaluation": evaluation})

@@ -1,126 +1,228 @@
-"""The table: a row for each scheme."""
+"""The tables: a row for each scheme, as text and as CSV."""
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
 
-from .difference import paired_difference
-from .measures import Estimate, as_estimate, measure, ms_per_image, over_seeds
-from .results import Result, by_scheme
+from .measures import MEASURES, Estimate, measure, nested, over_seeds, pooled
+from .results import Difference, Result, by_scheme, paired_difference, stacked
 
-Row = dict[str, str | int | Estimate | None]
-
-_MEASURES = ("elbo_init", "elbo", "iwae", "approximation", "amortization", "recovered", "active_units", "knn")
-_READERS: dict[str, Callable[[Mapping[str, Any]], Estimate | None]] = {
-    **{name: partial(measure, name=name) for name in _MEASURES},
-    "ms_per_image": ms_per_image,
+# Read from left to right.
+LEVELS = {"elbo_init": "ELBO at λ₀", "elbo": "ELBO at λ_K", "elbo_optimum": "ELBO at λ*", "log_evidence": "log p̂"}
+_GAPS = {  # between which levels
+    "recovered": ("elbo_init", "elbo"),
+    "remaining": ("elbo", "elbo_optimum"),
+    "approximation": ("elbo_optimum", "log_evidence"),
+    "inference": ("elbo", "log_evidence"),
+    "amortization": ("elbo_init", "elbo_optimum"),
 }
-_DECIMALS = {"active_units": 1, "train_seconds": 0, "knn": 3}  # of the others 2
+_WORDS = {"recovered": "recovered by steps", "remaining": "amortization gap left"}  # of the others: approximation gap
+_MORE = {  # heading, decimals
+    "iwae": ("IWAE at λ_K", 2),
+    "dims_in_use": ("dimensions in use", 1),
+    "knn": ("kNN probe", 3),
+    "linear": ("linear probe", 3),
+    "mse": ("MSE", 4),
+    "train_seconds": ("training, s", 1),
+    "ms_per_image": ("inference, ms each", 2),
+}
+_NAMES = {"nll": "negative log-likelihood (−IWAE)", "iwae": "IWAE", **LEVELS, "log_evidence": "log p(x)"}
+_NOTHING = "–"
 
 
-def rows(results: Sequence[Result]) -> list[Row]:
-    """Means over seeds; `difference` is of ELBOs at λ_K, image by image, to those of the first scheme."""
-    groups = by_scheme(results)
-    first = next(iter(groups.values()), [])
+class Entry(NamedTuple):
+    """What stands in a table: a text, its error, or links."""
+
+    text: str
+    error: str = ""
+    links: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.text} ± {self.error}" if self.error else self.text
+
+
+class Table(NamedTuple):
+    """Lines of entries, the first of which names a scheme."""
+
+    heading: str
+    columns: Sequence[str]
+    lines: Sequence[Sequence[Entry]]
+
+
+class Row(NamedTuple):
+    """A scheme's means over images and seeds, and the difference of its ELBO at λ_K to that of the first scheme."""
+
+    scheme: str
+    group: Sequence[Result]
+    estimates: Mapping[str, Estimate]
+    num_left_out: int
+    difference: Difference | None
+    told: Entry
+
+
+def rows(results: Sequence[Result], split: str) -> list[Row]:
+    """A row for each scheme, in order."""
     table: list[Row] = []
-    for scheme, group in groups.items():
-        evaluations = [result.evaluation for result in group]
-        row: Row = {"scheme": scheme, "family": _family(evaluations[0]), "seeds": len(group)}
-        for name, read in _READERS.items():
-            row[name] = over_seeds([read(evaluation) for evaluation in evaluations])
-        row["train_seconds"] = over_seeds([result.train_seconds for result in group])
-        difference = None if group is first else paired_difference(first, group)
-        row["difference"] = None if difference is None else Estimate(difference.mean, difference.se)
-        row["difference_over_seeds"] = None if difference is None else as_estimate(_known(difference.se_over_seeds))
-        table.append(row)
+    for scheme, group in by_scheme(results).items():
+        estimates, left_out = _estimates(group, split)
+        difference, told = paired_difference(table[0].group, group, split=split) if table else None, Entry(_NOTHING)
+        if difference is not None:
+            estimates["difference"] = Estimate(difference.mean, difference.se)
+            # Told as that of the rounded levels, if these are as far apart: the column can be checked by hand.
+            levels = [of.get("elbo", Estimate(math.nan)).mean for of in (table[0].estimates, estimates)]
+            rounded, mean = round(levels[1], 2) - round(levels[0], 2), difference.mean
+            told = entry(Estimate(rounded if abs(rounded - mean) < 0.011 else mean, difference.se), "+")
+        table.append(Row(scheme, group, estimates, left_out, difference, told))
     return table
 
 
-def headings(results: Sequence[Result]) -> dict[str, str]:
-    """Column -> heading, of columns that hold something."""
-    samples = {(result.evaluation.get("settings") or {}).get("num_samples") for result in results}
-    k = samples.pop() if len(samples) == 1 else None
-    first = results[0].cell.scheme if results else ""
-    names = {
-        "scheme": "scheme",
-        "family": "family",
-        "seeds": "seeds",
-        "elbo_init": "ELBO at λ₀",
-        "elbo": "ELBO at λ_K",
-        "iwae": f"IWAE-{k}" if k else "IWAE",
-        "approximation": "approximation gap",
-        "amortization": "amortization gap",
-        "recovered": "recovered",
-        "active_units": "active units",
-        "knn": "kNN probe",
-        "train_seconds": "training, s",
-        "ms_per_image": "ms an image",
-        "difference": f"ELBO minus that of {first}",
-        "difference_over_seeds": "its SE over seeds",
-    }
-    table = rows(results)
-    return {key: text for key, text in names.items() if any(row[key] is not None for row in table)}
+def _estimates(group: Sequence[Result], split: str) -> tuple[dict[str, Estimate], int]:
+    """All that was measured; levels and gaps of one set of images, and how many are left out of these as not finite."""
+    taken = {name: [measure(result.evaluation, name, split) for result in group] for name in MEASURES}
+    found = {name: over_seeds(estimates) for name, estimates in taken.items()}
+    found["train_seconds"] = over_seeds([result.train_seconds for result in group])
+    found["ms_per_image"] = over_seeds([result.ms_per_image for result in group])
+    for name in ("iwae", "mse"):
+        values, _, groups = stacked(group, [name], split)
+        found[name] = pooled(values[0], groups) if values.size else found[name]
+    names = [name for name in LEVELS if all(taken[name])]
+    values, left_out, groups = stacked(group, names, split)
+    if values.size:
+        level = dict(zip(names, values, strict=True))
+        found |= {name: pooled(part, groups) for name, part in level.items()}
+        ends = {gap: pair for gap, pair in _GAPS.items() if {*pair} <= level.keys()}
+        found |= {gap: pooled(level[end] - level[start], groups) for gap, (start, end) in ends.items()}
+    return {name: value for name, value in found.items() if value is not None}, left_out
 
 
-def cells_of(row: Row, columns: Mapping[str, str]) -> list[str]:
-    """A row as text."""
-    return [_text(row[key], "+" if key == "difference" else "", _DECIMALS.get(key, 2)) for key in columns]
+def levels_table(table: Sequence[Row]) -> Table:
+    """Where each scheme stands, and what lies between: rounded levels, and the differences of these."""
+    names = [name for name in LEVELS if all(name in row.estimates for row in table)]
+    recovered = [row.estimates.get("recovered", Estimate(math.inf)).mean for row in table]
+    if names[:2] == ["elbo_init", "elbo"] and all(abs(mean) < 0.005 for mean in recovered):
+        names.remove("elbo_init")  # nothing refines
+    header, lines = ["scheme"], [[Entry(row.scheme)] for row in table]
+    if any(row.difference for row in table):
+        header.append(f"ELBO − that of {table[0].scheme}")
+        lines = [[*line, row.told] for line, row in zip(lines, table, strict=True)]
+    for before, name in zip(["", *names], names, strict=False):
+        gap = next((gap for gap, ends in _GAPS.items() if ends == (before, name)), "")
+        header += [f"+ {_WORDS.get(gap, f'{gap} gap')}", f"= {LEVELS[name]}"] if gap else [LEVELS[name]]
+        for row, line in zip(table, lines, strict=True):
+            line.extend([entry(shown_gap(row, gap))] if gap else [])
+            line.append(entry(row.estimates[name]))
+    return Table("Where the nats are", header, lines)
 
 
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-
-    def line(texts: Sequence[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
-
-    return "\n".join([line(header), "|---" * len(header) + "|", *map(line, lines)]) + "\n"
+def shown_gap(row: Row, gap: str) -> Estimate | None:
+    """The difference of the rounded levels, so that what is shown adds up; None where there are none."""
+    start, end = (row.estimates.get(level) for level in _GAPS[gap])
+    error = row.estimates.get(gap, Estimate(0)).se
+    return Estimate(round(end.mean, 2) - round(start.mean, 2), error) if start and end else None
 
 
-def to_csv(results: Sequence[Result]) -> str:
-    """All digits: each estimate in two columns, mean and standard error; empty where nothing was measured."""
-    columns = headings(results)
-    out = StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    table = rows(results)
-    wide = {key for key in columns if any(isinstance(row[key], Estimate) for row in table)}
-    writer.writerow([name for key in columns for name in ([key, f"{key}_se"] if key in wide else [key])])
+def more_table(table: Sequence[Row]) -> Table:
+    """Other measures, and what they cost."""
+    lines = [
+        [Entry(row.scheme), *(entry(row.estimates.get(name), "", decimals) for name, (_, decimals) in _MORE.items())]
+        for row in table
+    ]
+    return Table("Other measures, and the cost", ["scheme", *(heading for heading, _ in _MORE.values())], lines)
+
+
+def runs_table(table: Sequence[Row], out: Path) -> Table:
+    """What the schemes are, and links to their runs."""
+    names, lines = ("guide", "family", "refiner", "objective", "num_steps"), []
     for row in table:
-        line: list[Any] = []
-        for key in columns:
-            value = row[key]
-            if key in wide:
-                found = value if isinstance(value, Estimate) else None
-                line += ["", ""] if found is None else [found.mean, "" if math.isnan(found.se) else found.se]
-            else:
-                line.append(value)
-        writer.writerow(line)
-    return out.getvalue()
+        evaluation = row.group[0].evaluation
+        texts = [str(nested(evaluation, "scheme", name) or _NOTHING) for name in names]
+        size = evaluation.get("num_parameters")
+        paths = (os.path.relpath(result.cell.run_dir, out).replace(os.sep, "/") for result in row.group)
+        links = tuple((str(result.cell.seed), quote(path)) for result, path in zip(row.group, paths, strict=True))
+        found = Entry(", ".join(seed for seed, _ in links), links=links)
+        lines.append([*map(Entry, [row.scheme, *texts, f"{size:,}" if size else _NOTHING]), found])
+    return Table("The runs", ["scheme", *names[:-1], "K", "parameters", "runs, by seed"], lines)
+
+
+def without_constants(table: Table) -> tuple[Table, dict[str, str]]:
+    """The table without columns that hold nothing, or the same for all schemes; and what these hold."""
+    columns = dict(zip(table.columns, zip(*table.lines, strict=True), strict=False))
+    gone = {
+        name: str(values[0])
+        for name, values in columns.items()
+        if len({*values}) == 1 and name != "scheme" and (len(values) > 1 or values[0] == Entry(_NOTHING))
+    }
+    kept = {name: values for name, values in columns.items() if name not in gone}
+    short = Table(table.heading, [*kept], list(zip(*kept.values(), strict=True)))
+    return short, {name: text for name, text in gone.items() if text != _NOTHING}
+
+
+def published_table(published: Mapping[str, Mapping[str, float | str]], results: Sequence[Result], split: str) -> Table:
+    """A line for each published number; those not obtained yet have a dash."""
+    groups, lines = by_scheme(results), []
+    for scheme, numbers in published.items():
+        for name in (name for name in numbers if name != "source"):
+            obtained = over_seeds([measure(result.evaluation, name, split) for result in groups.get(scheme, [])])
+            value = float(numbers[name])
+            gap = None if obtained is None else Estimate(obtained.mean - value)
+            what, source = _NAMES.get(name, name.replace("_", " ")), str(numbers.get("source", ""))
+            lines.append([*map(Entry, (scheme, what, number(value))), entry(obtained), entry(gap, "+"), Entry(source)])
+    header = ["scheme", "measure", "published", "obtained", "obtained − published", "source"]
+    return Table("Published and obtained", header, lines)
 
 
 def number(value: float, decimals: int = 2, sign: str = "") -> str:
-    """With a minus, not a hyphen."""
-    return f"{value:{sign}.{decimals}f}".replace("-", "−")
+    """With a minus, not a hyphen; never minus zero."""
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}".replace("-", "−")
 
 
-def estimate_text(value: Estimate | None, sign: str = "", decimals: int = 2) -> str:
+def entry(value: Estimate | None, sign: str = "", decimals: int = 2) -> Entry:
     """`−95.20 ± 0.31`; a dash where nothing was measured."""
     if value is None or math.isnan(value.mean):
-        return "–"
-    error = "" if math.isnan(value.se) else f" ± {number(value.se, decimals)}"
-    return number(value.mean, decimals, sign) + error
+        return Entry(_NOTHING)
+    return Entry(number(value.mean, decimals, sign), "" if math.isnan(value.se) else number(value.se, decimals))
 
 
-def _text(value: Any, sign: str, decimals: int) -> str:
-    is_estimate = value is None or isinstance(value, Estimate)
-    return estimate_text(value, sign, decimals) if is_estimate else str(value)
+_TEX = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\^{}"}
+_TEX |= {"λ₀": r"$\lambda_0$", "λ_K": r"$\lambda_K$", "λ*": r"$\lambda^*$", "p̂": r"$\hat p$"}
+_TEX |= {"−": "$-$", "–": "--", "±": r"$\pm$"}
+_TEX_PARTS = re.compile("|".join(re.escape(text) for text in sorted(_TEX, key=len, reverse=True)))
 
 
-def _family(evaluation: Mapping[str, Any]) -> str:
-    return str((evaluation.get("scheme") or {}).get("family") or "–")
+def latex(text: object) -> str:
+    """Text as LaTeX has it."""
+    return _TEX_PARTS.sub(lambda match: _TEX[match[0]], str(text))
 
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def to_csv(table: Sequence[Row]) -> str:
+    """All digits: each estimate in two columns, mean and standard error; empty where nothing was measured."""
+    lines: list[dict[str, float | str]] = []
+    for row in table:
+        lines.append({"scheme": row.scheme, "seeds": len(row.group)})
+        for name, (mean, se) in row.estimates.items():
+            lines[-1] |= {name: mean, f"{name}_se": "" if math.isnan(se) else se}
+    out = StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def long_csv(results: Sequence[Result]) -> Iterator[str]:
+    """Every value of every image, a line each, in pieces."""
+    yield "scheme,seed,split,image,measure,value\n"
+    for result in results:
+        for key, values in result.values.items():
+            split, _, name = key.partition("/")
+            index = result.values.get(f"{split}/index")
+            if index is not None and name != "index" and values.shape == index.shape:
+                out, what = StringIO(), (result.cell.scheme, result.cell.seed, split)
+                pairs = zip(index.tolist(), values.tolist(), strict=True)
+                csv.writer(out, lineterminator="\n").writerows([*what, image, name, value] for image, value in pairs)
+                yield out.getvalue()

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -109,7 +109,7 @@ def check(values: Mapping[str, Any], allow: Collection[str] | None = None) -> Co
     try:
         return schema.model_validate(written)
     except ValidationError as error:
-        raise ConfigError("\n".join(_lines(error, schema, written))) from error
+        raise ConfigError(explained(error, schema, written)) from error
 
 
 def to_yaml(config: Config) -> str:
@@ -148,7 +148,7 @@ def apply_override(values: dict, text: str) -> None:
         raise ConfigError(f"{key}: {value!r} lacks a space after a colon; write '{{type: zca, epsilon: 0.1}}', quoted")
 
 
-def _lines(error: ValidationError, schema: type[Config], values: Mapping[str, Any]) -> list[str]:
+def explained(error: ValidationError, schema: type[BaseModel], values: Mapping[str, Any]) -> str:
     """A line for each value that is wrong; what is wrong by each option of a union is one."""
     by_place: dict[str, list[str]] = {}
     whole: dict[str, str] = {}
@@ -165,7 +165,7 @@ def _lines(error: ValidationError, schema: type[Config], values: Mapping[str, An
         else:
             by_place.setdefault(key, []).append(problem(dict(item)) + _meant(item))
             whole[key] = f"{key}: {either(by_place[key])}"
-    return list(whole.values())
+    return "\n".join(whole.values())
 
 
 def _meant(error: Any) -> str:
@@ -194,7 +194,8 @@ def _unknown(path: list[str | int], value: Any, schema: type[BaseModel]) -> str:
     *sections, key = map(str, path)
     here: Any = schema
     for part in sections:
-        here = here.model_fields[part].annotation
+        if part in here.model_fields:
+            here = _schema_in(here.model_fields[part].annotation)
     owner = ""
     if issubclass(here, Block) and len(COMPONENTS[here.__kind__]) > 1:
         owner = f" for {here.model_fields[tag_of(here.__kind__)].default}"
@@ -203,6 +204,12 @@ def _unknown(path: list[str | int], value: Any, schema: type[BaseModel]) -> str:
     elsewhere.sort(key=lambda place: (place[0] != sections[0] if sections else False, len(place)))
     hint = f"did you mean {'.'.join(elsewhere[0])}? valid: {', '.join(valid)}" if elsewhere else nearest(key, valid)
     return f"unknown key{owner} (value {shown(value)}); {hint}"
+
+
+def _schema_in(annotation: Any) -> Any:
+    """The schema that an annotation holds: of `dict[str, list | Range]`, `Range`."""
+    found = [_schema_in(inner) for inner in get_args(annotation)] or [annotation]
+    return next((one for one in found if hasattr(one, "model_fields")), None)
 
 
 def _places(schema: Any, before: tuple[str, ...] = ()) -> Iterable[tuple[str, ...]]:

@@ -16,7 +16,6 @@ from ..capture import Engine
 from ..validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from .components import DEFAULTS, PRESETS, ConfigError, block_of, kind_of, resolve, signature, tag_of
 
-WHERE_DATA_LIE = frozenset({"root", "path", "cache", "num_workers"})  # of `dataset:`; the same data by other ways
 COMMON: dict[str, dict[str, Any]] = {  # keys of every block of a kind, with their defaults
     "dataset": {
         "batch_size": (PositiveInt, 128),

@@ -140,7 +140,8 @@ def evaluate(
 def _datapoints(subject: Subject) -> Measurement:
     """Which datapoints these are; of the first few, what they look like at λ₀ and λ_K."""
     values = reconstructions(subject, NUM_SHOWN) if can_decode(subject.model) else {}
-    values |= {} if subject.labels is None else {"labels": subject.labels}
+    known = {"labels": subject.labels, "groups": subject.groups}
+    values |= {name: value for name, value in known.items() if value is not None}
     return Measurement(values={**values, "index": torch.arange(len(subject.x))})
 
 

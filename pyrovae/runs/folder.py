@@ -19,8 +19,7 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from .. import __version__
-from ..config import Config, ConfigError, to_yaml
-from ..config.schema import WHERE_DATA_LIE
+from ..config import Config, ConfigError, changes, to_yaml
 from ..files import replacing
 from ..training import CheckpointError
 from .load import noun, read_config
@@ -81,13 +80,10 @@ class RunFolder:
         Raises:
             ConfigError: Something else differs, so that the checkpoint would not fit.
         """
-        before, after = (c.model_dump(mode="json") for c in (read_config(self.path, allow=allow), config))
-        lines, remedy = [], "start a new run for that"
-        for section in ("dataset", "model", "guide"):
-            for key in {**before[section], **after[section]}.keys() - WHERE_DATA_LIE:
-                if (old := before[section].get(key)) != (new := after[section].get(key)):
-                    lines.append(f"{section}.{key}: cannot change on resume, from {old} to {new}; {remedy}")
-        if lines:
+        found = changes(read_config(self.path, allow=allow), config, ignoring=["train"])
+        if found:
+            remedy = "start a new run for that"
+            lines = (f"{key}: cannot change on resume, from {old} to {new}; {remedy}" for key, old, new in found)
             raise ConfigError("\n".join(sorted(lines)))
         if is_rank_zero():
             self.write(config)

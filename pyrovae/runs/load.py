@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import Config, ConfigError, build_data, build_model, load_config
-from ..config.schema import WHERE_DATA_LIE
+from ..config import Config, ConfigError, build_data, build_model, changes, load_config
 from ..data import DataError, Dataset
 from ..guides import Guide
 from ..inference import Inferred
@@ -179,14 +178,9 @@ def open_run(
 
 def _differences(run_dir: Path, before: Config, now: Config, data: Dataset) -> list[str]:
     """What makes the data set another than the one that the run was trained on."""
-    old, new = before.dataset.model_dump(), now.dataset.model_dump()
-    free = WHERE_DATA_LIE | {"source", "batch_size"}  # a source shows in the number of datapoints
-    changed = [key for key in new if key not in free and new[key] != old.get(key)]
-    lines = [f"dataset.{key} was {old.get(key)}, is {new[key]}" for key in changed]
-    try:
-        summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a run that was stopped
-        return lines
+    free = ("model", "guide", "train", "dataset.source", "dataset.batch_size")  # a source shows in the number
+    lines = [f"{key} was {old}, is {new}" for key, old, new in changes(before, now, ignoring=free)]
+    summary = read_summary(run_dir)  # nothing, of a run that was stopped
     name, num = summary.get("dataset"), summary.get("num_train")
     sizes = {f"num_{split}": len(getattr(data, split)) for split in ("train", "val", "test")}
     if any(summary.get(key, size) != size for key, size in sizes.items()):
@@ -194,6 +188,15 @@ def _differences(run_dir: Path, before: Config, now: Config, data: Dataset) -> l
     elif not lines and not is_of(summary.get("sketch"), data.sketch()):
         lines.append(f"that was {name}, this is {data.source}, with other values")
     return lines
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """What training summed up; empty, where it did not come to that or the file is damaged."""
+    try:
+        summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def noun(data: Any) -> str:

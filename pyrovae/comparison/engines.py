@@ -1,0 +1,296 @@
+"""Where cells run: on this machine, on a Ray cluster or under SLURM.
+
+A cell is a process of its own wherever it runs; an engine says where, and answers with futures. All machines see one
+file system, with the same paths.
+"""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from ..config import ConfigError
+from .plan import Cell
+from .settings import RunSettings
+
+Variables = tuple[tuple[str, str], ...]  # of an environment
+
+_GRACE = 30.0  # seconds for a training to finish its step and save, before it is killed
+_POLL = 0.1  # seconds
+_FINAL = {2, 3, 4}  # exit codes of a wrong configuration, data or checkpoint: a second attempt ends as the first
+_AGAIN = "=== tried again"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A process to run: its command, the folder to run it in, and the file for all that it prints."""
+
+    command: Sequence[str]
+    log: Path
+    folder: Path
+    variables: Variables = ()
+    again: bool = False
+
+    @property
+    def stop(self) -> Path:
+        """Whoever makes this file asks the process to save and end, wherever it runs."""
+        return self.log.with_suffix(".stop")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a process ended: its exit code, negative for a signal, and the last thing that it said."""
+
+    code: int
+    message: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell whose process ended with an error: its exit code, the last thing that it said, and all that it said."""
+
+    cell: Cell
+    code: int
+    message: str
+    log: Path
+
+
+def run_job(job: Job) -> Outcome:
+    """Runs a process to its end, which comes with that of the caller: first by SIGTERM, so that training saves.
+
+    Its standard input is a pipe, which closes even where the caller was killed; a cell ends then, too.
+    """
+    start = time.monotonic()
+    with job.log.open("a" if job.again else "w", encoding="utf-8") as log:
+        if job.again:
+            print(_AGAIN, file=log, flush=True)
+        process = subprocess.Popen(
+            job.command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, cwd=job.folder,
+            env={**os.environ, **dict(job.variables)},
+            start_new_session=True,  # a keyboard's interrupt comes to the parent alone, which passes it on
+        )  # fmt: skip
+    try:
+        while process.poll() is None and not job.stop.exists():
+            time.sleep(_POLL)
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and what it started
+        process.wait()
+        process.stdin.close()  # type: ignore[union-attr]
+    return Outcome(process.returncode, _last_words(job.log, process.returncode), time.monotonic() - start)
+
+
+def _last_words(log: Path, code: int) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace").rpartition(_AGAIN)[2]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    killed = f"killed by signal {-code}; " if code < 0 else ""
+    return killed + "; ".join(errors or lines[-1:] or ["it said nothing"])
+
+
+class Engine:
+    """Runs jobs on this machine: threads wait for processes. As a context: all jobs have ended after it.
+
+    `num_jobs` are to run, in all. A `ConfigError` says what this machine or cluster does not have.
+    """
+
+    losses: tuple[type[Exception], ...] = ()  # what `result` raises of a job that is lost with its machine
+
+    def __init__(self, run: RunSettings, folder: Path, num_jobs: int) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._set_up(run, run.jobs or 1, cores)
+        self._slots: SimpleQueue[Variables] = SimpleQueue()
+        for devices in device_slots(run.gpus, self.jobs):
+            self._slots.put(devices)
+
+    def _set_up(self, run: RunSettings, jobs: int, cores: int, threads: int = 0) -> None:
+        self.run, self.jobs, self.cpus = run, jobs, run.cpus or max(cores // jobs, 1)
+        self._pool = ThreadPoolExecutor(max(threads, jobs))
+        self._given: dict[Future, tuple[Job, list[Any]]] = {}
+
+    def submit(self, *jobs: Job) -> list[Future[Outcome]]:
+        """A future for each job; one that dies, or is lost, is tried again `run.retries` times."""
+        # Threads of one process fight for the cores with those of the next; what the user set stays.
+        threads = () if "OMP_NUM_THREADS" in os.environ else (("OMP_NUM_THREADS", str(self.cpus)),)
+        jobs = tuple(replace(job, variables=(*threads, *job.variables)) for job in jobs)
+        for job in jobs:
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            job.log.unlink(missing_ok=True)
+            job.stop.unlink(missing_ok=True)
+        given = [(job, handles) for job, handles in zip(jobs, self._together(jobs), strict=True)]
+        futures = [self._pool.submit(self._attempts, *one) for one in given]
+        self._given.update(zip(futures, given, strict=True))
+        return futures
+
+    def _together(self, jobs: Sequence[Job]) -> list[list[Any]]:
+        """For each job a list of those attempts that are begun already."""
+        return [[] for _ in jobs]
+
+    def _attempts(self, job: Job, handles: list[Any]) -> Outcome:
+        for attempt in range(self.run.retries + 1):
+            if attempt == len(handles):
+                handles.append(self._begin(replace(job, again=attempt > 0)))
+            try:
+                outcome = self._result(handles[attempt])
+            except self.losses as error:
+                outcome = Outcome(-signal.SIGKILL, f"lost: {type(error).__name__}: {' '.join(str(error).split())}")
+            if outcome.code == 0 or outcome.code in _FINAL or job.stop.exists():
+                break
+        return outcome
+
+    def _begin(self, job: Job) -> Any:
+        return job
+
+    def _result(self, handle: Any) -> Outcome:
+        devices = self._slots.get()
+        try:
+            return run_job(replace(handle, variables=(*handle.variables, *devices)))
+        finally:
+            self._slots.put(devices)
+
+    def _cancel(self, handle: Any) -> None:
+        """Takes back a job that waits for a machine."""
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for future, (job, handles) in self._given.items():
+            if not future.done():
+                job.stop.touch()
+                if handles and not job.log.exists():
+                    self._cancel(handles[-1])
+        self._pool.shutdown(cancel_futures=True)
+        for job, _handles in self._given.values():
+            job.stop.unlink(missing_ok=True)
+
+
+class RayEngine(Engine):
+    """Runs jobs as Ray's tasks: on the cluster at `RAY_ADDRESS`, else on one that is started on this machine."""
+
+    def __init__(self, run: RunSettings, folder: Path, num_jobs: int) -> None:
+        ray = self._ray = _imported("ray")
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # so that workers need not import torch
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        where = {} if "RAY_ADDRESS" in os.environ else {"address": "local", "include_dashboard": False}
+        ray.init(log_to_driver=False, logging_level="ERROR", **where)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        jobs = run.jobs or max(num_jobs, 1)  # Ray knows how many fit
+        self._set_up(run, jobs, int(nodes[0].get("CPU", 1)) if where and run.jobs else jobs)
+        self.losses = (ray.exceptions.RayError,)
+        gpus = float(any("GPU" in node for node in nodes)) if run.gpus is None else run.gpus
+        if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            ray.shutdown()
+            raise ConfigError(f"run: no machine of the cluster has cpus {self.cpus} and gpus {gpus:g}; ask for less")
+        self._task = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_retries=0)(run_job)
+
+    def _begin(self, job: Job) -> Any:
+        return self._task.remote(job)
+
+    def _result(self, handle: Any) -> Outcome:
+        return self._ray.get(handle)
+
+    def _cancel(self, handle: Any) -> None:
+        self._ray.cancel(handle)
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._ray.shutdown()
+
+
+class _Requeued:
+    """A job that SLURM may preempt: it is queued again, and the cell goes on from its checkpoint."""
+
+    def __call__(self, job: Job) -> Outcome:
+        return run_job(job)
+
+    def checkpoint(self, job: Job) -> Any:
+        from submitit.helpers import DelayedSubmission  # noqa: PLC0415
+
+        return DelayedSubmission(self, replace(job, again=True))
+
+
+class SlurmEngine(Engine):
+    """Runs jobs under SLURM, those that are submitted together as an array, by submitit."""
+
+    def __init__(self, run: RunSettings, folder: Path, num_jobs: int) -> None:
+        submitit = _imported("submitit")
+        _imported("cloudpickle").register_pickle_by_value(sys.modules[__name__])  # as for Ray
+        self._set_up(run, run.jobs or max(num_jobs, 1), 1, threads=num_jobs)  # all wait; the array says how many run
+        self.losses = (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError)
+        given = {"array_parallelism": self.jobs, **run.slurm}
+        general = {"name": "pyrovae", "cpus_per_task": self.cpus, "gpus_per_node": math.ceil(run.gpus or 0)}
+        try:
+            self._executor = submitit.AutoExecutor(folder / "slurm", cluster=given.pop("cluster", "slurm"))
+            self._executor.update_parameters(**general, **{f"slurm_{key}": value for key, value in given.items()})
+        except (RuntimeError, NameError, ValueError, TypeError) as error:
+            raise ConfigError(f"run.slurm: {' '.join(str(error).split())}") from error
+
+    def _together(self, jobs: Sequence[Job]) -> list[list[Any]]:
+        return [[handle] for handle in self._executor.map_array(_Requeued(), jobs)]
+
+    def _begin(self, job: Job) -> Any:
+        return self._executor.submit(_Requeued(), job)
+
+    def _result(self, handle: Any) -> Outcome:
+        return handle.result()
+
+    def _cancel(self, handle: Any) -> None:
+        handle.cancel()
+
+
+ENGINES = {"local": Engine, "ray": RayEngine, "slurm": SlurmEngine}
+
+
+def _imported(name: str) -> Any:
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise ConfigError(f"run.engine: needs {name}; pip install 'pyrovae[cluster]'") from error
+
+
+def device_slots(gpus: float | None, num_jobs: int) -> list[Variables]:
+    """What each of the jobs side by side sets, so that it has devices of its own, or its share of one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    all_devices = map(str, range(torch.cuda.device_count())) if visible is None else visible.split(",")
+    devices = [device for device in all_devices if device]
+    if gpus is None and (num_jobs == 1 or not devices):
+        return [()] * num_jobs
+    if gpus is None:  # in turn
+        groups = devices * num_jobs
+    elif gpus < 1:
+        groups = devices * int(1 / gpus) if gpus else [""] * num_jobs
+    else:
+        size = int(gpus)
+        groups = [",".join(devices[i : i + size]) for i in range(0, len(devices) - size + 1, size)]
+    if not groups:
+        raise ConfigError(f"run.gpus: {gpus:g} for each cell, and this machine has {len(devices)}; ask for less")
+    return [(("CUDA_VISIBLE_DEVICES", group),) for group in groups[:num_jobs]]
+
+
+def run_cells(
+    cells: Sequence[Cell], jobs: Sequence[Job], engine: Engine, *, num_done: int = 0, say: Callable[[str], None]
+) -> Iterator[Failure]:
+    """Runs a job for each cell, says how each ended, and gives those that failed; they do not stop the others."""
+    futures = dict(zip(engine.submit(*jobs), zip(cells, jobs, strict=True), strict=True))
+    for num, future in enumerate(as_completed(futures), num_done + 1):
+        (cell, job), outcome = futures[future], future.result()
+        how = "failed" if outcome.code else "done"
+        say(f"{cell.name}: {how} in {outcome.seconds:.0f} s ({num} of {num_done + len(cells)} cells)")
+        if outcome.code:
+            yield Failure(cell, outcome.code, outcome.message, job.log)

@@ -1,0 +1,140 @@
+"""Figures of a comparison: differences, gaps, what ELBO costs, and reconstructions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from ..evaluation.gaps import gap_bars
+from ..training.figures import image_rows
+from .measures import nested
+from .results import Result, paired_difference
+from .table import Row, number, shown_gap
+
+_MOST = 14  # rows of pictures that one can look at
+_COMPARED = {"elbo": "ELBO at λ_K", "log_evidence": "log p̂"}
+
+
+def forest(table: Sequence[Row], split: str) -> Figure | None:
+    """Paired differences to the first scheme with 95 % intervals; None where there are none."""
+    others, panels = [row.scheme for row in table[1:]], {}
+    for name in _COMPARED:
+        found = {row.scheme: paired_difference(table[0].group, row.group, name, split) for row in table[1:]}
+        panels[name] = {scheme: difference for scheme, difference in found.items() if difference is not None}
+    shown = [name for name, differences in panels.items() if differences]
+    if not shown:
+        return None
+    figure = Figure(figsize=(9, 1.1 + 0.32 * len(others)), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
+        for scheme, difference in panels[name].items():
+            (low, high), y = difference.interval, others.index(scheme)
+            axes.plot([low, high], [y, y], color="#1f4e79", linewidth=1.8, solid_capstyle="butt")
+            axes.plot(difference.mean, y, "s", color="#1f4e79", markersize=5)
+            text, place = f"[{number(low)}, {number(high)}]", axes.get_yaxis_transform()
+            axes.text(0.99, y, text, transform=place, ha="right", va="center", fontsize=8)
+        ends = np.array([0.0, *(end for difference in panels[name].values() for end in difference.interval)])
+        span = np.ptp(ends) or 1.0
+        axes.set_xlim(ends.min() - 0.06 * span, ends.max() + 0.5 * span)  # room for the numbers
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(others)), others, fontsize=8)
+        axes.set_ylim(len(others) - 0.5, -0.5)
+        axes.set_xlabel("nats a datapoint", fontsize=8)
+        axes.set_title(f"{_COMPARED[name]} − that of {table[0].scheme}", fontsize=9)
+        _finish(axes)
+    return figure
+
+
+def gaps(table: Sequence[Row], split: str) -> Figure | None:
+    """What is lost at λ_K, in parts, and what refinement recovered; None where no gaps were measured."""
+    numbers = {}
+    for row in table:
+        found = {part: shown_gap(row, part) for part in ("approximation", "remaining", "recovered")}
+        if all(found.values()):
+            numbers[row.scheme] = {part: gap._asdict() for part, gap in found.items() if gap}
+    return gap_bars(numbers) if numbers else None
+
+
+def costs(table: Sequence[Row], split: str) -> Figure | None:
+    """ELBO along inner steps, against milliseconds of inference, and against seconds of training."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    palette = colormaps["tab10" if len(table) <= 10 else "tab20"]
+    panels = figure.subplots(1, 3)
+    for i, (name, group, *_) in enumerate(table):
+        style: dict[str, Any] = {"color": palette(i % palette.N), "label": name}
+        steps, elbo, seconds = _mean_trajectory(group)
+        at = steps == group[0].num_steps
+        for axes, x in zip(panels, (steps, 1e3 * seconds), strict=False):
+            if np.isfinite(x).any():
+                axes.plot(x, elbo, linewidth=1.5, **style)
+                axes.plot(x[at], elbo[at], "o", markersize=6, color=style["color"])
+        for curve in (result.curve for result in group if result.curve):
+            panels[2].plot(*zip(*curve, strict=True), ".-", linewidth=1, markersize=4, **style)
+    labels = ("inner step k", "ms of inference a datapoint", "seconds of training")
+    for axes, label in zip(panels, labels, strict=True):
+        if not axes.lines:
+            axes.remove()
+            continue
+        x = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in axes.lines])
+        if axes is panels[0]:
+            axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlim(left=0)
+        elif (x > 0).any():
+            axes.set_xscale("log", nonpositive="clip")
+            axes.set_xlim(left=0.7 * max(x[x > 0].min(), x.max() / 1e4))  # a start may take next to nothing
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel=label, ylabel="validation ELBO (nats)" if axes is panels[2] else "ELBO at λ_k (nats)")
+        # Starts far below are left out, beside which schemes could not be told apart; dots and ends stay in.
+        y = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+        low, high = np.nanquantile(np.concatenate(y), [0.1, 1])
+        low = np.nanmin([low, *(part[-1] for part in y)])  # a dot is a line of one point
+        axes.set_ylim(low - 0.15 * (high - low), high + 0.08 * (high - low))
+        _finish(axes)
+    named = [(line, str(line.get_label())) for axes in figure.axes for line in axes.lines]
+    lines = {name: line for line, name in named if name[0] != "_"}
+    columns = max(1, min(6, 120 // max(map(len, lines), default=1)))
+    figure.legend(lines.values(), [*lines], loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    return figure if lines else None
+
+
+def _mean_trajectory(group: Sequence[Result]) -> tuple[np.ndarray, ...]:
+    """Steps that all seeds have, and means over seeds of ELBO and seconds there; NaN where these are unknown."""
+
+    def of_steps(result: Result, key: str) -> dict[int, float]:
+        values = (nested(result.evaluation, "trajectory", name) or [] for name in ("step", key))
+        return dict(zip(*values, strict=False))
+
+    steps = sorted(set.intersection(*({*of_steps(result, "step")} for result in group)))
+    keys = ("elbo", "seconds_per_image")
+    found = [[[of_steps(result, key).get(step) for step in steps] for result in group] for key in keys]
+    return np.array(steps), *np.array(found, dtype=float).mean(1)
+
+
+def _finish(axes: Any) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def reconstructions(table: Sequence[Row], split: str) -> Figure | None:
+    """The same images by each scheme's first seed; None where there are no images."""
+    shown: dict[str, torch.Tensor] = {}
+    for row in table[:_MOST]:
+        inputs, made = (row.group[0].values.get(f"{split}/{what}") for what in ("inputs", "reconstructions"))
+        if inputs is not None and made is not None and inputs.ndim == 4:
+            first = shown.setdefault("input", torch.from_numpy(inputs))
+            if np.array_equal(first.numpy(), inputs):  # else they are not comparable
+                shown[row.scheme] = torch.from_numpy(made)
+    if len(shown) < 2:
+        return None
+    figure = image_rows(shown)
+    size = (8 - 0.075 * max(map(len, shown))) / 12  # inches of an image beside the longest name
+    figure.set_size_inches(8, 0.2 + (size + 0.12) * len(shown))
+    return figure
+
+
+FIGURES: dict[str, Callable[[Sequence[Row], str], Figure | None]]
+FIGURES = {"forest": forest, "gaps": gaps, "costs": costs, "reconstructions": reconstructions}
