@@ -143,12 +143,6 @@ class RunFolder:
         print("\n" + "\n".join(f"{name:<9} {text}" for name, text in lines.items()))
 
 
-def device_of(config: Config | None) -> torch.device:
-    """Where a run's model works: the GPU, if there is one and `train.accelerator` does not say otherwise."""
-    cpu = config is not None and config.train.accelerator == "cpu"
-    return torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
-
-
 @contextmanager
 def threads_of(config: Config | None) -> Iterator[None]:
     """Inside, torch uses as many threads as the run's training did."""
