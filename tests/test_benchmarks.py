@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pyrovae.comparison import load_settings, plan
+from pyrovae.comparison import load_settings, plan, schemes_of
 from pyrovae.config import build_model, fit_arguments
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +17,7 @@ FILES = sorted(HOME.rglob("*.yaml"))
 def test_every_cell_can_be_built(path, tmp_path):
     assert path.read_text().startswith(f"# python scripts/compare.py --config {path.relative_to(ROOT)} dataset.root=")
     settings, overrides = load_settings(path)
-    cells = plan(settings, overrides, path, tmp_path)
+    cells = plan(settings, schemes_of(settings, overrides, path), tmp_path)
     for cell in cells[: len(cells) // len(settings.seeds)]:
         model, guide = build_model(cell.config, (1, 28, 28))
         assert sum(p.numel() for part in (model, guide) for p in part.parameters()) > 0

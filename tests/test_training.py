@@ -653,7 +653,7 @@ def test_shapes_that_event_dim_does_not_fit(event_dim, images):
 
 
 def test_data_that_are_none_are_one_line():
-    with pytest.raises(ValueError, match=r"data must be a Data, got \[\[1"):
+    with pytest.raises(ValueError, match=r"data is a list; give an array \(N, \*x_shape\)"):
         pv.fit(*fresh(), [[1, 0]], progress=False)
 
 
