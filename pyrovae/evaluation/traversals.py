@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..models import HierarchicalVAE, can_decode
 from ..training.figures import column_names, image_rows
-from .measurement import Measurement
-from .subject import Subject, posterior_draws, posterior_mean
+from .subject import Measurement, Subject, posterior_draws, posterior_mean
 
 NUM_INFERRED = 500  # datapoints that say which latent dimensions are active, and how far they reach
 NUM_DIMS, NUM_VALUES, NUM_PAIRS = 8, 7, 6
