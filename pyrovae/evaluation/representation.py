@@ -101,12 +101,12 @@ def sparsity(responses: Tensor) -> Tensor:
     return (1 - r.mean(-1).square() / r.square().mean(-1)) / (1 - 1 / n if n > 1 else math.nan)
 
 
+@torch.no_grad()
 def _reconstruction(found: Measurement, subject: Subject, means: dict[str, Tensor]) -> None:
     quality: dict[str, Any] = {"data_range": data_range(subject.x)}
     for suffix, mean in means.items():
-        with torch.no_grad():
-            pairs = zip(subject.x.split(CHUNK_SIZE), mean.split(CHUNK_SIZE), strict=True)
-            mse = torch.cat([(subject.model.decode(z).mean - x).square().flatten(1).mean(1) for x, z in pairs])
+        pairs = zip(subject.x.split(CHUNK_SIZE), mean.split(CHUNK_SIZE), strict=True)
+        mse = torch.cat([(subject.model.decode(z).mean - x).square().flatten(1).mean(1) for x, z in pairs])
         found.values["mse" + suffix] = mse
         part = reconstruction_quality(subject.x, mse, subject.groups)
         quality |= {name + suffix: value for name, value in part.items()}
