@@ -13,7 +13,7 @@ from torch import Tensor
 from ..inference import simulate
 from ..models import can_decode
 from ..validation import PositiveInt, validated
-from .subject import CHUNK_SIZE, Amount, Measurement, Subject, estimate, panels, posterior_draws
+from .subject import CHUNK_SIZE, NO_DECODE, Amount, Measurement, Subject, estimate, panels, posterior_draws
 
 SIGNIFICANCE = 0.01
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # of the central intervals that are reported
@@ -139,8 +139,7 @@ def predictive_checks(
     Checked are the first `num_datapoints`, with `num_draws` replications each; p-values of the rest are NaN.
     """
     if not can_decode(subject.model):
-        text = "predictive_checks: left out, for the model has no `decode`; write one, z to p(x | z)"
-        return Measurement(warnings=[text])
+        return Measurement(warnings=[f"predictive_checks: {NO_DECODE}"])
     x, params = subject.x[:num_datapoints], subject.params[:num_datapoints]
     size = max(1, CHUNK_ENTRIES // (num_draws * x[0].numel()))
     chunks = zip(x.split(size), params.split(size), strict=True)

@@ -96,16 +96,11 @@ def bounds(
     else:
         found.warnings.append(f"iwae: left out, for {type(family).__name__} has no density to weigh draws by")
     if subject.groups is not None:
-        numbers["num_groups"] = len(subject.groups.unique())
-        found.warnings += filter(None, [few_groups(subject)])
+        numbers["num_groups"] = num = len(subject.groups.unique())
+        if num < FEW_GROUPS:
+            what = "photographs" if x.dim() == 4 else "groups of datapoints"
+            found.warnings.append(f"standard errors are over {num} {what}, too few to trust them; use more")
     return found
-
-
-def few_groups(subject: Subject) -> str:
-    """A warning where datapoints are of few groups, else nothing."""
-    num = FEW_GROUPS if subject.groups is None else len(subject.groups.unique())
-    what = "photographs" if subject.x.dim() == 4 else "groups of datapoints"
-    return "" if num >= FEW_GROUPS else f"standard errors are over {num} {what}, too few to trust them; use more"
 
 
 def _spread(name: str, values: Tensor) -> dict[str, float]:

@@ -18,6 +18,7 @@ from ..families import Family
 from ..guides import Guide
 
 CHUNK_SIZE = 500  # datapoints inferred at a time
+NO_DECODE = "left out, for the model has no `decode`; write one, z to p(x | z)"
 NUM_MEAN_DRAWS = 64  # where a family's mean has no closed form
 _log = logging.getLogger(__name__)
 

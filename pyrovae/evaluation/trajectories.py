@@ -84,11 +84,8 @@ def trajectory(
 
 def scored_steps(num_steps: int, trained: int | None) -> list[int]:
     """0 ... 10, then each half as many more, K of training and the last."""
-    steps, step = {*range(min(10, num_steps) + 1), num_steps}, 15.0
-    while step < num_steps:
-        steps.add(round(step))
-        step *= 1.5
-    return sorted(steps | ({trained} if trained is not None and trained <= num_steps else set()))
+    steps = {*range(11), *(round(15 * 1.5**k) for k in range(40)), trained or 0, num_steps}
+    return sorted(step for step in steps if step <= num_steps)
 
 
 def _clock(x: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models import HierarchicalVAE, can_decode
 from ..training.figures import column_names, image_rows
-from .subject import Measurement, Subject, posterior_draws, posterior_mean
+from .subject import NO_DECODE, Measurement, Subject, posterior_draws, posterior_mean
 
 NUM_INFERRED = 500  # datapoints that say which latent dimensions are active, and how far they reach
 NUM_DIMS, NUM_VALUES, NUM_PAIRS = 8, 7, 6
@@ -80,7 +80,7 @@ def walks(subject: Subject) -> dict[str, Tensor]:
 def traversals(subject: Subject) -> Measurement:
     """The figures of `walks`."""
     if not can_decode(subject.model):
-        return Measurement(warnings=["traversals: left out, for the model has no `decode`; write one, z to p(x | z)"])
+        return Measurement(warnings=[f"traversals: {NO_DECODE}"])
     found, arrays = Measurement(), walks(subject)
     found.draw("traversals", walk_figure, "traversals", arrays)
     found.draw("interpolations", walk_figure, "interpolations", arrays)
