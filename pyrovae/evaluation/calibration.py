@@ -86,10 +86,7 @@ def covered(ranks: Tensor, level: float) -> Tensor:
 
 
 def verdict(ranks: Tensor) -> dict[str, Any]:
-    """Whether `spread_ranks` (N, D) are uniform, and the shares of them within central intervals, by nominal level.
-
-    By the Kolmogorov-Smirnov test of each dimension, and of all by Bonferroni's correction; errors are over datapoints.
-    """
+    """Whether `spread_ranks` (N, D) are uniform, by Kolmogorov-Smirnov and Bonferroni; their shares in intervals."""
     p_values = [float(kstest(column, "uniform").pvalue) for column in ranks.cpu().numpy().T]
     p_value, inside = min(1.0, min(p_values) * len(p_values)), {level: covered(ranks, level) for level in LEVELS}
     coverage = {str(k): estimate(row.mean(1)) | {"per_dim": row.mean(0).tolist()} for k, row in inside.items()}

@@ -44,10 +44,7 @@ class Sample(NamedTuple):
 
 
 class _Evaluation:
-    """Runs measures one by one and keeps what they find; one that fails is noted, and the others go on.
-
-    The noise of a measure is a function of the seed and of its name, so leaving one out changes no other.
-    """
+    """Runs measures and keeps what they find. The noise of each is a function of the seed and its name alone."""
 
     def __init__(self, settings: EvaluationSettings, device: torch.device, main: str, progress: bool) -> None:
         self.settings, self.device, self.main = settings, device, main
@@ -87,8 +84,8 @@ def evaluate(
 ) -> Measurement:  # fmt: skip
     """Bounds, gaps and representation of each sample; the rest of one.
 
-    Returns numbers of each sample under `splits`, those of the main one at the top, with `seconds` by measure. One that
-    fails leaves its numbers out, and `failed` says why; running out of memory is raised.
+    Numbers of each sample are under `splits`, those of the main one at the top, with `seconds` by measure. A measure
+    that fails leaves its numbers out, and `failed` says why; running out of memory is raised.
 
     Args:
         samples: Datapoints by name, `test` say; `main` names that for what is measured once.
@@ -165,9 +162,9 @@ def plain(value: Any) -> Any:
 
 
 def write(run_dir: Path, result: dict[str, Any], found: Measurement) -> None:
-    """The files of an evaluation, `evaluation.json` last: where it is, all is. OSError, if they cannot be written.
+    """The files of an evaluation in place of an earlier one's, `evaluation.json` last: where it is, all is.
 
-    Figures and curves of an earlier evaluation go. A figure that cannot be drawn is noted in the result's `failed`.
+    A figure that cannot be drawn is noted in the result's `failed`; an OSError, if files cannot be written.
     """
     with attempt({}, "the earlier evaluation"):  # there may be none, or a damaged one
         for name in json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))["figures"]:

@@ -196,33 +196,26 @@ def annealed(
             above = result.bound - log_evidence[rows].to(result.bound)
             found.numbers["ais"]["minus_log_evidence"] = subject.estimate(above, rows)
     if num_simulated > 0:
-        _on_simulated(found, subject, num_simulated, path)
+        like = subject.x[:1].expand(num_simulated, *subject.x.shape[1:])
+        infer = torch.no_grad()(lambda x: subject.guide.infer(x).params)
+        pairs = bidirectional(subject.model, subject.family, infer, like, **path)
+        sides = {"lower": pairs.lower, "upper": pairs.upper, "gap": pairs.upper - pairs.lower}
+        found.values |= {"bdmc_lower": pairs.lower, "bdmc_upper": pairs.upper}
+        good, remedy = sides["gap"].isfinite(), "take more steps"
+        remedy += "; if q is far from the posteriors of simulated data, start='prior'" if path["start"] == "q" else ""
+        found.warn_of(~good, f"bounds of simulated data are not finite; means leave them out; {remedy}")
+        means: dict[str, Any] = {name: estimate(side[good]) for name, side in sides.items()}
+        told = {"num_data": num_simulated, "acceptance": pairs.acceptance.mean().item(), **path}
+        found.numbers["bdmc"] = means | told
+        if (apart := means["gap"]["mean"]) > LARGE_GAP:
+            text = (
+                f"on simulated data the two sides of annealing are {apart:.1f} nats apart, so it is not yet a measure"
+            )
+            found.warnings.append(f"{text} of log p(x); use more chains, or {remedy}")
     if low := {name: part["acceptance"] for name, part in found.numbers.items() if part["acceptance"] < LOW_ACCEPTANCE}:
         text = f"annealing accepts few moves ({', '.join(low)}: {min(low.values()):.2f}), so its bounds are loose"
         found.warnings.append(f"{text}; take more steps")
     return found
-
-
-def _on_simulated(found: Measurement, subject: Subject, num: int, path: dict[str, Any]) -> None:
-    def infer(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return subject.guide.infer(x).params
-
-    like = subject.x[:1].expand(num, *subject.x.shape[1:])
-    result = bidirectional(subject.model, subject.family, infer, like, **path)
-    sides = {"lower": result.lower, "upper": result.upper, "gap": result.upper - result.lower}
-    far = "; if q is far from the posteriors of simulated data, start='prior'" if path["start"] == "q" else ""
-    good = sides["gap"].isfinite()
-    text = "bounds of simulated data are not finite; means leave them out; take more steps"
-    found.warn_of(~good, text + far)
-    found.values.update(bdmc_lower=result.lower, bdmc_upper=result.upper)
-    means: dict[str, Any] = {name: estimate(side[good]) for name, side in sides.items()}
-    found.numbers["bdmc"] = {**means, "num_data": num, "acceptance": result.acceptance.mean().item(), **path}
-    if means["gap"]["mean"] > LARGE_GAP:
-        found.warnings.append(
-            f"on simulated data the two sides of annealing are {means['gap']['mean']:.1f} nats apart, so it is not yet "
-            f"a measure of log p(x); take more steps or chains{far}"
-        )
 
 
 def bounds_figure(numbers: Mapping[str, Any]) -> Figure:

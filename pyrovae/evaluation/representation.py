@@ -36,10 +36,8 @@ def representation(
 ) -> Measurement:
     """Dimensions in use, information, sparsity, reconstruction and probes, at λ_K and, by names with `_init`, at λ₀.
 
-    A latent dimension is in use if its KL to the prior (`kl_per_dim`), averaged over datapoints, is above 0.1 nats,
-    `IN_USE`. A loop's noise on a dimension that tells nothing stays below that, while its mean may vary by more than
-    the 0.01 at which a unit is usually called active.
-
+    A latent dimension is in use if its KL to the prior, averaged over datapoints, is above 0.1 nats: a loop's noise on
+    one that tells nothing stays below, though its mean may vary by more than the 0.01 at which units are called active.
     Probes are fitted to `probe_train`, other datapoints with labels. The first `surgery_datapoints`, or all, make up
     the aggregate posterior; the work grows by their square.
     """

@@ -161,10 +161,8 @@ class Subject:
 
 
 def posterior_draws(family: Family, params: Tensor, num_draws: int) -> Tensor:
-    """z ~ q(z | λ) for λ (B, P), flattened sites side by side, (num_draws, B, D); takes no gradient.
-
-    By the family's program: a plug-in distribution, as a `Ladder` has one, would leave out how layers depend.
-    """
+    """z ~ q(z | λ) for λ (B, P), flattened sites side by side, (num_draws, B, D); takes no gradient."""
+    # By the family's program: a plug-in distribution, as a `Ladder` has one, would leave out how layers depend.
     with torch.no_grad(), isolated(), pyro.validation_enabled(False), pyro.plate("draws", num_draws, dim=-2):
         return family.sample(params)
 

@@ -25,11 +25,10 @@ def trajectory(
 
     Steps are the guide's own: its refiner's, without safeguard, or its learned ones; after a guide that takes none,
     those of a default `SVIRefiner` from what it infers. With `lr_decay` they are those of one long loop, which decays
-    over all of them, so that λ_K of training is not on its path; `numbers` say so.
-
-    There are `num_steps`, by default 10 K and at least 100, of the first `num_data` datapoints. Scored are the steps
-    0 ... 10, K, the last and some between, all under common noise, `num_particles` draws of z. Seconds are those of λ₀
-    and of so many steps. `steps_to_99` is the first scored step with 99 % of the gain from λ₀ to the last.
+    over all of them, so that λ_K of training is not on its path; `numbers` say so. There are `num_steps`, by default
+    10 K and at least 100, of the first `num_data` datapoints. Scored are the steps 0 ... 10, K, the last and some
+    between, all under common noise, `num_particles` draws of z. Seconds are those of λ₀ and of so many steps.
+    `steps_to_99` is the first scored step with 99 % of the gain from λ₀ to the last.
     """
     x, guide, model = subject.x[:num_data], subject.guide, subject.model
     own: Any = getattr(guide, "refiner", None)
