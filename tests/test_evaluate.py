@@ -341,6 +341,12 @@ def test_results_carry_a_sketch_of_what_was_measured():
     assert not is_of(sketch["test"], again["test"]["sketch"])
 
 
+def test_a_bar_does_not_fill_a_log(capsys):
+    few = {**FEW, "num_annealed": 0, "num_simulated": 0}
+    pv.evaluate(*small(), **few, splits=["val"], shifts=[], progress=True)
+    assert "evaluating" not in capsys.readouterr().err
+
+
 def test_warnings_that_differ_in_numbers_alone_are_one():
     found = grouped_warnings(
         ["val: 3 of 9 are high, use 1,000", "test: 14 of 90 are high, use 1,000", "test: few: 2", "general: 3"],

@@ -52,10 +52,8 @@ def calibration(subject: Subject, num_simulated: Several = 1000, num_draws: Seve
     measured = Measurement({"calibration": numbers})
     measured.draw("calibration", calibration_figure, curves)
     if found["calibrated"] and not rejected["rejected"]:
-        measured.warnings.append(
-            f"calibration: {num_simulated} simulations are too few to tell q from one with half its spread "
-            f"(p = {rejected['p_value']:.2g}); raise num_simulated"
-        )
+        text = f"calibration: {num_simulated} simulations are too few to tell q from one with half its spread"
+        measured.warnings.append(f"{text} (p = {rejected['p_value']:.2g}); raise num_simulated")
     return measured
 
 

@@ -23,7 +23,7 @@ from ..inference import (
 from ..inference.importance import MIN_DRAWS_FOR_TAIL
 from ..validation import NonNegativeInt, validated
 from .subject import Measurement, Subject, estimate, panels
-from .table import GAPS
+from .table import GAPS, number
 
 HIGH_PARETO_K = 0.7
 SHARE_TO_WARN = 0.03  # of datapoints whose Pareto k̂ is high
@@ -105,8 +105,8 @@ def bounds(
 
 def _spread(name: str, values: Tensor) -> dict[str, float]:
     values = values.double()
-    found = {kind: getattr(values, kind)() for kind in ("min", "median", "max")}
-    found["mean"] = values[values.isfinite()].mean()
+    mean = values[values.isfinite()].mean()
+    found = {"min": values.min(), "median": values.median(), "max": values.max(), "mean": mean}
     if name == "pareto_k":
         found["share_above_0.7"] = (values > HIGH_PARETO_K).double().mean()
     return {key: value.item() for key, value in found.items()}
@@ -118,11 +118,10 @@ def _distrust(tails: Tensor | None, num_samples: int) -> list[str]:
         return [f"{num_samples} draws are too few to tell how far to trust the importance-weighted bound; use 1,000"]
     high, num = int((tails > HIGH_PARETO_K).sum()), len(tails)
     text = (
-        f"Pareto k̂ is above {HIGH_PARETO_K} for {high} of {num} datapoints, so their importance-weighted bounds at "
-        f"{num_samples} draws are likely too low; take more draws, refine further, or compare with annealed importance "
-        "sampling"
+        f"Pareto k̂ is above {HIGH_PARETO_K} for {high} of {num} datapoints: their importance-weighted bounds are low"
     )
-    return [text] if high > SHARE_TO_WARN * num else []
+    remedy = "take more draws, refine further, or compare with annealed importance sampling"
+    return [f"{text}; {remedy}"] if high > SHARE_TO_WARN * num else []
 
 
 def gaps(
@@ -155,10 +154,8 @@ def gaps(
     found.warn_of(~best.converged, f"{text}, so their amortization gap is an underestimate; raise max_steps")
     gap = found.numbers["gap"].get("approximation")
     if gap and gap["mean"] < -2 * gap["se"]:
-        found.warnings.append(
-            f"the approximation gap is negative, {gap['mean']:.2f} ± {gap['se']:.2f} nats: the estimate of log p(x) is "
-            "too low; take more samples"
-        )
+        text = f"the approximation gap is negative, {number(gap)} nats: the estimate of log p(x) is too low"
+        found.warnings.append(f"{text}; take more samples")
     return found
 
 
@@ -208,10 +205,8 @@ def annealed(
         told = {"num_data": num_simulated, "acceptance": pairs.acceptance.mean().item(), **path}
         found.numbers["bdmc"] = means | told
         if (apart := means["gap"]["mean"]) > LARGE_GAP:
-            text = (
-                f"on simulated data the two sides of annealing are {apart:.1f} nats apart, so it is not yet a measure"
-            )
-            found.warnings.append(f"{text} of log p(x); use more chains, or {remedy}")
+            text = f"annealing is not yet a measure of log p(x): on simulated data its sides are {apart:.1f} nats apart"
+            found.warnings.append(f"{text}; use more chains, or {remedy}")
     if low := {name: part["acceptance"] for name, part in found.numbers.items() if part["acceptance"] < LOW_ACCEPTANCE}:
         text = f"annealing accepts few moves ({', '.join(low)}: {min(low.values()):.2f}), so its bounds are loose"
         found.warnings.append(f"{text}; take more steps")
@@ -256,8 +251,7 @@ def gap_bars(gaps_by_split: Mapping[str, Mapping[str, Mapping[str, float | None]
         means, errors = (np.array([one.get(key) for one in found], dtype=float) for key in ("mean", "se"))
         style = {"xerr": np.nan_to_num(errors), "error_kw": {"elinewidth": 1, "ecolor": "0.2"}, "alpha": 0.85}
         bars = axes.barh(np.arange(len(names)) + shift, means, 0.25, label=label, **style)
-        texts = ["" if np.isnan(mean) else f"{mean:.2f}".replace("-", "−") for mean in means]
-        axes.bar_label(bars, texts, fontsize=7, padding=3)
+        axes.bar_label(bars, ["" if np.isnan(mean) else number(mean) for mean in means], fontsize=7, padding=3)
         sizes += [abs(mean) for mean in means if abs(mean) > 0.05]
     if sizes and max(sizes) > UNEVEN * np.median(sizes):
         axes.set_xscale("symlog", linthresh=1, linscale=0.6)

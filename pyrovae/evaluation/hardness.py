@@ -12,6 +12,7 @@ from torch import Tensor
 from ..models import can_decode
 from ..training.figures import column_names, image_rows
 from .subject import Measurement, Subject, panels, reconstruct
+from .table import number
 
 NUM_EXTREME = 6  # hardest classes, and easiest, in the figure where there are more than twice as many
 LONGEST = 20  # characters of a class's name there
@@ -40,9 +41,9 @@ def hardness(subject: Subject, gap: Tensor, *, num_images: int = 8) -> Measureme
         correlation = dict(zip(correlation, map(float, found), strict=True))
     numbers = {"by_class": by_class, "amount": amount.name, "correlation": correlation}
     measured = Measurement({"hardness": numbers}, {amount.name: amount.values})
-    told = "" if correlation["spearman"] is None else f": Spearman {correlation['spearman']:.2f}".replace("-", "−")
-    words = f"{amount.name} ({amount.formula} over {amount.entry}s)", f"Gap and {amount.name}{told}"
-    measured.draw("hardness", _hardness_figure, classes, a, b, *words)
+    label = f"{amount.name} ({amount.formula} over {amount.entry}s)"
+    title = f"Gap and {amount.name}: Spearman {number(correlation['spearman'])}"
+    measured.draw("hardness", _hardness_figure, classes, a, b, label, title)
     if subject.x.dim() == 4 and subject.x.shape[1] in (1, 3) and can_decode(subject.model):
         measured.draw("gallery", _gallery, subject, gap, num_images)
     return measured
