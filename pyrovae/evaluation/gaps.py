@@ -117,9 +117,7 @@ def _distrust(tails: Tensor | None, num_samples: int) -> list[str]:
     if tails is None:
         return [f"{num_samples} draws are too few to tell how far to trust the importance-weighted bound; use 1,000"]
     high, num = int((tails > HIGH_PARETO_K).sum()), len(tails)
-    text = (
-        f"Pareto k̂ is above {HIGH_PARETO_K} for {high} of {num} datapoints: their importance-weighted bounds are low"
-    )
+    text = f"Pareto k̂ is above {HIGH_PARETO_K} for {high} of {num} datapoints, so their IWAE bounds are likely too low"
     remedy = "take more draws, refine further, or compare with annealed importance sampling"
     return [f"{text}; {remedy}"] if high > SHARE_TO_WARN * num else []
 

@@ -46,15 +46,14 @@ def representation(
     means = {suffix: posterior_mean(subject.family, rows) for suffix, rows in params.items()}
     kls = {suffix: _kl(subject, rows) for suffix, rows in params.items()}
     for suffix, mean in means.items():
-        lifetime, kl = sparsity(mean.flatten(1).T), kls[suffix]
-        part = {
-            "dims_in_use": None if kl is None else int((kl > IN_USE).sum()),
-            "kl_per_dim": None if kl is None else kl.tolist(),
-            "lifetime_sparsity": estimate(lifetime[lifetime.isfinite()]),
-            "population_sparsity": subject.estimate(sparsity(mean.flatten(1))),
-            "share_of_zeros": subject.estimate((mean.abs() < ZERO).double().mean(1)),
+        lifetime, kl = sparsity(mean.T), kls[suffix]
+        found.numbers |= {
+            "dims_in_use" + suffix: None if kl is None else int((kl > IN_USE).sum()),
+            "kl_per_dim" + suffix: None if kl is None else kl.tolist(),
+            "lifetime_sparsity" + suffix: estimate(lifetime[lifetime.isfinite()]),
+            "population_sparsity" + suffix: subject.estimate(sparsity(mean)),
+            "share_of_zeros" + suffix: subject.estimate((mean.abs() < ZERO).double().mean(1)),
         }
-        found.numbers |= {name + suffix: value for name, value in part.items()}
     found.numbers |= dict.fromkeys(("mutual_information", "aggregate_kl", "mutual_information_bound"))
     if subject.family.density == "any":
         with attempt(found.failed, "mutual information"):
