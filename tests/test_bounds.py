@@ -14,8 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.evaluation.annealed import annealed
-from pyrovae.evaluation.bounds import bounds, bounds_figure
+from pyrovae.evaluation.gaps import annealed, bounds, bounds_figure
 from pyrovae.evaluation.subject import Subject
 from pyrovae.inference import ais, bidirectional, effective_sample_size, iwae, iwae_bounds, log_weights, pareto_k
 from pyrovae.inference.annealing import Annealing
@@ -243,7 +242,7 @@ def test_weights_that_tie_do_not_take_the_bounds_down(monkeypatch):
     def tied(*args: object) -> Tensor:
         return torch.cat([torch.ones(1, 4), torch.zeros(99, 4)]).double()
 
-    monkeypatch.setattr("pyrovae.evaluation.bounds.log_weights", tied)
+    monkeypatch.setattr("pyrovae.evaluation.gaps.log_weights", tied)
     found = bounds(subject_of(oracle, params, params), num_samples=100, num_particles=5)
     assert found.numbers["num_left_out"] == 0
     assert found.numbers["pareto_k"]["share_above_0.7"] == 1

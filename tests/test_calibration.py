@@ -12,8 +12,7 @@ from scipy.stats import norm
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.evaluation.calibration import calibration, spread_ranks, verdict
-from pyrovae.evaluation.predictive_checks import predictive_checks, statistics
+from pyrovae.evaluation.calibration import calibration, predictive_checks, spread_ranks, statistics, verdict
 from pyrovae.evaluation.subject import Subject
 from pyrovae.inference import Inferred, simulate
 from pyrovae.testing import LinearGaussian
@@ -243,7 +242,7 @@ def test_ties_count_by_half_and_chunks_change_nothing(x, monkeypatch):
     p = findings.values["predictive_p_mean"]
     assert p.shape == (7,)
     assert p.isnan().tolist() == [False] * 5 + [True] * 2
-    monkeypatch.setattr(sys.modules["pyrovae.evaluation.predictive_checks"], "CHUNK_ENTRIES", 1)
+    monkeypatch.setattr(sys.modules["pyrovae.evaluation.calibration"], "CHUNK_ENTRIES", 1)
     again = predictive_checks(Subject.of("test", model, guide, dark), num_datapoints=5)
     assert again.numbers["predictive_checks"]["mean"] == found["mean"]
     with pytest.raises(ValueError, match="num_draws must be >= 1, got 0"):

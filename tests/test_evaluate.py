@@ -17,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import pyrovae as pv
 from pyrovae.cli import evaluate, train
 from pyrovae.config import ConfigError
-from pyrovae.evaluation.measurement import Measurement, write
+from pyrovae.evaluation.evaluate import write
+from pyrovae.evaluation.subject import Measurement
 from pyrovae.evaluation.table import grouped_warnings, table
 from pyrovae.runs.folder import device_of
 from pyrovae.training import CheckpointError
@@ -336,6 +337,12 @@ def test_results_carry_a_sketch_of_what_was_measured():
     again = pv.evaluate(model, guide, other, **few, shifts=[])["splits"]
     assert is_of(sketch["val"], again["val"]["sketch"])
     assert not is_of(sketch["test"], again["test"]["sketch"])
+
+
+def test_a_bar_does_not_fill_a_log(capsys):
+    few = {**FEW, "num_annealed": 0, "num_simulated": 0}
+    pv.evaluate(*small(), **few, splits=["val"], shifts=[], progress=True)
+    assert "evaluating" not in capsys.readouterr().err
 
 
 def test_warnings_that_differ_in_numbers_alone_are_one():

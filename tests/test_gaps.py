@@ -14,11 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyrovae as pv
-from pyrovae.evaluation.bounds import bounds, few_groups
-from pyrovae.evaluation.gaps import gap_bars, gaps
+from pyrovae.evaluation.gaps import bounds, gap_bars, gaps
 from pyrovae.evaluation.hardness import hardness
-from pyrovae.evaluation.measurement import Measurement, estimate
-from pyrovae.evaluation.subject import Subject
+from pyrovae.evaluation.subject import Measurement, Subject, estimate
 from pyrovae.evaluation.table import number, shown_gaps
 from pyrovae.evaluation.trajectories import scored_steps, trajectory
 from pyrovae.inference import common_noise_terms, iwae, optimum, precise_terms
@@ -187,7 +185,7 @@ def test_levels_and_gaps_add_up_datapoint_by_datapoint_and_in_the_means(broken, 
     if broken == "datum":
         subject.x[1] = math.nan
     if broken == "draws":  # of one datapoint, at λ* alone
-        module = sys.modules["pyrovae.evaluation.bounds"]
+        module = sys.modules["pyrovae.evaluation.gaps"]
         monkeypatch.setattr(module, "iwae", lambda *given: iwae(*given).index_fill(0, torch.tensor([1]), math.inf))
     found = gaps(subject, num_particles=7, num_samples=30, max_steps=50)
     v, n = found.values, found.numbers
@@ -229,7 +227,7 @@ def test_the_higher_estimate_of_the_evidence_stands(monkeypatch):
     assert found.numbers["log_evidence_from"] == "IWAE-50 at λ*", "λ₀ is far off"
     assert (found.values["log_evidence"] == found.values["iwae_optimum"]).all()
     assert (found.values["gap_recovered"] == 0).all(), "nothing refines"
-    monkeypatch.setattr(sys.modules["pyrovae.evaluation.bounds"], "iwae", lambda *_: oracle.log_evidence - 90)
+    monkeypatch.setattr(sys.modules["pyrovae.evaluation.gaps"], "iwae", lambda *_: oracle.log_evidence - 90)
     low = gaps(subject, num_samples=50, max_steps=20)
     assert low.numbers["log_evidence_from"] == "IWAE-50 at λ_K"
     assert (low.values["log_evidence"] == low.values["iwae"]).all()
@@ -237,7 +235,7 @@ def test_the_higher_estimate_of_the_evidence_stands(monkeypatch):
 
 def test_what_is_not_to_be_trusted_is_told(monkeypatch):
     oracle, subject = oracle_subject()
-    module = sys.modules["pyrovae.evaluation.bounds"]
+    module = sys.modules["pyrovae.evaluation.gaps"]
     monkeypatch.setattr(module, "iwae", lambda *_: oracle.log_evidence - 20)
     monkeypatch.setattr(module, "iwae_bounds", lambda weights, ks: (oracle.log_evidence - 20).expand(len(ks), -1))
     found = gaps(subject, max_steps=10)
@@ -246,7 +244,7 @@ def test_what_is_not_to_be_trusted_is_told(monkeypatch):
     assert any("too low; take more samples" in text for text in found.warnings)
 
 
-def test_errors_are_over_groups_and_few_are_told():
+def test_errors_are_over_groups_and_few_are_told(monkeypatch):
     _, subject = oracle_subject()
     shared = replace(subject, groups=torch.tensor([0, 0, 0, 1, 1, 1]))
     torch.manual_seed(1)
@@ -259,9 +257,9 @@ def test_errors_are_over_groups_and_few_are_told():
     assert found.numbers["elbo"]["mean"] == alone.numbers["elbo"]["mean"]
     assert found.numbers["num_groups"] == 2
     assert any("standard errors are over 2 groups" in text for text in found.warnings)
-    patches = replace(shared, x=torch.rand(6, 1, 2, 2))
-    assert "over 2 photographs" in few_groups(patches)
-    assert few_groups(replace(subject, groups=torch.arange(60))) == few_groups(subject) == ""
+    monkeypatch.setattr(sys.modules["pyrovae.evaluation.gaps"], "FEW_GROUPS", 2)
+    told = [*alone.warnings, *bounds(shared, num_samples=30).warnings]
+    assert not any("standard errors" in text for text in told), "two are enough now"
     torch.testing.assert_close(torch.tensor(estimate(v, torch.arange(6))["se"]), (v.std() / 6**0.5).float())
     assert math.isnan(estimate(v, torch.zeros(6))["se"]), "one group says nothing of others"
 

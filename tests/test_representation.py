@@ -11,8 +11,7 @@ from conftest import FAMILIES, X_SHAPE, Z_DIM, make_guide
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.evaluation.calibration import calibration
-from pyrovae.evaluation.predictive_checks import predictive_checks
+from pyrovae.evaluation.calibration import calibration, predictive_checks
 from pyrovae.evaluation.representation import probe_correct, reconstruction_quality, representation, sparsity
 from pyrovae.evaluation.subject import Subject, posterior_draws, posterior_mean
 from pyrovae.evaluation.traversals import interpolate, most_active, traversals, traverse, walk_figure

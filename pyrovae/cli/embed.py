@@ -42,13 +42,7 @@ def _embed(args: argparse.Namespace) -> None:
         raise IsADirectoryError(f"--out: {path} is a folder; name a file, {path / 'z.npz'} say")
     if not args.quiet:
         show_log()
-    shapes = embed(
-        trained,
-        data,
-        path,
-        split=args.split,
-        batch_size=args.batch_size,
-        meta={"run": args.run_dir, "checkpoint": args.checkpoint},
-        progress=not args.quiet,
-    )
+    meta = {"run": args.run_dir, "checkpoint": args.checkpoint}
+    options = {"split": args.split, "batch_size": args.batch_size, "progress": not args.quiet}
+    shapes = embed(trained, data, path, meta=meta, **options)
     print(f"{path}: {args.split} of {data.source}; " + ", ".join(f"{k} {v}" for k, v in shapes.items() if v))

@@ -22,9 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser = command_parser("sample.py", description, _EXAMPLES)
     run_arguments(parser)
-    parser.add_argument(
-        "--num", metavar="N", type=at_least(1), default=64, help="of samples and reconstructions (default: 64)"
-    )
+    told = "of samples and reconstructions (default: 64)"
+    parser.add_argument("--num", metavar="N", type=at_least(1), default=64, help=told)
     parser.add_argument("--out", metavar="DIR", help="where to (default: RUN_DIR/samples)")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of all draws (default: 0)")
     args = parser.parse_intermixed_args(argv)
@@ -45,10 +44,8 @@ def _sample(args: argparse.Namespace) -> None:
         show_log()
     arrays = make_samples(trained, data, num=args.num, seed=args.seed, split=args.split)
     if "samples" not in arrays:
-        print(
-            "warning: the model has no decode, so that draws are all there is; write one, z to p(x | z)",
-            file=sys.stderr,
-        )
+        text = "warning: the model has no decode, so that draws are all there is; write one, z to p(x | z)"
+        print(text, file=sys.stderr)
     meta = {"run": args.run_dir, "checkpoint": args.checkpoint, "seed": args.seed}
     for path in write_samples(folder, arrays, {**meta, **provenance(trained, data, args.split)}):
         print(path)

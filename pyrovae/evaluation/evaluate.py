@@ -1,35 +1,38 @@
-"""All measures of a model and a guide."""
+"""All measures of a model and a guide, and the files that an evaluation leaves."""
 
+import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyro
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from ..capture import engine
+from ..files import replacing
 from ..guides import Guide
 from ..models import can_decode
 from ..training.noise import seed_noise
-from .annealed import annealed
-from .bounds import bounds, bounds_figure
-from .calibration import calibration
-from .gaps import gap_bars, gaps
+from .calibration import calibration, predictive_checks
+from .gaps import annealed, bounds, bounds_figure, gap_bars, gaps
 from .hardness import hardness
-from .measurement import Measurement, attempt
-from .predictive_checks import predictive_checks
 from .representation import representation
 from .settings import EvaluationSettings
-from .subject import Subject, reconstructions
+from .subject import Measurement, Subject, attempt, reconstructions
 from .table import shown_gaps
 from .trajectories import trajectory
 from .traversals import traversals
 
 NUM_SHOWN = 12  # reconstructions kept
+_SUFFIX = ".evaluation"  # of the events file
 
 
 class Sample(NamedTuple):
@@ -41,15 +44,12 @@ class Sample(NamedTuple):
 
 
 class _Evaluation:
-    """Runs measures one by one and keeps what they find; one that fails is noted, and the others go on.
+    """Runs measures and keeps what they find. The noise of each is a function of the seed and its name alone."""
 
-    The noise of a measure is a function of the seed and of its name, so leaving one out changes no other.
-    """
-
-    def __init__(self, settings: EvaluationSettings, device: torch.device, progress: bool) -> None:
-        self.settings, self.device = settings, device
+    def __init__(self, settings: EvaluationSettings, device: torch.device, main: str, progress: bool) -> None:
+        self.settings, self.device, self.main = settings, device, main
         self.found = Measurement(numbers={"splits": {}, "seconds": {}})
-        self.bar = tqdm(desc="evaluating", disable=not progress, unit="measure")
+        self.bar = tqdm(desc="evaluating", disable=None if progress else True, unit="measure")
 
     def run(self, name: str, measure: Callable[[], Any], split: str = "") -> Any:
         """What `measure` gives; None if it fails."""
@@ -65,13 +65,13 @@ class _Evaluation:
         self.bar.update()
         return result
 
-    def keep(self, name: str, measure: Callable[[], Measurement], split: str = "", figures: bool = True) -> Any:
+    def keep(self, name: str, measure: Callable[[], Measurement], split: str = "") -> Measurement:
         """Merges what a measure finds, numbers under its split or at the top; returns it, empty if it fails."""
         found = self.run(name, measure, split) or Measurement()
         numbers, before = self.found.numbers, f"{split}: " if split else ""
         (numbers["splits"][split] if split else numbers).update(found.numbers)
-        self.found.values.update({f"{split or name}/{key}": value for key, value in found.values.items()})
-        self.found.figures.update(found.figures if figures else {})
+        self.found.values |= {f"{split or name}/{key}": value for key, value in found.values.items()}
+        self.found.figures |= found.figures if split in ("", self.main) else {}
         self.found.warnings += [before + text for text in found.warnings]
         self.found.failed |= {before + key: reason for key, reason in found.failed.items()}
         return found
@@ -84,24 +84,18 @@ def evaluate(
 ) -> Measurement:  # fmt: skip
     """Bounds, gaps and representation of each sample; the rest of one.
 
-    A measure that fails leaves its numbers out, and the result's `failed` says why; running out of memory is raised.
+    Numbers of each sample are under `splits`, those of the main one at the top, with `seconds` by measure. A measure
+    that fails leaves its numbers out, and `failed` says why; running out of memory is raised.
 
     Args:
-        model, guide: p(x, z) and q(z | x).
-        samples: Datapoints by name, `test` say.
-        main: The name of the sample for what is measured once: annealing, trajectories, hardness, calibration.
+        samples: Datapoints by name, `test` say; `main` names that for what is measured once.
         probe: Labelled datapoints that probes learn from; none leaves probes out.
         occluded: The main sample with these shares of each image hidden.
-        class_names: What labels mean.
-        settings: How much to measure; by default as `scripts/evaluate.py` does.
-        progress: Show a bar.
-
-    Returns:
-        Numbers of each sample under `splits`, those of the main one at the top, with `seconds` by measure.
+        progress: Show a bar, on a terminal.
     """
     settings, device = settings or EvaluationSettings(), next(model.parameters()).device
     model.eval(), guide.eval()
-    run = _Evaluation(settings, device, progress)
+    run = _Evaluation(settings, device, main, progress)
     found, splits = run.found, run.found.numbers["splits"]
     draws: dict[str, Any] = {"num_samples": settings.num_samples, "num_particles": settings.num_particles}
     steps = {**draws, "max_steps": settings.max_steps}
@@ -115,11 +109,10 @@ def evaluate(
         splits[name] = {"num_data": len(sample.x)}
         if (subject := infer(name, sample)) is None:
             continue
-        subjects[name], shown = subject, name == main
-        measured = run.keep("gaps", partial(gaps, subject, **steps), name, shown)
-        if not measured.values:  # without λ* the bounds at λ₀ and λ_K still stand
-            run.keep("bounds", partial(bounds, subject, **draws), name, shown)
-        run.keep("representation", partial(representation, subject, learned), name, shown)
+        subjects[name] = subject
+        if not run.keep("gaps", partial(gaps, subject, **steps), name).values:
+            run.keep("bounds", partial(bounds, subject, **draws), name)  # which need no λ*
+        run.keep("representation", partial(representation, subject, learned), name)
         run.keep("datapoints", partial(_datapoints, subject), name)
     if main in subjects:
         _measure_main(run, subjects[main])
@@ -140,23 +133,67 @@ def evaluate(
 def _datapoints(subject: Subject) -> Measurement:
     """Which datapoints these are; of the first few, what they look like at λ₀ and λ_K."""
     values = reconstructions(subject, NUM_SHOWN) if can_decode(subject.model) else {}
-    known = {"labels": subject.labels, "groups": subject.groups}
-    values |= {name: value for name, value in known.items() if value is not None}
-    return Measurement(values={**values, "index": torch.arange(len(subject.x))})
+    known = {"index": torch.arange(len(subject.x)), "labels": subject.labels, "groups": subject.groups}
+    return Measurement(values=values | {name: value for name, value in known.items() if value is not None})
 
 
 def _measure_main(run: _Evaluation, subject: Subject) -> None:
-    settings, values = run.settings, run.found.values
-    gap, evidence = (values.get(f"{subject.name}/{name}") for name in ("gap_inference", "log_evidence"))
-    run.keep("trajectory", partial(trajectory, subject))
-    if gap is not None:
-        run.keep("hardness", partial(hardness, subject, gap))
-    run.keep("predictive checks", partial(predictive_checks, subject))
-    run.keep("traversals", partial(traversals, subject))
-    if num := settings.num_annealed:
-        path: dict[str, Any] = {"num_data": num, "num_simulated": num, "num_steps": settings.num_temperatures}
-        found = run.keep("annealing", partial(annealed, subject, **path, log_evidence=evidence))
-        if evidence is not None and found.numbers:
-            run.found.draw("bounds", bounds_figure, run.found.numbers["splits"][subject.name] | found.numbers)
-    if settings.num_simulated:
-        run.keep("calibration", partial(calibration, subject, settings.num_simulated))
+    found, settings, num = run.found, run.settings, run.settings.num_annealed
+    gap, evidence = (found.values.get(f"{subject.name}/{name}") for name in ("gap_inference", "log_evidence"))
+    path: dict[str, Any] = {"num_data": num, "num_simulated": num, "num_steps": settings.num_temperatures}
+    measures = {
+        "trajectory": partial(trajectory, subject),
+        "hardness": None if gap is None else partial(hardness, subject, gap),
+        "predictive checks": partial(predictive_checks, subject),
+        "traversals": partial(traversals, subject),
+        "annealing": partial(annealed, subject, **path, log_evidence=evidence) if num else None,
+        "calibration": partial(calibration, subject, settings.num_simulated) if settings.num_simulated else None,
+    }
+    for name, measure in measures.items():
+        if measure is not None:
+            run.keep(name, measure)
+    if evidence is not None and "ais" in found.numbers:
+        found.draw("bounds", bounds_figure, found.numbers["splits"][subject.name] | found.numbers)
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: tensors become lists, numbers that are none become null."""
+    return json.loads(json.dumps(value, default=lambda tensor: tensor.tolist()), parse_constant=lambda _: None)
+
+
+def write(run_dir: Path, result: dict[str, Any], found: Measurement) -> None:
+    """The files of an evaluation in place of an earlier one's, `evaluation.json` last: where it is, all is.
+
+    A figure that cannot be drawn is noted in the result's `failed`; an OSError, if files cannot be written.
+    """
+    with attempt({}, "the earlier evaluation"):  # there may be none, or a damaged one
+        for name in json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))["figures"]:
+            (run_dir / "figures" / f"{name}.png").unlink(missing_ok=True)
+    for name, figure in found.figures.items():
+        path = run_dir / "figures" / f"{name}.png"
+        with attempt(result["failed"], f"figure {name}"), replacing(path) as part:
+            figure.savefig(part, dpi=150, format="png")
+    result["figures"] = [name for name in result["figures"] if f"figure {name}" not in result["failed"]]
+    arrays: dict[str, Any] = {name: value.detach().cpu().numpy() for name, value in found.values.items()}
+    with replacing(run_dir / "evaluation.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    for old in run_dir.glob(f"events.out.tfevents.*{_SUFFIX}"):
+        old.unlink()
+    with SummaryWriter(run_dir, filename_suffix=_SUFFIX) as writer:
+        for split, numbers in result["splits"].items():
+            for name, value in _scalars(numbers):
+                writer.add_scalar(f"evaluation_{split}/{name}", value)
+        for name in result["figures"]:  # as drawn already
+            with Image.open(run_dir / "figures" / f"{name}.png") as image:
+                writer.add_image(f"evaluation/{name}", np.asarray(image.convert("RGB")), dataformats="HWC")
+    with replacing(run_dir / "evaluation.json") as path:
+        path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _scalars(numbers: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in numbers.items():
+        number = value.get("mean", value) if isinstance(value, dict) else value
+        if isinstance(number, dict):
+            yield from _scalars(number, f"{prefix}{name}.")
+        elif isinstance(number, int | float) and not isinstance(number, bool):
+            yield prefix + name, number

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..models import can_decode
 from ..training.figures import column_names, image_rows
-from .measurement import Measurement
-from .subject import Subject, reconstruct
+from .subject import Measurement, Subject, panels, reconstruct
+from .table import number
 
 NUM_EXTREME = 6  # hardest classes, and easiest, in the figure where there are more than twice as many
 LONGEST = 20  # characters of a class's name there
@@ -27,13 +27,12 @@ def hardness(subject: Subject, gap: Tensor, *, num_images: int = 8) -> Measureme
     """
     if gap.shape != (len(subject.x),):
         raise ValueError(f"gap must be ({len(subject.x)},), one a datapoint, got {tuple(gap.shape)}")
-    amount, finite, classes, by_class = subject.amount(), gap.isfinite(), dict[str, Tensor](), dict[str, Any]()
+    amount, finite, classes, by_class = subject.amount(), gap.isfinite(), dict[str, Any](), dict[str, Any]()
     if subject.labels is not None:
         labels, names = subject.labels.to(gap.device), subject.class_names
         for label in labels[finite].unique().tolist():
-            name = names[label] if label < len(names) else str(label)
-            rows = (labels == label) & finite
-            classes[name] = gap[rows]
+            name, rows = names[label] if label < len(names) else str(label), (labels == label) & finite
+            classes[name] = gap[rows].double().cpu().numpy()
             by_class[name] = {**subject.estimate(gap[rows], rows.cpu()), "n": int(rows.sum())}
     a, b = (values[finite].double().cpu().numpy() for values in (amount.values, gap))
     correlation: dict[str, Any] = dict.fromkeys(("pearson", "pearson_p", "spearman", "spearman_p"))
@@ -42,34 +41,31 @@ def hardness(subject: Subject, gap: Tensor, *, num_images: int = 8) -> Measureme
         correlation = dict(zip(correlation, map(float, found), strict=True))
     numbers = {"by_class": by_class, "amount": amount.name, "correlation": correlation}
     measured = Measurement({"hardness": numbers}, {amount.name: amount.values})
-    told = "" if correlation["spearman"] is None else f": Spearman {correlation['spearman']:.2f}".replace("-", "−")
-    words = f"{amount.name} ({amount.formula} over {amount.entry}s)", f"Gap and {amount.name}{told}"
-    measured.draw("hardness", _hardness_figure, classes, a, b, *words)
+    label = f"{amount.name} ({amount.formula} over {amount.entry}s)"
+    title = f"Gap and {amount.name}: Spearman {number(correlation['spearman'])}"
+    measured.draw("hardness", _hardness_figure, classes, a, b, label, title)
     if subject.x.dim() == 4 and subject.x.shape[1] in (1, 3) and can_decode(subject.model):
         measured.draw("gallery", _gallery, subject, gap, num_images)
     return measured
 
 
-def _hardness_figure(classes: Mapping[str, Tensor], amount: Any, gap: Any, label: str, title: str) -> Figure:
-    order = sorted(classes, key=lambda name: classes[name].median().item(), reverse=True)
+def _hardness_figure(classes: Mapping[str, Any], amount: Any, gap: Any, label: str, title: str) -> Figure:
+    order = sorted(classes, key=lambda name: np.median(classes[name]), reverse=True)
     left_out = max(0, len(order) - 2 * NUM_EXTREME)
-    shown = order if not left_out else order[:NUM_EXTREME] + order[-NUM_EXTREME:]
-    figure = Figure(figsize=(8.5 if classes else 4.5, max(3.6, 1.2 + 0.28 * len(shown))), layout="constrained")
-    panels = figure.subplots(1, 2 if classes else 1, squeeze=False)[0]
-    if classes:
-        boxes = panels[0]
-        boxes.boxplot([classes[name].double().cpu().numpy() for name in shown], orientation="horizontal", sym="")
+    shown = order[:NUM_EXTREME] + order[NUM_EXTREME + left_out :]
+    height = max(3.6, 1.2 + 0.28 * len(shown))
+    figure, (*boxes, axes) = panels(8.5, height, 2) if classes else panels(4.5, height)
+    for box in boxes:
+        box.boxplot([classes[name] for name in shown], orientation="horizontal", sym="")
         names = [name if len(name) <= LONGEST else f"{name[:9]}…{name[10 - LONGEST :]}" for name in shown]
-        boxes.set_yticks(range(1, len(shown) + 1), names, fontsize=8)
-        boxes.invert_yaxis()  # the hardest is on top
-        boxes.set_xlabel("inference gap (nats a datapoint)")
-        boxes.set_title(f"Hardest and easiest classes ({left_out} between)" if left_out else "Which classes are hard")
-    axes = panels[-1]
+        box.set_yticks(range(1, len(shown) + 1), names, fontsize=8)
+        box.invert_yaxis()  # the hardest is on top
+        told = f"Hardest and easiest classes ({left_out} between)" if left_out else "Which classes are hard"
+        box.set_title(told, fontsize=10)
+        box.set_xlabel("inference gap (nats a datapoint)")
     axes.plot(amount, gap, ".", markersize=3, alpha=0.5)
-    axes.set(xlabel=label, ylabel="inference gap (nats a datapoint)", title=title)
-    for one in panels:
-        one.grid(alpha=0.3)
-        one.title.set_fontsize(10)
+    axes.set(xlabel=label, ylabel="inference gap (nats a datapoint)")
+    axes.set_title(title, fontsize=10)
     return figure
 
 

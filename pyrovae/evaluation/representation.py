@@ -20,9 +20,8 @@ from torch import Tensor
 from ..inference import elbo_terms, mutual_information
 from ..models import can_decode
 from ..training.figures import kl_bars, kl_per_dim
-from ..validation import ArgumentError
-from .measurement import Measurement, attempt, estimate
-from .subject import CHUNK_SIZE, Subject, posterior_mean
+from ..validation import PositiveInt, validated
+from .subject import CHUNK_SIZE, Measurement, Subject, attempt, estimate, panels, posterior_mean
 from .traversals import most_active
 
 IN_USE = 0.1  # nats
@@ -31,42 +30,42 @@ MAX_PSNR = 120.0  # dB; of a perfect reconstruction, where it has no end
 MAX_CLASSES = 20  # in a legend
 
 
-def representation(subject: Subject, probe_train: Subject | None = None, surgery_datapoints: int = 2000) -> Measurement:
+@validated
+def representation(
+    subject: Subject, probe_train: Subject | None = None, surgery_datapoints: PositiveInt = 2000
+) -> Measurement:
     """Dimensions in use, information, sparsity, reconstruction and probes, at λ_K and, by names with `_init`, at λ₀.
 
-    A latent dimension is in use if its KL to the prior (`kl_per_dim`), averaged over datapoints, is above 0.1 nats,
-    `IN_USE`. A loop's noise on a dimension that tells nothing stays below that, while its mean may vary by more than
-    the 0.01 at which a unit is usually called active.
-
+    A latent dimension is in use if its KL to the prior, averaged over datapoints, is above 0.1 nats: a loop's noise on
+    one that tells nothing stays below, though its mean may vary by more than the 0.01 at which units are called active.
     Probes are fitted to `probe_train`, other datapoints with labels. The first `surgery_datapoints`, or all, make up
     the aggregate posterior; the work grows by their square.
     """
-    if surgery_datapoints < 1:
-        raise ArgumentError(f"surgery_datapoints must be >= 1, got {surgery_datapoints}")
     found = Measurement({"in_use_above": IN_USE, "zero_below": ZERO, "reconstruction": None, "probe": None})
-    means, kls = {}, {}
-    for suffix, params in (("", subject.params), ("_init", subject.init)):
-        mean = means[suffix] = posterior_mean(subject.family, params)
-        kl = kls[suffix] = _kl(subject, params)
-        part = {
-            "dims_in_use": None if kl is None else int((kl > IN_USE).sum()),
-            "kl_per_dim": None if kl is None else kl.tolist(),
-            "lifetime_sparsity": estimate((lifetime := sparsity(mean.flatten(1).T))[lifetime.isfinite()]),
-            "population_sparsity": subject.estimate(sparsity(mean.flatten(1))),
-            "share_of_zeros": subject.estimate((mean.abs() < ZERO).double().mean(1)),
+    params = {"": subject.params, "_init": subject.init}
+    means = {suffix: posterior_mean(subject.family, rows) for suffix, rows in params.items()}
+    kls = {suffix: _kl(subject, rows) for suffix, rows in params.items()}
+    for suffix, mean in means.items():
+        lifetime, kl = sparsity(mean.T), kls[suffix]
+        found.numbers |= {
+            "dims_in_use" + suffix: None if kl is None else int((kl > IN_USE).sum()),
+            "kl_per_dim" + suffix: None if kl is None else kl.tolist(),
+            "lifetime_sparsity" + suffix: estimate(lifetime[lifetime.isfinite()]),
+            "population_sparsity" + suffix: subject.estimate(sparsity(mean)),
+            "share_of_zeros" + suffix: subject.estimate((mean.abs() < ZERO).double().mean(1)),
         }
-        found.numbers |= {name + suffix: value for name, value in part.items()}
     found.numbers |= dict.fromkeys(("mutual_information", "aggregate_kl", "mutual_information_bound"))
     if subject.family.density == "any":
         with attempt(found.failed, "mutual information"):
-            x, params = subject.x[:surgery_datapoints], subject.params[:surgery_datapoints]
-            information = mutual_information(subject.family, params)
-            aggregate = (
-                elbo_terms(subject.model, subject.family, x, params).kl - information
-            )  # in the mean KL(q(z) ‖ p)
-            for name, value in (("mutual_information", information), ("aggregate_kl", aggregate)):
-                found.numbers[name] = subject.estimate(value, slice(surgery_datapoints))
-            found.numbers["mutual_information_bound"] = math.log(len(x))
+            first = slice(surgery_datapoints)
+            x, few = subject.x[first], subject.params[first]
+            information = mutual_information(subject.family, few)
+            rest = elbo_terms(subject.model, subject.family, x, few).kl - information  # in the mean KL(q(z) ‖ p)
+            found.numbers |= {
+                "mutual_information": subject.estimate(information, first),
+                "aggregate_kl": subject.estimate(rest, first),
+                "mutual_information_bound": math.log(len(x)),
+            }
     if can_decode(subject.model):
         with attempt(found.failed, "reconstruction"):
             _reconstruction(found, subject, means)
@@ -93,28 +92,21 @@ def sparsity(responses: Tensor) -> Tensor:
     .. math:: S = \frac{1 - (\sum_i |r_i| / n)^2 / (\sum_i r_i^2 / n)}{1 - 1 / n}
 
     Signs are left out; normal responses of mean zero have 1 - 2 / π = 0.36. Population sparsity is that of a datapoint
-    over dimensions, lifetime sparsity that of a dimension over datapoints.
-
-    Reference:
-        Sparse Coding and Decorrelation in Primary Visual Cortex During Natural Vision (Vinje & Gallant, 2000),
-        Science 287
+    over dimensions, lifetime sparsity that of a dimension over datapoints (Vinje & Gallant 2000, Science 287).
     """
     n, r = responses.shape[-1], responses.double().abs()
-    if n < 2:
-        return torch.full(r.shape[:-1], torch.nan, dtype=r.dtype, device=r.device)
-    return (1 - r.mean(-1).square() / r.square().mean(-1)) / (1 - 1 / n)
+    return (1 - r.mean(-1).square() / r.square().mean(-1)) / (1 - 1 / n if n > 1 else math.nan)
 
 
+@torch.no_grad()
 def _reconstruction(found: Measurement, subject: Subject, means: dict[str, Tensor]) -> None:
     quality: dict[str, Any] = {"data_range": data_range(subject.x)}
     for suffix, mean in means.items():
-        with torch.no_grad():
-            pairs = zip(subject.x.split(CHUNK_SIZE), mean.split(CHUNK_SIZE), strict=True)
-            mse = torch.cat([(subject.model.decode(z).mean - x).square().flatten(1).mean(1) for x, z in pairs])
+        pairs = zip(subject.x.split(CHUNK_SIZE), mean.split(CHUNK_SIZE), strict=True)
+        mse = torch.cat([(subject.model.decode(z).mean - x).square().flatten(1).mean(1) for x, z in pairs])
         found.values["mse" + suffix] = mse
-        quality |= {
-            name + suffix: value for name, value in reconstruction_quality(subject.x, mse, subject.groups).items()
-        }
+        part = reconstruction_quality(subject.x, mse, subject.groups)
+        quality |= {name + suffix: value for name, value in part.items()}
     found.numbers["reconstruction"] = quality
 
 
@@ -160,15 +152,13 @@ def probe_correct(train: Tensor, train_labels: Any, test: Tensor, test_labels: A
     """
     features, rows = (part.detach().cpu().double().numpy() for part in (train, test))
     classes, truth = train_labels.cpu().numpy(), test_labels.cpu().numpy()
-    one_class, found = len(np.unique(classes)) < 2, {}
-    neighbours, linear = KNeighborsClassifier(min(5, len(classes))), LogisticRegression(max_iter=1000)
-    for name, classifier in (("knn", neighbours), ("linear", linear)):
-        probe = make_pipeline(StandardScaler(), DummyClassifier(strategy="prior") if one_class else classifier)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a step short of the optimum is no news
-            probe.fit(features, classes)
-        found[name] = torch.from_numpy(probe.predict(rows) == truth).double()
-    return found
+    probes = {"knn": KNeighborsClassifier(min(5, len(classes))), "linear": LogisticRegression(max_iter=1000)}
+    if len(np.unique(classes)) < 2:
+        probes = dict.fromkeys(probes, DummyClassifier(strategy="prior"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a step short of the optimum is no news
+        fitted = {name: make_pipeline(StandardScaler(), probe).fit(features, classes) for name, probe in probes.items()}
+    return {name: torch.from_numpy(probe.predict(rows) == truth).double() for name, probe in fitted.items()}
 
 
 def aggregate_posterior_figure(means: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> Figure | None:
@@ -178,8 +168,8 @@ def aggregate_posterior_figure(means: Tensor, labels: Tensor | None, class_names
     first, second = most_active(means, 2)
     points = means[:, [first, second]].float().cpu().numpy()
     classes = np.zeros(len(points), int) if labels is None else labels.cpu().numpy()
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes, present = figure.subplots(), np.unique(classes)
+    figure, (axes,) = panels(6, 5)
+    present = np.unique(classes)
     for place, k in enumerate(present):
         name = class_names[k] if k < len(class_names) else str(k)
         colour = colormaps["tab20" if len(present) > 10 else "tab10"](place % 20)
@@ -189,5 +179,4 @@ def aggregate_posterior_figure(means: Tensor, labels: Tensor | None, class_names
     title = "Posterior means, two most active dimensions"
     axes.set(xlabel=f"E[z_{first} | x]", ylabel=f"E[z_{second} | x]", title=title)
     axes.set_aspect("equal", adjustable="datalim")
-    axes.grid(alpha=0.3)
     return figure

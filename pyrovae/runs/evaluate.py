@@ -15,10 +15,10 @@ from ..data import Dataset
 from ..data.dataset import SPLITS
 from ..data.normalization import as_in
 from ..data.shifts import SHIFTS, can_shift, shifted
-from ..evaluation.evaluate import Sample
+from ..evaluation.evaluate import Sample, plain, write
 from ..evaluation.evaluate import evaluate as measured
-from ..evaluation.measurement import Measurement, plain, write
 from ..evaluation.settings import EvaluationSettings
+from ..evaluation.subject import Measurement
 from ..files import check_writable
 from ..guides import Guide
 from ..training.checks import check_shapes
