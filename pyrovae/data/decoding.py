@@ -1,29 +1,37 @@
-"""Many files to arrays of one shape: once, into a cache, or whenever they are read."""
+"""Many files to arrays of one shape: once, into a folder that keeps them, or whenever they are read."""
 
+import hashlib
+import json
+import os
+import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .cache import BAD, GOOD, UNKNOWN, Cache, Items, Made, locked
 from .errors import DataError
+from .outside import cache_folder
 from .rows import Mapped, Rows, Subset
 from .sizes import size
 
 OnBad = Literal["error", "skip"]
 
+_VERSION = 1  # of decoding: raise it when arrays change, and every cache is made anew
 _BLOCK = 128  # items from one flush to the next
 _AHEAD = 16  # items a thread that may wait to be written, so that memory does not grow with their number
+_UNKNOWN, _GOOD, _BAD = 0, 1, 2  # states of an item
 
 
 def decoded(
@@ -58,14 +66,14 @@ def decoded(
     them = Items(name, items, read, shape, np.dtype(dtype))
     if cache is False:
         return Streamed(them, on_bad, np.arange(len(items))), torch.arange(len(items))
-    where = Cache(them, settings, cache)
+    where = _Cache(them, settings, cache)
     try:
         stored = where.stored()
         if stored is None:
             where.folder.mkdir(parents=True, exist_ok=True)
             with locked(where.folder / "lock", f"{name}: another process is decoding into {where.folder}"):
                 if where.stored() is None:  # another process may have filled it meanwhile
-                    _fill(where, them, on_bad, num_workers)
+                    where.fill(on_bad, num_workers)
             stored = where.stored()
     except OSError as error:
         raise OSError(
@@ -73,58 +81,174 @@ def decoded(
             "dataset.cache=DIR, or keep nothing with dataset.cache=false"
         ) from error
     assert stored is not None
-    return Mapped(stored[0]), _good(where, stored[1], them, on_bad)
+    arrays, states = stored
+    if bad := [items[number] for number in np.flatnonzero(states == _BAD).tolist()]:
+        if on_bad == "error":
+            raise them.refused(f"{bad[0]} could not be read when it was cached; mend it, or remove {where.folder}")
+        if len(bad) == len(items):
+            raise DataError(f"{name}: none of {len(bad)} files can be read, {bad[0]} the first of them")
+        some = ", ".join(map(str, bad[:3])) + (", ..." if len(bad) > 3 else "")
+        print(f"{name}: {len(bad)} of {len(items)} files cannot be read and are left out: {some}", file=sys.stderr)
+    return Mapped(arrays), torch.from_numpy(np.flatnonzero(states == _GOOD))
 
 
-def _fill(cache: Cache, items: Items, on_bad: OnBad, num_workers: int) -> None:
-    states, start = cache.begin(), time.monotonic()
-    todo = np.flatnonzero(states == UNKNOWN if on_bad == "skip" else states != GOOD).tolist()
-    done = len(states) - len(todo)
-    text = f"decoding {items.name}" + (f": taken up at {done * 100 // len(states)}%" if done else "")
-    print(f"{text}, {len(states)} files to {size(cache.num_bytes)} in {cache.folder}", file=sys.stderr)
-    with (
-        tqdm(total=len(states), initial=done, desc=text, unit="file", disable=None) as bar,
-        closing(_in_order(items, todo, max(1, num_workers))) as made,
-    ):
-        while some := cache.write(states, islice(made, _BLOCK), skip=on_bad == "skip"):
-            bar.update(some)
-        silent = bar.disable
-    cache.complete()
-    if silent:
-        print(f"decoded {items.name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
+@dataclass(frozen=True)
+class Items:
+    """Files, or parts of files, and how each becomes an array; attributes are arguments of `decoded`."""
+
+    name: str
+    items: Sequence[Any]
+    read: Callable[[Any], np.ndarray]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def decode(self, number: int) -> np.ndarray | DataError:
+        """The array `shape` of an item, or what is wrong with it."""
+        try:
+            array = self.read(self.items[number])
+        except DataError as error:
+            return error
+        if array.shape != self.shape:
+            what = f"{self.items[number]} gives {array.shape} instead of {self.shape}"
+            return DataError(f"{what}; set dataset.image_size, or mend or remove it")
+        return array.astype(self.dtype, casting="same_kind", copy=False)
+
+    def refused(self, reason: object) -> DataError:
+        """What is wrong with an item, when that is not to be passed over."""
+        return DataError(f"{self.name}: {reason}, or set dataset.on_bad: skip")
+
+    def stamps(self) -> Iterator[str]:
+        """Of each file, its path below the folder common to all, its size and time: a tree that is moved keeps them."""
+        folders = {os.path.dirname(item) for item in self.items if isinstance(item, Path)}
+        skip = len(os.path.commonpath(folders)) if folders else 0
+        for item in self.items:
+            if not isinstance(item, Path):
+                yield repr(item)
+                continue
+            try:
+                about = os.stat(item)
+                yield f"{os.fspath(item)[skip:]} {about.st_size} {about.st_mtime_ns}"
+            except OSError:  # it will be damaged when it is read
+                yield f"{os.fspath(item)[skip:]} gone"
 
 
-def _in_order(items: Items, numbers: list[int], num_workers: int) -> Generator[Made, None, None]:
+class _Cache:
+    """The folder of a data set's arrays, named after all that they depend on. Who fills it holds its lock.
+
+    It holds `settings.json`, for people; `states.npy`, the state of each item; and `arrays.npy`, which is complete:
+    until then it is `arrays.npy.part`. `within` is the folder of all caches, or True for the user's.
+    """
+
+    def __init__(self, items: Items, settings: Mapping[str, Any], within: str | bool) -> None:
+        self.items, self.shape = items, (len(items.items), *items.shape)
+        about = {"version": _VERSION, "name": items.name, "shape": list(self.shape)}
+        self.about = {**about, "dtype": items.dtype.name, "settings": dict(settings)}
+        key = hashlib.sha256(json.dumps(self.about, sort_keys=True, default=str).encode())
+        for stamp in items.stamps():
+            key.update(os.fsencode(stamp + "\n"))
+        base = Path(within).expanduser() if isinstance(within, str) else cache_folder()
+        self.folder = base / f"{items.name.lower()}-{key.hexdigest()[:16]}"
+        self.arrays, self.states = self.folder / "arrays.npy", self.folder / "states.npy"
+        self.part = self.folder / "arrays.npy.part"
+
+    def stored(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Arrays (N, *shape), mapped, and states (N,), if complete. Needs neither the lock nor leave to write."""
+        values, states = self._mapped(self.arrays), self._mapped(self.states)
+        return None if values is None or states is None or (states == _UNKNOWN).any() else (values, np.array(states))
+
+    def fill(self, on_bad: OnBad, num_workers: int) -> None:
+        """Decodes what an earlier process has left, or all."""
+        num_bytes = 128 + int(np.prod(self.shape, dtype=np.int64)) * self.items.dtype.itemsize  # with a header
+        start = time.monotonic()
+        if self._mapped(self.part) is None or self._mapped(self.states) is None:
+            self._allocate(num_bytes)
+        states = np.lib.format.open_memmap(self.states, mode="r+")
+        todo = np.flatnonzero(states == _UNKNOWN if on_bad == "skip" else states != _GOOD).tolist()
+        done = len(states) - len(todo)
+        text = f"decoding {self.items.name}" + (f": taken up at {done * 100 // len(states)}%" if done else "")
+        print(f"{text}, {len(states)} files to {size(num_bytes)} in {self.folder}", file=sys.stderr)
+        with (
+            tqdm(total=len(states), initial=done, desc=text, unit="file", disable=None) as bar,
+            closing(_in_order(self.items, todo, max(1, num_workers))) as made,
+        ):
+            while some := self._write(states, islice(made, _BLOCK), skip=on_bad == "skip"):
+                bar.update(some)
+            silent = bar.disable
+        os.replace(self.part, self.arrays)
+        if silent:
+            print(f"decoded {self.items.name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
+
+    def _write(self, states: np.memmap, block: Iterable[tuple[int, np.ndarray | DataError]], *, skip: bool) -> int:
+        """Keeps what was made of some items, and returns how many; an error among them keeps those before it.
+
+        An item counts as done when its array is safely on disk. Arrays are written, not mapped: a full disk is an error
+        then, and no crash.
+        """
+        done: dict[int, int] = {}
+        with self.part.open("r+b", buffering=0) as file:
+            end = os.fstat(file.fileno()).st_size
+            try:
+                for number, made in block:
+                    if not isinstance(made, DataError):
+                        data = np.ascontiguousarray(made).reshape(-1).view(np.uint8).data
+                        place = end - (self.shape[0] - number) * len(data)
+                        while data:  # what a nearly full disk takes may be less
+                            written = os.pwrite(file.fileno(), data, place)
+                            data, place = data[written:], place + written
+                    elif not skip:
+                        raise self.items.refused(made) from made
+                    done[number] = _BAD if isinstance(made, DataError) else _GOOD
+            finally:
+                if done:
+                    os.fsync(file)  # first the arrays, then the word that they are there
+                    states[list(done)] = list(done.values())
+                    states.flush()
+        return len(done)
+
+    def _mapped(self, file: Path) -> np.memmap | None:
+        """The array of one of the files, if that is there and whole."""
+        shape, dtype = (self.shape[:1], np.uint8) if file == self.states else (self.shape, self.items.dtype)
+        try:
+            values = np.lib.format.open_memmap(file, mode="r")
+        except (FileNotFoundError, EOFError, ValueError):
+            return None
+        whole = values.shape == shape and values.dtype == dtype and values.offset + values.nbytes == file.stat().st_size
+        return values if whole else None
+
+    def _allocate(self, num_bytes: int) -> None:
+        """New files for arrays and states. States come last; a part of either file counts as nothing."""
+        for old in (self.arrays, self.states, self.part):
+            old.unlink(missing_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if free < num_bytes:
+            raise OSError(f"decoded, it takes {size(num_bytes)}, and {size(free)} are free")
+        (self.folder / "settings.json").write_text(json.dumps(self.about, indent=2, default=str) + "\n")
+        try:
+            np.lib.format.open_memmap(self.part, mode="w+", dtype=self.items.dtype, shape=self.shape)
+            with self.part.open("r+b") as file:
+                if hasattr(os, "posix_fallocate"):  # takes the room now, rather than to find it gone half-way
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+                os.fsync(file)
+        except OSError:
+            self.part.unlink(missing_ok=True)
+            raise
+        np.save(self.states, np.full(self.shape[0], _UNKNOWN, np.uint8))
+
+
+def _in_order(
+    items: Items, numbers: list[int], num_workers: int
+) -> Generator[tuple[int, np.ndarray | DataError], None, None]:
     """Each number, with its array or what is wrong with it."""
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decoding")  # Pillow decodes without interpreter lock
-    ahead: deque[tuple[int, Future[np.ndarray | DataError]]] = deque()
+    started = ((number, pool.submit(items.decode, number)) for number in numbers)
+    ahead = deque(islice(started, _AHEAD * num_workers))
     try:
-        for number in numbers:
-            ahead.append((number, pool.submit(items.decode, number)))
-            if len(ahead) > _AHEAD * num_workers:
-                first, decoding = ahead.popleft()
-                yield first, decoding.result()
-        for rest, decoding in ahead:
-            yield rest, decoding.result()
+        while ahead:
+            number, decoding = ahead.popleft()
+            ahead.extend(islice(started, 1))
+            yield number, decoding.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _good(cache: Cache, states: np.ndarray, items: Items, on_bad: OnBad) -> Tensor:
-    """Numbers of what could be read. A line tells what could not."""
-    bad = np.flatnonzero(states == BAD).tolist()
-    if bad and on_bad == "error":
-        if isinstance(error := items.decode(bad[0]), DataError):
-            raise items.refused(error) from error
-        first = items.items[bad[0]]
-        raise DataError(f"{items.name}: {first} could not be read when it was cached; remove {cache.folder}")
-    if len(bad) == len(states):
-        raise DataError(f"{items.name}: none of {len(bad)} files can be read, {items.items[0]} the first of them")
-    if bad:
-        some = ", ".join(str(items.items[number]) for number in bad[:3]) + (", ..." if len(bad) > 3 else "")
-        what = f"{len(bad)} of {len(states)} files cannot be read and are left out: {some}"
-        print(f"{items.name}: {what}", file=sys.stderr)
-    return torch.from_numpy(np.flatnonzero(states == GOOD))
 
 
 @dataclass(eq=False, repr=False)
@@ -174,3 +298,13 @@ class Streamed(Rows):
         if self.on_bad == "skip":
             after = int(np.searchsorted(self.members, number, side="right"))
             yield from np.roll(self.members, -after).tolist()
+
+
+def locked(file: Path, other: str) -> AbstractContextManager[Any]:
+    """One process at a time is inside; the lock ends with its process. `other` tells of the one that is waited for."""
+    lock = FileLock(file)
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        print(f"{other}: waiting for it", file=sys.stderr)
+        return lock.acquire()

@@ -16,9 +16,8 @@ from PIL import Image
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from .cache import locked
 from .dataset import Binarize, Dataset, remembered
-from .decoding import OnBad, decoded
+from .decoding import OnBad, decoded, locked
 from .downloads import first_line, quietly
 from .errors import DataError
 from .image_folders import all_splits
