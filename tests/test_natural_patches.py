@@ -10,8 +10,7 @@ from scipy.stats import chisquare
 
 from pyrovae.config import ConfigError, build_data, check
 from pyrovae.data import ContrastNormalization, DataError, Held, Mapped, NaturalPatches, Rows
-from pyrovae.data.image_filters import intensities, local_contrast, olshausen_field
-from pyrovae.data.natural_patches import Patches
+from pyrovae.data.natural_patches import Patches, intensities, local_contrast, olshausen_field
 
 CUTOFF = 0.39
 STEP = np.repeat([[0.0, 1.0]], 64, 0).repeat(32, 1)  # (64, 64), an edge in the middle

@@ -6,20 +6,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from .dataset import SPLITS, Binarize, Dataset, remembered
 from .decoding import OnBad, decoded
 from .errors import DataError
-from .pictures import Color, Crop, picture_files, read_picture
 from .splits import stratified
 
+Color = Literal["grey", "rgb"]
+Crop = Literal["center", "none"]
 Partition = Literal["auto", "none", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 Parts = Mapping[str, Tensor]  # split -> numbers of its pictures
 
 _SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 
 
 @remembered
@@ -66,15 +70,13 @@ def ImageFolder(  # noqa: N802 - as torchvision's
         DataError: No folder, no pictures in it, one that cannot be read, or pictures beside the folders of splits.
         OSError: No room for the cache, or its folder cannot be written.
     """
+    options = locals()
     files = pictures_below("ImageFolder", root, "name a folder of pictures")
     folders, parts = _folders(root, files), folders_of_splits("ImageFolder", root, files)
-    if parts is not None:
+    if parts:
         folders = [folder.partition("/")[2] or "." for folder in folders]
-    what = f"{Path(root)}, split by its folders" if parts else f"{Path(root)}, split at random"
-    fractions = {"val": val_fraction, "test": test_fraction}
-    look = {"image_size": image_size, "color": color, "crop": crop}
-    how = {"cache": cache, "on_bad": on_bad, "num_workers": num_workers}
-    return _pictures("ImageFolder", what, files, folders, parts, fractions, look, how, binarize=binarize, seed=seed)
+    what = f"{root}, split by its folders" if parts else f"{root}, split at random"
+    return _pictures("ImageFolder", what, files, folders, parts, options)
 
 
 @remembered
@@ -111,82 +113,39 @@ def SUN397(  # noqa: N802 - named as the data set is
     Reference:
         SUN database: Large-scale scene recognition from abbey to zoo (Xiao et al., 2010), doi:10.1109/CVPR.2010.5539970
     """
+    options = locals()
     remedy = (
         "torchvision's download of it is dead, so get SUN397.tar.gz from vision.princeton.edu/projects/2010/SUN, "
         "unpack it, and set dataset.root to its SUN397 folder"
     )
     files = pictures_below("SUN397", root, remedy)
-    lists = _partition_lists(Path(root), partition)
-    parts = _listed(lists, Path(root), files) if lists else None
-    folders = _folders(root, files)
-    what = f"{Path(root)}, split " + (f"by {lists[0].name} and {lists[1].name}" if lists else "at random")
-    fractions = {"val": val_fraction, "test": test_fraction}
-    look = {"image_size": image_size, "color": color, "crop": crop}
-    how = {"cache": cache, "on_bad": on_bad, "num_workers": num_workers}
-    return _pictures("SUN397", what, files, folders, parts, fractions, look, how, binarize=binarize, seed=seed)
-
-
-def pictures_below(name: str, root: str, remedy: str) -> list[Path]:
-    """The pictures below a folder, sorted; an error without any."""
-    folder = Path(root)
-    files = picture_files(folder) if folder.is_dir() else []
-    if not files:
-        what = "holds no pictures" if folder.is_dir() else "does not exist"
-        raise DataError(f"{name}: {folder.resolve()} (dataset.root) {what}; {remedy}")
-    return files
-
-
-def folders_of_splits(name: str, root: str, files: Sequence[Path]) -> Parts | None:
-    """Numbers of the pictures of each split that has a folder; None if classes are all that folders tell."""
-    tops = [path.partition("/")[0] for path in _folders(root, files)]
-    splits, others = {*tops} & _SPLIT_OF_FOLDER.keys(), sorted({*tops} - _SPLIT_OF_FOLDER.keys())
-    if "train" not in splits or (splits == {"train"} and others):  # a class of trains among others
-        return None
-    if others:
-        beside = files[tops.index(others[0])]
-        raise DataError(f"{name}: {Path(root)} has folder train, and {beside} beside it; move one of them away")
-    of = [_SPLIT_OF_FOLDER[top] for top in tops]
-    return {split: torch.tensor([n for n, s in enumerate(of) if s == split]) for split in SPLITS if split in of}
-
-
-def all_splits(
-    name: str, parts: Parts | None, labels: Tensor, seed: int, fractions: Mapping[str, float], good: Tensor
-) -> list[Tensor]:
-    """Numbers of the good datapoints of each split; `parts` are the splits that are given, by default all in train.
-
-    What is missing of val and test is a fraction of train, class by class; a damaged one moves no other elsewhere.
-    """
-    parts = {"train": torch.arange(len(labels))} if parts is None else parts
-    if missing := [split for split in fractions if split not in parts]:
-        pool, wanted = parts["train"], {f"{split}_fraction": fractions[split] for split in missing}
-        taken = stratified(name, labels[pool], seed, **wanted)
-        parts = {**parts, **{split: pool[part] for split, part in zip(("train", *missing), taken, strict=True)}}
-    return [parts[split][torch.isin(parts[split], good)] for split in SPLITS]
+    lists = _lists(Path(root), partition)
+    parts = {split: _listed(path, Path(root), files) for split, path in lists.items()}
+    if both := {*parts.get("train", [])} & {*parts.get("test", [])}:
+        raise DataError(f"SUN397: {len(both)} files both train and test, {files[min(both)]} say; mend {lists['train']}")
+    what = f"{root}, split " + ("by " + " and ".join(path.name for path in lists.values()) if lists else "at random")
+    listed = {split: torch.tensor(numbers) for split, numbers in parts.items()}
+    return _pictures("SUN397", what, files, _folders(root, files), listed, options)
 
 
 def _pictures(
-    title: str,
-    what: str,
-    files: Sequence[Path],
-    classes: Sequence[str],
-    parts: Parts | None,
-    fractions: Mapping[str, float],
-    look: Mapping[str, Any],
-    how: Mapping[str, Any],
-    **options: Any,
+    title: str, what: str, files: Sequence[Path], classes: Sequence[str], parts: Parts, options: Mapping[str, Any]
 ) -> Dataset:
-    """Pictures with their classes, all `.` if there are none."""
+    """Pictures with their classes, all `.` if there are none; `options` are arguments of `ImageFolder`."""
+    look = {key: options[key] for key in ("image_size", "color", "crop")}
+    how = {key: options[key] for key in ("cache", "on_bad", "num_workers")}
     shape = (1 if look["color"] == "grey" else 3, look["image_size"], look["image_size"])
     rows, good = decoded(title, files, partial(read_picture, **look), shape=shape, settings=look, **how)
     names = {label: number for number, label in enumerate(sorted(set(classes)))}
     labels = torch.tensor([names[label] for label in classes])
-    splits = all_splits(title, parts, labels, options["seed"], fractions, good)
-    options["num_workers"] = how["num_workers"]
-    name = {"ImageFolder": "image_folder", "SUN397": "sun397"}[title]
+    fractions = {"val": options["val_fraction"], "test": options["test_fraction"]}
+    splits = all_splits(title, parts, labels, good, options["seed"], **fractions)
+    made = {key: options[key] for key in ("binarize", "seed", "num_workers")}
+    name = "sun397" if title == "SUN397" else "image_folder"
     if set(names) == {"."}:
-        return Dataset.parted(name, f"{len(good)} images in {what}", rows, splits, **options)
+        return Dataset.parted(name, f"{len(good)} images in {what}", rows, splits, **made)
     source = f"{len(good)} images of {len(names)} classes in {what}"
-    return Dataset.parted(name, source, rows, splits, labels, class_names=tuple(names), **options)
+    return Dataset.parted(name, source, rows, splits, labels, class_names=tuple(names), **made)
 
 
 def _folders(root: str, files: Sequence[Path]) -> list[str]:
@@ -196,32 +155,131 @@ def _folders(root: str, files: Sequence[Path]) -> list[str]:
     return [known[parent] for parent in parents]
 
 
-def _partition_lists(folder: Path, number: Partition) -> tuple[Path, Path] | None:
-    """The files of a partition: in `folder`, in its `Partitions`, or beside it. `auto` is the first, if it is there."""
+def folders_of_splits(name: str, root: str, files: Sequence[Path]) -> Parts:
+    """Numbers of the pictures of each split that has a folder; nothing if classes are all that folders tell."""
+    tops = [path.partition("/")[0] for path in _folders(root, files)]
+    splits, others = {*tops} & _SPLIT_OF_FOLDER.keys(), sorted({*tops} - _SPLIT_OF_FOLDER.keys())
+    if "train" not in splits or (splits == {"train"} and others):  # a class of trains among others
+        return {}
+    if others:
+        beside = files[tops.index(others[0])]
+        raise DataError(f"{name}: {Path(root)} has folder train, and {beside} beside it; move one of them away")
+    of = [_SPLIT_OF_FOLDER[top] for top in tops]
+    return {split: torch.tensor([n for n, s in enumerate(of) if s == split]) for split in {*of}}
+
+
+def _lists(folder: Path, number: Partition) -> dict[str, Path]:
+    """The lists of a partition: in `folder`, in its `Partitions`, or beside it. `auto` is the first, if it is there."""
     if number == "none":
-        return None
+        return {}
     train, test = (f"{kind}_{1 if number == 'auto' else number:02}.txt" for kind in ("Training", "Testing"))
     for place in (folder, folder / "Partitions", folder.absolute().parent, folder.absolute().parent / "Partitions"):
         if (place / train).is_file() and (place / test).is_file():
-            return place / train, place / test
+            return {"train": place / train, "test": place / test}
     if number == "auto":
-        return None
+        return {}
     raise DataError(
         f"SUN397: dataset.partition is {number}, and neither {folder} nor Partitions in or beside it holds {train} and "
         f"{test}; put both there, or set dataset.partition: none for a random split"
     )
 
 
-def _listed(lists: tuple[Path, Path], folder: Path, files: Sequence[Path]) -> Parts:
-    """Numbers of the files that the lists name, relative to `folder`; rising."""
-    skip = len(folder.parts)
-    numbers = {"/".join(file.parts[skip:]): number for number, file in enumerate(files)}
-    train, test = ({line.strip().lstrip("/") for line in path.read_text().splitlines()} - {""} for path in lists)
-    for path, names in zip(lists, (train, test), strict=True):
-        missing = sorted(names - numbers.keys())
-        if missing or not names:
-            what = f"names {len(missing)} files that {folder} lacks, {missing[0]} say" if missing else "is empty"
-            raise DataError(f"SUN397: {path} {what}; get the rest, or set dataset.partition: none for a random split")
-    if both := sorted(train & test):
-        raise DataError(f"SUN397: {len(both)} files both train and test, {both[0]} say; mend {lists[0]} or {lists[1]}")
-    return {s: torch.tensor(sorted(numbers[n] for n in names)) for s, names in (("train", train), ("test", test))}
+def _listed(path: Path, folder: Path, files: Sequence[Path]) -> list[int]:
+    """Numbers of the files that a list names, relative to `folder`; rising."""
+    numbers = {"/".join(file.parts[len(folder.parts) :]): number for number, file in enumerate(files)}
+    names = {line.strip().lstrip("/") for line in path.read_text().splitlines()} - {""}
+    missing = sorted(names - numbers.keys())
+    if missing or not names:
+        what = f"names {len(missing)} files that {folder} lacks, {missing[0]} say" if missing else "is empty"
+        raise DataError(f"SUN397: {path} {what}; get the rest, or set dataset.partition: none for a random split")
+    return sorted(numbers[name] for name in names)
+
+
+def all_splits(name: str, parts: Parts, labels: Tensor, good: Tensor, seed: int, **fractions: float) -> list[Tensor]:
+    """Numbers of the `good` datapoints of each split; `parts` are the splits that are given, by default all in train.
+
+    What is missing of val and test is its fraction of train, class by class; a damaged one moves no other elsewhere.
+    """
+    parts = parts or {"train": torch.arange(len(labels))}
+    if missing := [split for split in fractions if split not in parts]:
+        wanted = {f"{split}_fraction": fractions[split] for split in missing}
+        taken = stratified(name, labels[parts["train"]], seed, **wanted)
+        parts = {**parts, **{split: parts["train"][of] for split, of in zip(("train", *missing), taken, strict=True)}}
+    return [parts[split][torch.isin(parts[split], good)] for split in SPLITS]
+
+
+def pictures_below(name: str, root: str, remedy: str) -> list[Path]:
+    """`picture_files`, and an error without any."""
+    folder = Path(root)
+    files = picture_files(folder) if folder.is_dir() else []
+    if not files:
+        what = "holds no pictures" if folder.is_dir() else "does not exist"
+        raise DataError(f"{name}: {folder.resolve()} (dataset.root) {what}; {remedy}")
+    return files
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures below a folder, at any depth, sorted; an upper-case extension counts, what is hidden does not."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    seen, files = set(), []
+    for where, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        about = os.stat(where)
+        if (about.st_dev, about.st_ino) in seen:  # a link that leads round
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        shown = (name for name in names if name[0] != "." and os.path.splitext(name)[1].lower() in _SUFFIXES)
+        files += [os.path.join(where, name) for name in shown]
+    return [Path(file) for file in sorted(files, key=lambda file: file.split(os.sep))]
+
+
+def read_picture(
+    file: Path, *, image_size: int | None, color: Color = "grey", crop: Crop = "center", enlarge: bool = True
+) -> np.ndarray:
+    """Pixels of a file, uint8 (C, H, W): `pixels` of it. JPEG, PNG, TIFF and others, of any mode.
+
+    Raises:
+        DataError: It is damaged, cut short, no picture, or one of floats or of 32 bits, whose white nobody knows; or it
+            would have to be enlarged and must not be.
+    """
+    try:
+        with Image.open(file) as opened:
+            if image_size is not None:
+                if (side := min(opened.size)) < image_size and not enlarge:
+                    what = f"is only {side} pixels high or wide; lower dataset.image_size {image_size}"
+                    raise DataError(what)
+                # Lets the JPEG decoder skip detail that shrinking would throw away.
+                opened.draft("RGB", (image_size, image_size))
+            return pixels(opened, image_size=image_size, color=color, crop=crop)
+    except MemoryError:
+        raise
+    except DataError as error:
+        raise DataError(f"{file} {error}") from error
+    except Exception as error:  # damage has many names in Pillow, and not all are OSErrors
+        reason = "not a format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"cannot read {file} ({reason}); mend or remove it") from error
+
+
+def pixels(image: Image.Image, *, image_size: int | None, color: Color = "grey", crop: Crop = "center") -> np.ndarray:
+    """Pixels of a picture, uint8 (C, H, W), of any mode; 16 bits are reduced to 8, an orientation tag is obeyed.
+
+    Arguments are as of `ImageFolder`; `image_size` None leaves height and width as they are.
+    """
+    # Pillow opens 16 bits of PNG and PPM, too, with mode I, which is of 32.
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        what = "floats" if image.mode == "F" else "signed or 32-bit values"
+        raise DataError(f"holds {what}; save it with 8 or 16 bits, or as an array for data set arrays")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # converting 16 bits as PIL does would clip at 255
+        values = np.asarray(image, dtype=np.float64) / 257
+        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    image = image.convert("L" if color == "grey" else "RGB")
+    if image_size is not None and crop == "center":
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BOX)
+    elif image_size is not None:
+        image = image.resize((image_size, image_size), Image.Resampling.BOX)
+    return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)

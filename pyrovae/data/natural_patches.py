@@ -1,4 +1,4 @@
-"""Patches of natural images: which images, what is done to them as a whole, and how patches are cut."""
+"""Patches of natural images: which images, what they pass through as a whole, and how patches are cut."""
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
@@ -17,11 +16,12 @@ from . import draws
 from .dataset import SPLITS, Dataset, remembered
 from .decoding import OnBad, decoded
 from .errors import DataError
-from .image_filters import Filter, Intensity, intensities, local_contrast, olshausen_field
-from .image_folders import Parts, all_splits, folders_of_splits, pictures_below
-from .pictures import read_picture
-from .rows import Held, Mapped, Rows, chunks
+from .image_folders import Parts, all_splits, folders_of_splits, pictures_below, read_picture
+from .rows import Mapped, Rows, chunks
 from .scaling import Scaled, Tabulated
+
+Intensity = Literal["grey", "linear", "log"]
+Filter = Literal["none", "olshausen_field", "local_contrast"]
 
 _CROPS = 4  # a stream of draws; those before are of a data set and of batches
 _CANDIDATES = 8  # places that a patch may be cut from, if its variance counts
@@ -110,16 +110,15 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
         num_workers=num_workers,
     )
     alike, fractions = torch.zeros(len(files), dtype=torch.int64), {"val": val_fraction, "test": test_fraction}
-    numbers = all_splits("NaturalPatches", parts, alike, seed, fractions, good)
-    of_split = dict(zip(SPLITS, numbers, strict=True))
-    for split, part in of_split.items():
-        if len(part) == 0:
-            raise DataError(f"NaturalPatches: no picture of the {split} split can be read; use more pictures")
-    preprocess = _preprocess(filter, intensity, images.subset(of_split["train"][:_MEASURED]))
+    numbers = all_splits("NaturalPatches", parts, alike, good, seed, **fractions)
+    counts = ", ".join(f"{len(part)} in {split}" for split, part in zip(SPLITS, numbers, strict=True))
+    if not all(map(len, numbers)):
+        raise DataError(f"NaturalPatches: each split needs a picture that can be read, not {counts}; use more pictures")
+    preprocess = _preprocess(filter, intensity, images.subset(numbers[0][:_MEASURED]))
     how: dict[str, Any] = {"min_variance": min_variance, "preprocess": preprocess}
     train, val, test = (
         Patches(images, part, num, patch_size, key=draws.key(seed, _CROPS, i), anew=i == 0, **how)
-        for i, (part, num) in enumerate(zip(of_split.values(), (num_train, num_val, num_test), strict=True))
+        for i, (part, num) in enumerate(zip(numbers, (num_train, num_val, num_test), strict=True))
     )
     if min_variance > 0:
         most = train.variances(train.read(torch.arange(min(num_train, _LOOKED_AT)))).max()
@@ -127,14 +126,13 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
             what = f"above that of every patch looked at, {most:.3g} at most"
             raise DataError(f"NaturalPatches: dataset.min_variance {min_variance:g} is {what}; lower it")
     where = f"pictures in {root}" if source == "folder" else "photographs inside scikit-image and scikit-learn"
-    counts = ", ".join(f"{len(part)} in {split}" for split, part in of_split.items())
     what = f"{patch_size} x {patch_size} patches of {len(good)} {where} ({counts})"
     options: dict[str, Any] = {"seed": seed, "preprocess": preprocess, "num_workers": num_workers}
     groups = _Photographs(train=train, val=val, test=test)
     return Dataset("natural_patches", what, train, val, test, groups=groups, **options)
 
 
-def _sources(source: str, root: str | None) -> tuple[list[Path], Parts | None]:
+def _sources(source: str, root: str | None) -> tuple[list[Path], Parts]:
     """Files, and the numbers of those of each split that has a folder; photographs are found without an import."""
     if source == "folder":
         if root is None:
@@ -148,24 +146,15 @@ def _sources(source: str, root: str | None) -> tuple[list[Path], Parts | None]:
         found = importlib.util.find_spec(package)
         base = Path(found.origin if found is not None and found.origin else "").parent / folder
         files += [base / name for name in names.split()]
-        if missing := [name for name in names.split() if not (base / name).is_file()]:
-            raise DataError(
-                f"photographs: the installed {package} lacks {', '.join(missing)}; install scikit-image and "
-                "scikit-learn anew, or set dataset.source: folder and dataset.root"
-            )
-    return files, None
+    if missing := [file.name for file in files if not file.is_file()]:
+        what = f"the installed scikit-image and scikit-learn lack {', '.join(missing)}"
+        raise DataError(f"photographs: {what}; install both anew, or set dataset.source: folder and dataset.root")
+    return files, {}
 
 
 def _read(file: Path, *, image_size: int, intensity: Intensity, filter: Filter, how: dict[str, float]) -> np.ndarray:
     """A picture, filtered, (1, image_size, image_size): float16, or uint8 if there is no filter."""
-    try:
-        with Image.open(file) as image:
-            side = min(image.size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        side = image_size  # `read_picture` says what is wrong with it
-    if side < image_size:
-        raise DataError(f"{file} is only {side} pixels high or wide; lower dataset.image_size {image_size}")
-    grey = read_picture(file, image_size=image_size)
+    grey = read_picture(file, image_size=image_size, enlarge=False)
     if filter == "none":
         return grey
     act = {"olshausen_field": olshausen_field, "local_contrast": local_contrast}[filter]
@@ -181,6 +170,74 @@ def _preprocess(filter: Filter, intensity: Intensity, training: Rows) -> Callabl
     if not squares.any():
         raise DataError(f"NaturalPatches: dataset.filter {filter} leaves nothing of the images; raise dataset.cutoff")
     return Scaled(squares.mean().sqrt().item())
+
+
+def intensities(kind: Intensity) -> np.ndarray:
+    r"""What each of the 256 grey values of a file stands for, float32 (256,), from 0 to 1.
+
+    `grey` is :math:`g`, the value itself over 255. `linear` is light, :math:`l = ((g + 0.055) / 1.055)^{2.4}`, or
+    :math:`g / 12.92` up to 0.04045: files code light by the sRGB curve. `log` is :math:`\log(1 + 255\, l) / \log 256`,
+    in which contrast does not depend on how bright a scene is lit; the 1 keeps the steps of dark pixels small.
+
+    Reference:
+        Independent component filters of natural images compared with simple cells in primary visual cortex (van Hateren
+        & van der Schaaf, 1998), which takes the logarithm of light, doi:10.1098/rspb.1998.0303
+    """
+    grey = np.linspace(0, 1, 256)
+    if kind == "grey":
+        return grey.astype(np.float32)
+    light = np.where(grey <= 0.04045, grey / 12.92, ((grey + 0.055) / 1.055) ** 2.4)
+    if kind == "log":
+        light = np.log1p(255 * light) / np.log(256)
+    return light.astype(np.float32)
+
+
+def olshausen_field(image: np.ndarray, cutoff: float = 0.39) -> np.ndarray:
+    r"""Flattens the spectrum of natural images and cuts off high frequencies, which are mostly noise.
+
+    .. math:: R(f) = f \exp(-(f / f_0)^4)
+
+    of the radial frequency f in cycles a pixel; the Nyquist frequency is 0.5. The mean goes, R(0) = 0. The image is
+    continued by its reflections, so that nothing wraps around: cosines are what the filter scales.
+
+    From (H, W) to float64 (H, W); `cutoff` is f₀, whatever the image's size: 200 cycles in 512 pixels are 0.39.
+
+    Reference:
+        Sparse coding with an overcomplete basis set: a strategy employed by V1? (Olshausen & Field, 1997),
+        doi:10.1016/S0042-6989(97)00169-7
+    """
+    from scipy.fft import dctn, idctn  # noqa: PLC0415 - slow to import
+
+    if not cutoff > 0:
+        raise DataError(f"cutoff must be > 0 cycles a pixel, got {cutoff}")
+    # The k-th cosine of n pixels has k / 2 cycles in them.
+    down, across = (np.arange(size) / (2 * size) for size in image.shape)
+    frequency = np.hypot(down[:, None], across)
+    gain = frequency * np.exp(-((frequency / cutoff) ** 4))
+    return idctn(gain * dctn(np.asarray(image, np.float64)))
+
+
+def local_contrast(image: np.ndarray, surround: float = 4.0) -> np.ndarray:
+    r"""Each pixel against those around it, in units of how much these vary.
+
+    .. math:: y = \frac{v}{\max(\sigma, \bar\sigma)}, \qquad v = x - g * x, \quad \sigma^2 = g * v^2
+
+    From (H, W) to float64 (H, W). g is a Gaussian window, its standard deviation `surround` pixels, and
+    :math:`\bar\sigma` the image's mean of σ, which keeps flat regions flat. The image is continued by its reflections.
+
+    Reference:
+        What is the best multi-stage architecture for object recognition? (Jarrett et al., 2009),
+        doi:10.1109/ICCV.2009.5459469
+    """
+    from scipy.ndimage import gaussian_filter  # noqa: PLC0415 - slow to import
+
+    if not surround > 0:
+        raise DataError(f"surround must be > 0 pixels, got {surround}")
+    x = np.asarray(image, np.float64)
+    centred = x - gaussian_filter(x, surround, mode="reflect")
+    spread = np.sqrt(gaussian_filter(centred**2, surround, mode="reflect"))
+    floor = max(float(spread.mean()), 1e-8)  # of an image without any contrast rounding errors alone would be left
+    return centred / np.maximum(spread, floor)
 
 
 @dataclass(eq=False, repr=False)
@@ -206,7 +263,7 @@ class Patches(Rows):
         if self.size > min(height, width):
             raise DataError(f"patch_size {self.size} does not fit into images of {height} x {width}; lower it")
         self.photographs = self.numbers  # (M,), in the data set
-        if not isinstance(self.images, Held | Mapped):  # a subset may put its own good rows in place of bad ones
+        if not isinstance(self.images, Mapped):  # a subset may put its own good rows in place of bad ones
             self.images, self.numbers = self.images.subset(self.numbers), torch.arange(len(self.numbers))
         self.shape, self.dtype = (self.num, channels, self.size, self.size), self.images.dtype
         self.place = f"cut when read, from {self.images.place}"
@@ -246,20 +303,15 @@ class Patches(Rows):
     def _cut(self, places: Tensor) -> Tensor:
         """Patches (B, C, size, size) at places (B, 3)."""
         image, top, left = places.T.numpy()
-        pixels, image = self._pixels(self.numbers.numpy()[image])
-        span = np.arange(self.size)
-        channel = np.arange(self.shape[1])[:, None, None]
+        image = self.numbers.numpy()[image]
+        if isinstance(self.images, Mapped):
+            pixels = self.images.array  # of which only the patches are touched
+        else:
+            unique, image = np.unique(image, return_inverse=True)
+            pixels = self.images.read(torch.from_numpy(unique)).numpy()
+        span, channel = np.arange(self.size), np.arange(self.shape[1])[:, None, None]
         rows, columns = (top[:, None] + span)[:, None, :, None], (left[:, None] + span)[:, None, None, :]
         return torch.from_numpy(np.asarray(pixels[image[:, None, None, None], channel, rows, columns]))
-
-    def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """An array of images, and where in it these are; of one in memory or mapped only the patches are touched."""
-        if isinstance(self.images, Held):
-            return self.images.values.numpy(), image
-        if isinstance(self.images, Mapped) and isinstance(self.images.array, np.ndarray):  # not of HDF5, say
-            return self.images.array, image
-        unique, where = np.unique(image, return_inverse=True)
-        return self.images.read(torch.from_numpy(unique)).numpy(), where
 
 
 class _Photographs(Mapping[str, Tensor]):

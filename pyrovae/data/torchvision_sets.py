@@ -1,7 +1,5 @@
 """Image sets of torchvision, those that were tried: how their parts are named, and where images and labels are."""
 
-import difflib
-import re
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +18,7 @@ from .dataset import Binarize, Dataset, remembered
 from .decoding import OnBad, decoded, locked
 from .downloads import first_line, quietly
 from .errors import DataError
-from .image_folders import all_splits
-from .pictures import Color, Crop, picture_files, pixels, read_picture
+from .image_folders import Color, Crop, all_splits, picture_files, pixels, read_picture
 
 
 class _Part(NamedTuple):
@@ -161,24 +158,23 @@ def Torchvision(  # noqa: N802 - named as the data set is
         DataError: No files, or an image that cannot be read or is of another size.
     """
     name = _find(set)
+    folder = Path(root) / _SETS[name].folder
     parts = _parts(name, root, options, download)
     sizes = [len(part.labels) for part in parts.values()]
     numbers = dict(zip(parts, torch.arange(sum(sizes)).split(sizes), strict=True))
     labels, names = _joined(list(parts.values()))
     images: list[Any] = [part.images for part in parts.values()]
+    checksum, size, own = None, (), "grey" if name == "Omniglot" else "rgb"
+    items: Sequence[Any] = [file for of in images for file in of]
+    opened: Callable[..., np.ndarray] = read_picture
     if isinstance(images[0], Tensor):
         raw: Any = torch.cat(images).contiguous()
-        items: Sequence[Any] = range(len(raw))
-        own, size = "rgb" if raw.shape[1] == 3 else "grey", tuple(raw.shape[2:])
-        opened: Any = partial(_opened, values=raw)
-    else:
-        items, opened = [file for of in images for file in of], read_picture
-        own, size = "grey" if name == "Omniglot" else "rgb", ()
+        checksum, size, own = zlib.crc32(raw.numpy().data), tuple(raw.shape[2:]), "rgb" if raw.shape[1] == 3 else "grey"
+        items, opened = range(len(raw)), partial(_opened, values=raw)
     good = torch.arange(len(items))
     if not size or color not in (None, own) or (image_size is not None and size != (image_size, image_size)):
         look = {"image_size": image_size, "color": color or own, "crop": crop}
         read = partial(opened, **look)
-        checksum = zlib.crc32(raw.numpy().data) if size else None  # files have their own stamps
         raw, good = decoded(
             name,
             items,
@@ -189,45 +185,37 @@ def Torchvision(  # noqa: N802 - named as the data set is
             on_bad=on_bad,
             num_workers=num_workers,
         )
-    splits = all_splits(name, numbers, labels, seed, {"val": val_fraction, "test": test_fraction}, good)
+    splits = all_splits(name, numbers, labels, good, seed, val=val_fraction, test=test_fraction)
     classes = f" of {len(names)} classes" if names else ""
-    source = f"{name}, {len(good)} images{classes} in {_folder(name, root)}"
     made: dict[str, Any] = {"binarize": binarize, "seed": seed, "class_names": names, "num_workers": num_workers}
+    source = f"{name}, {len(good)} images{classes} in {folder}"
     return Dataset.parted("torchvision", source, raw, splits, labels if names else None, **made)
 
 
 def _find(name: str) -> str:
     """torchvision's spelling of a set's name, which may be written without capitals and with underscores."""
-    spelled = {known.lower(): known for known in _SETS}
-    plain = re.sub(r"[-_ ]", "", name).lower()
-    if plain in spelled:
-        return spelled[plain]
-    near = difflib.get_close_matches(plain, spelled, n=3)
-    hint = f"; did you mean {' or '.join(spelled[n] for n in near)}?" if near else ";"
+    plain = "".join(filter(str.isalnum, name)).lower()
+    for known in _SETS:
+        if known.lower() == plain:
+            return known
     valid = f"valid: {', '.join(_SETS)}; any folder of pictures is data set image_folder"
-    raise ValueError(f"set {name!r} is no image set of torchvision that was tried{hint} {valid}")
-
-
-def _folder(name: str, root: str) -> Path:
-    return Path(root) / _SETS[name].folder
+    raise ValueError(f"set {name!r} is no image set of torchvision that was tried; {valid}")
 
 
 def _parts(name: str, root: str, options: Mapping[str, Any], download: bool) -> dict[str, _Part]:
     """A set's own parts; what `options` name is all of it."""
     spec = _SETS[name]
     naming = {key for of in spec.parts.values() for key in of}
-    for key in options.keys() - naming - {*spec.options}:
+    if unknown := options.keys() - naming - {*spec.options}:
         valid = ", ".join([*sorted(naming), *spec.options]) or "none"
-        raise ValueError(f"options.{key}: unknown for {name}; valid: {valid}")
+        raise ValueError(f"options.{min(unknown)}: unknown for {name}; valid: {valid}")
     if name == "EMNIST" and "split" not in options:
         valid = "byclass, bymerge, balanced, letters, digits or mnist"
         raise ValueError(f"options.split: EMNIST needs it; set dataset.options.split: {valid}")
     parts = spec.parts if naming.isdisjoint(options) else _WHOLE
-    made = {}
-    for split, of in parts.items():
-        arguments = {**options, **of}
-        made[split] = spec.read(_open(name, root, arguments, download), _folder(name, root), arguments)
-    return made
+    given = {split: {**options, **of} for split, of in parts.items()}
+    folder = Path(root) / spec.folder
+    return {split: spec.read(_open(name, root, of, download), folder, of) for split, of in given.items()}
 
 
 def _open(name: str, root: str, arguments: Mapping[str, Any], download: bool) -> Any:
@@ -236,7 +224,7 @@ def _open(name: str, root: str, arguments: Mapping[str, Any], download: bool) ->
 
     loader = {"loader": str} if _SETS[name].read in (_files, _omniglot) else {}
     make = partial(getattr(datasets, name), root, **arguments, **loader)
-    where, reason = _folder(name, root).resolve(), "dataset.download is false"
+    where, reason = (Path(root) / _SETS[name].folder).resolve(), "dataset.download is false"
     try:
         with quietly():
             return make(download=False)
