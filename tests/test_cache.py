@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from pyrovae.data import DataError, Dataset, Mapped, decoding
-from pyrovae.data.decoding import decoded
+from pyrovae.data.decoding import Items, decoded
 
 N, SHAPE = 40, (1, 2, 3)
 EVERY = torch.arange(N)
@@ -64,8 +64,9 @@ def files(tmp_path):
 @pytest.fixture
 def decode(tmp_path, files, read):
     def run(**options):
-        options = {"shape": SHAPE, "settings": {"size": 3}, "cache": str(tmp_path / "cache"), **options}
-        return decoded("Toy", options.pop("items", files), options.pop("read", read), **options)
+        what = {"items": files, "read": read, "shape": SHAPE, "settings": {"size": 3}}
+        what |= {key: options.pop(key) for key in [*options] if key in (*what, "dtype")}
+        return decoded(Items("Toy", **what), **{"cache": str(tmp_path / "cache"), **options})
 
     return run
 
@@ -430,7 +431,7 @@ def test_batches_do_not_depend_on_threads(decode, cache, tmp_path):
 
 def test_few_arrays_wait_to_be_written(monkeypatch, files, read):
     monkeypatch.setattr(decoding, "_AHEAD", 2)
-    items = decoding.Items("Toy", files, read, SHAPE, np.dtype("uint8"))
+    items = Items("Toy", files, read, SHAPE, {})
     some = decoding._in_order(items, list(range(N)), 2)
     for i in range(10):
         assert next(some)[0] == i

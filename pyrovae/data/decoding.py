@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -27,6 +28,7 @@ from .rows import Mapped, Rows, Subset
 from .sizes import size
 
 OnBad = Literal["error", "skip"]
+Made = tuple[int, np.ndarray | DataError]  # the number of an item, and its array or what is wrong with it
 
 _VERSION = 1  # of decoding: raise it when arrays change, and every cache is made anew
 _BLOCK = 128  # items from one flush to the next
@@ -34,73 +36,23 @@ _AHEAD = 16  # items a thread that may wait to be written, so that memory does n
 _UNKNOWN, _GOOD, _BAD = 0, 1, 2  # states of an item
 
 
-def decoded(
-    name: str,
-    items: Sequence[Any],
-    read: Callable[[Any], np.ndarray],
-    *,
-    shape: tuple[int, ...],
-    settings: Mapping[str, Any],
-    cache: bool | str = True,
-    on_bad: OnBad = "error",
-    num_workers: int = 2,
-    dtype: str = "uint8",
-) -> tuple[Rows, Tensor]:
-    """Rows, of which number i is `read(items[i])`, and the numbers of those that could be read.
+@dataclass(frozen=True)
+class Items:
+    """Files, or parts of files, and how each becomes an array.
 
-    Args:
+    Attributes:
         name: Of the data set.
         items: Paths, or anything that `repr` tells apart.
         read: To an array of `shape` and `dtype`, in any thread; raises `DataError` for a damaged item.
         settings: All that the arrays depend on, besides the items: plain values.
-        cache: Decode once, into the folder of that name, or the user's; `False` decodes when a batch is asked for.
-        on_bad: Whether a damaged item is an error, or left out. Without a cache that is found out too late to leave it
-            out, and another takes its place.
-
-    Raises:
-        DataError: No items, a damaged one, or nothing but damaged ones.
-        OSError: No room for the cache, or a folder that cannot be written.
     """
-    if not len(items):
-        raise DataError(f"{name}: nothing to decode; name a folder that holds files")
-    them = Items(name, items, read, shape, np.dtype(dtype))
-    if cache is False:
-        return Streamed(them, on_bad, np.arange(len(items))), torch.arange(len(items))
-    where = _Cache(them, settings, cache)
-    try:
-        stored = where.stored()
-        if stored is None:
-            where.folder.mkdir(parents=True, exist_ok=True)
-            with locked(where.folder / "lock", f"{name}: another process is decoding into {where.folder}"):
-                if where.stored() is None:  # another process may have filled it meanwhile
-                    where.fill(on_bad, num_workers)
-            stored = where.stored()
-    except OSError as error:
-        raise OSError(
-            f"{name}: cannot use the cache {where.folder} ({error.strerror or error}); name another folder with "
-            "dataset.cache=DIR, or keep nothing with dataset.cache=false"
-        ) from error
-    assert stored is not None
-    arrays, states = stored
-    if bad := [items[number] for number in np.flatnonzero(states == _BAD).tolist()]:
-        if on_bad == "error":
-            raise them.refused(f"{bad[0]} could not be read when it was cached; mend it, or remove {where.folder}")
-        if len(bad) == len(items):
-            raise DataError(f"{name}: none of {len(bad)} files can be read, {bad[0]} the first of them")
-        some = ", ".join(map(str, bad[:3])) + (", ..." if len(bad) > 3 else "")
-        print(f"{name}: {len(bad)} of {len(items)} files cannot be read and are left out: {some}", file=sys.stderr)
-    return Mapped(arrays), torch.from_numpy(np.flatnonzero(states == _GOOD))
-
-
-@dataclass(frozen=True)
-class Items:
-    """Files, or parts of files, and how each becomes an array; attributes are arguments of `decoded`."""
 
     name: str
     items: Sequence[Any]
     read: Callable[[Any], np.ndarray]
     shape: tuple[int, ...]
-    dtype: np.dtype
+    settings: Mapping[str, Any]
+    dtype: str = "uint8"
 
     def decode(self, number: int) -> np.ndarray | DataError:
         """The array `shape` of an item, or what is wrong with it."""
@@ -132,6 +84,50 @@ class Items:
                 yield f"{os.fspath(item)[skip:]} gone"
 
 
+def decoded(
+    items: Items, *, cache: bool | str = True, on_bad: OnBad = "error", num_workers: int = 2
+) -> tuple[Rows, Tensor]:
+    """Rows, of which number i is the array of item i, and the numbers of those that could be read.
+
+    Args:
+        items: What to decode.
+        cache: Decode once, into the folder of that name, or the user's; `False` decodes when a batch is asked for.
+        on_bad: Whether a damaged item is an error, or left out. Without a cache that is found out too late to leave it
+            out, and another takes its place.
+        num_workers: Threads.
+
+    Raises:
+        DataError: No items, a damaged one, or nothing but damaged ones.
+        OSError: No room for the cache, or a folder that cannot be written.
+    """
+    name, files = items.name, items.items
+    if not len(files):
+        raise DataError(f"{name}: nothing to decode; name a folder that holds files")
+    if cache is False:
+        return Streamed(items, on_bad, np.arange(len(files))), torch.arange(len(files))
+    where = _Cache(items, cache)
+    try:
+        stored = where.stored()
+        if stored is None:
+            where.folder.mkdir(parents=True, exist_ok=True)
+            with locked(where.folder / "lock", f"{name}: another process is decoding into {where.folder}"):
+                stored = where.stored() or where.fill(on_bad, num_workers)  # another process may have filled it
+    except OSError as error:
+        raise OSError(
+            f"{name}: cannot use the cache {where.folder} ({error.strerror or error}); name another folder with "
+            "dataset.cache=DIR, or keep nothing with dataset.cache=false"
+        ) from error
+    arrays, states = stored
+    if bad := [files[number] for number in np.flatnonzero(states == _BAD).tolist()]:
+        if on_bad == "error":
+            raise items.refused(f"{bad[0]} could not be read when it was cached; mend it, or remove {where.folder}")
+        if len(bad) == len(files):
+            raise DataError(f"{name}: none of {len(bad)} files can be read, {bad[0]} the first of them")
+        some = ", ".join(map(str, bad[:3])) + (", ..." if len(bad) > 3 else "")
+        print(f"{name}: {len(bad)} of {len(files)} files cannot be read and are left out: {some}", file=sys.stderr)
+    return Mapped(arrays), torch.from_numpy(np.flatnonzero(states == _GOOD))
+
+
 class _Cache:
     """The folder of a data set's arrays, named after all that they depend on. Who fills it holds its lock.
 
@@ -139,10 +135,10 @@ class _Cache:
     until then it is `arrays.npy.part`. `within` is the folder of all caches, or True for the user's.
     """
 
-    def __init__(self, items: Items, settings: Mapping[str, Any], within: str | bool) -> None:
+    def __init__(self, items: Items, within: str | bool) -> None:
         self.items, self.shape = items, (len(items.items), *items.shape)
         about = {"version": _VERSION, "name": items.name, "shape": list(self.shape)}
-        self.about = {**about, "dtype": items.dtype.name, "settings": dict(settings)}
+        self.about = {**about, "dtype": items.dtype, "settings": dict(items.settings)}
         key = hashlib.sha256(json.dumps(self.about, sort_keys=True, default=str).encode())
         for stamp in items.stamps():
             key.update(os.fsencode(stamp + "\n"))
@@ -156,9 +152,9 @@ class _Cache:
         values, states = self._mapped(self.arrays), self._mapped(self.states)
         return None if values is None or states is None or (states == _UNKNOWN).any() else (values, np.array(states))
 
-    def fill(self, on_bad: OnBad, num_workers: int) -> None:
+    def fill(self, on_bad: OnBad, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
         """Decodes what an earlier process has left, or all."""
-        num_bytes = 128 + int(np.prod(self.shape, dtype=np.int64)) * self.items.dtype.itemsize  # with a header
+        num_bytes = 128 + math.prod(self.shape) * np.dtype(self.items.dtype).itemsize  # with a header
         start = time.monotonic()
         if self._mapped(self.part) is None or self._mapped(self.states) is None:
             self._allocate(num_bytes)
@@ -177,8 +173,9 @@ class _Cache:
         os.replace(self.part, self.arrays)
         if silent:
             print(f"decoded {self.items.name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
+        return np.lib.format.open_memmap(self.arrays, mode="r"), states
 
-    def _write(self, states: np.memmap, block: Iterable[tuple[int, np.ndarray | DataError]], *, skip: bool) -> int:
+    def _write(self, states: np.memmap, block: Iterable[Made], *, skip: bool) -> int:
         """Keeps what was made of some items, and returns how many; an error among them keeps those before it.
 
         An item counts as done when its array is safely on disk. Arrays are written, not mapped: a full disk is an error
@@ -235,9 +232,7 @@ class _Cache:
         np.save(self.states, np.full(self.shape[0], _UNKNOWN, np.uint8))
 
 
-def _in_order(
-    items: Items, numbers: list[int], num_workers: int
-) -> Generator[tuple[int, np.ndarray | DataError], None, None]:
+def _in_order(items: Items, numbers: list[int], num_workers: int) -> Generator[Made, None, None]:
     """Each number, with its array or what is wrong with it."""
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decoding")  # Pillow decodes without interpreter lock
     started = ((number, pool.submit(items.decode, number)) for number in numbers)
@@ -267,7 +262,7 @@ class Streamed(Rows):
     def __post_init__(self) -> None:
         self.place = "files, decoded when read"
         self.shape = (len(self.items.items), *self.items.shape)
-        self.dtype = torch.from_numpy(np.empty(0, self.items.dtype)).dtype
+        self.dtype = getattr(torch, self.items.dtype)
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         values = np.empty((len(numbers), *self.items.shape), self.items.dtype)

@@ -13,7 +13,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from .dataset import SPLITS, Binarize, Dataset, remembered
-from .decoding import OnBad, decoded
+from .decoding import Items, OnBad, decoded
 from .errors import DataError
 from .splits import stratified
 
@@ -135,7 +135,7 @@ def _pictures(
     look = {key: options[key] for key in ("image_size", "color", "crop")}
     how = {key: options[key] for key in ("cache", "on_bad", "num_workers")}
     shape = (1 if look["color"] == "grey" else 3, look["image_size"], look["image_size"])
-    rows, good = decoded(title, files, partial(read_picture, **look), shape=shape, settings=look, **how)
+    rows, good = decoded(Items(title, files, partial(read_picture, **look), shape, look), **how)
     names = {label: number for number, label in enumerate(sorted(set(classes)))}
     labels = torch.tensor([names[label] for label in classes])
     fractions = {"val": options["val_fraction"], "test": options["test_fraction"]}

@@ -1,7 +1,8 @@
 """Patches of natural images: which images, what they pass through as a whole, and how patches are cut."""
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from . import draws
 from .dataset import SPLITS, Dataset, remembered
-from .decoding import OnBad, decoded
+from .decoding import Items, OnBad, decoded
 from .errors import DataError
 from .image_folders import Parts, all_splits, folders_of_splits, pictures_below, read_picture
 from .rows import Mapped, Rows, chunks
@@ -95,29 +96,23 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
         Field, 1996), doi:10.1038/381607a0; and as `intensities`, `olshausen_field` and `local_contrast` say.
     """
     files, parts = _sources(source, root)
-    told = {"olshausen_field": {"cutoff": cutoff}, "local_contrast": {"surround": surround}}.get(filter, {})
-    # The intensity of unfiltered images is a look-up in a table, which needs no copy of them.
-    settings = {} if filter == "none" else {"intensity": intensity, **told}
-    images, good = decoded(
-        "NaturalPatches",
-        files,
-        partial(_read, image_size=image_size, intensity=intensity, filter=filter, how=told),
-        shape=(1, image_size, image_size),
-        settings={"image_size": image_size, "filter": filter, **settings},
-        dtype="uint8" if filter == "none" else "float16",
-        cache=cache,
-        on_bad=on_bad,
-        num_workers=num_workers,
-    )
+    how = {"olshausen_field": {"cutoff": cutoff}, "local_contrast": {"surround": surround}}.get(filter, {})
+    settings: dict[str, Any] = {"image_size": image_size, "filter": filter}
+    if how:  # the intensity of unfiltered images is a look-up in a table, which needs no copy of them
+        settings |= {"intensity": intensity, **how}
+    read = partial(_read, image_size=image_size, intensity=intensity, filter=filter, how=how)
+    dtype, shape = "float16" if how else "uint8", (1, image_size, image_size)
+    pictures = Items("NaturalPatches", files, read, shape, settings, dtype)
+    images, good = decoded(pictures, cache=cache, on_bad=on_bad, num_workers=num_workers)
     alike, fractions = torch.zeros(len(files), dtype=torch.int64), {"val": val_fraction, "test": test_fraction}
     numbers = all_splits("NaturalPatches", parts, alike, good, seed, **fractions)
     counts = ", ".join(f"{len(part)} in {split}" for split, part in zip(SPLITS, numbers, strict=True))
     if not all(map(len, numbers)):
         raise DataError(f"NaturalPatches: each split needs a picture that can be read, not {counts}; use more pictures")
     preprocess = _preprocess(filter, intensity, images.subset(numbers[0][:_MEASURED]))
-    how: dict[str, Any] = {"min_variance": min_variance, "preprocess": preprocess}
+    cut = partial(Patches, images, min_variance=min_variance, preprocess=preprocess)
     train, val, test = (
-        Patches(images, part, num, patch_size, key=draws.key(seed, _CROPS, i), anew=i == 0, **how)
+        cut(part, num, patch_size, key=draws.key(seed, _CROPS, i), anew=i == 0)
         for i, (part, num) in enumerate(zip(numbers, (num_train, num_val, num_test), strict=True))
     )
     if min_variance > 0:
@@ -314,18 +309,9 @@ class Patches(Rows):
         return torch.from_numpy(np.asarray(pixels[image[:, None, None, None], channel, rows, columns]))
 
 
-class _Photographs(Mapping[str, Tensor]):
+class _Photographs(UserDict[str, Any]):
     """The number of each patch's photograph, (N,), by split; of training patches in epoch 0. Found when asked for."""
 
-    def __init__(self, **patches: Patches) -> None:
-        self._patches = patches
-
     def __getitem__(self, split: str) -> Tensor:
-        rows = self._patches[split]
+        rows: Patches = super().__getitem__(split)
         return torch.cat([rows.photographs[rows.cut(n)[1][:, 0]] for n in chunks(torch.arange(len(rows)), rows)])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._patches)
-
-    def __len__(self) -> int:
-        return len(self._patches)

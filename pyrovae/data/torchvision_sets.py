@@ -15,7 +15,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from .dataset import Binarize, Dataset, remembered
-from .decoding import OnBad, decoded, locked
+from .decoding import Items, OnBad, decoded, locked
 from .downloads import first_line, quietly
 from .errors import DataError
 from .image_folders import Color, Crop, all_splits, picture_files, pixels, read_picture
@@ -174,17 +174,10 @@ def Torchvision(  # noqa: N802 - named as the data set is
     good = torch.arange(len(items))
     if not size or color not in (None, own) or (image_size is not None and size != (image_size, image_size)):
         look = {"image_size": image_size, "color": color or own, "crop": crop}
+        settings = {"set": name, "options": dict(options), "checksum": checksum, **look}
         read = partial(opened, **look)
-        raw, good = decoded(
-            name,
-            items,
-            read,
-            shape=_shape(name, items, read, on_bad),
-            settings={"set": name, "options": dict(options), "checksum": checksum, **look},
-            cache=cache,
-            on_bad=on_bad,
-            num_workers=num_workers,
-        )
+        what = Items(name, items, read, _shape(name, items, read, on_bad), settings)
+        raw, good = decoded(what, cache=cache, on_bad=on_bad, num_workers=num_workers)
     splits = all_splits(name, numbers, labels, good, seed, val=val_fraction, test=test_fraction)
     classes = f" of {len(names)} classes" if names else ""
     made: dict[str, Any] = {"binarize": binarize, "seed": seed, "class_names": names, "num_workers": num_workers}
