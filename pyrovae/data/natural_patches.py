@@ -26,14 +26,13 @@ Filter = Literal["none", "olshausen_field", "local_contrast"]
 
 _CROPS = 4  # a stream of draws; those before are of a data set and of batches
 _CANDIDATES = 8  # places that a patch may be cut from, if its variance counts
-_LOOKED_AT = 256  # training patches, of which one must have the least variance
 _MEASURED = 1000  # images at most that say how strong filtered images are
 
 # Of what two packages carry, all that shows a scene as an eye would see it, and one of a stereo pair only.
 _PHOTOGRAPHS = {
-    ("skimage", "data"): "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png "
+    "skimage/data": "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png "
     "motorcycle_left.png rocket.jpg",
-    ("sklearn", "datasets/images"): "china.jpg flower.jpg",
+    "sklearn/datasets/images": "china.jpg flower.jpg",
 }
 
 
@@ -83,10 +82,8 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
         surround: Standard deviation of the window of `local_contrast` in pixels.
         min_variance: Least variance of x over a patch; one below it is cut elsewhere, 8 times at most.
         val_fraction, test_fraction: Of all images, where they have no folder of their own; at least one each.
-        cache: Decode and filter once, into a folder; `false` does so anew whenever patches are cut.
-        on_bad: Whether a damaged or too small picture is an error or left out.
+        cache, on_bad, num_workers: As of `ImageFolder`; without a cache images are filtered whenever patches are cut.
         seed: Of the split and of where patches are cut.
-        num_workers: Threads that decode, and cut ahead.
 
     Raises:
         DataError: No folder, no or too few pictures in it, a bad one, or patches larger than images.
@@ -104,8 +101,8 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
     dtype, shape = "float16" if how else "uint8", (1, image_size, image_size)
     pictures = Items("NaturalPatches", files, read, shape, settings, dtype)
     images, good = decoded(pictures, cache=cache, on_bad=on_bad, num_workers=num_workers)
-    alike, fractions = torch.zeros(len(files), dtype=torch.int64), {"val": val_fraction, "test": test_fraction}
-    numbers = all_splits("NaturalPatches", parts, alike, good, seed, **fractions)
+    alike = torch.zeros(len(files), dtype=torch.int64)
+    numbers = all_splits("NaturalPatches", parts, alike, good, seed, val=val_fraction, test=test_fraction)
     counts = ", ".join(f"{len(part)} in {split}" for split, part in zip(SPLITS, numbers, strict=True))
     if not all(map(len, numbers)):
         raise DataError(f"NaturalPatches: each split needs a picture that can be read, not {counts}; use more pictures")
@@ -115,11 +112,6 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
         cut(part, num, patch_size, key=draws.key(seed, _CROPS, i), anew=i == 0)
         for i, (part, num) in enumerate(zip(numbers, (num_train, num_val, num_test), strict=True))
     )
-    if min_variance > 0:
-        most = train.variances(train.read(torch.arange(min(num_train, _LOOKED_AT)))).max()
-        if most < min_variance:
-            what = f"above that of every patch looked at, {most:.3g} at most"
-            raise DataError(f"NaturalPatches: dataset.min_variance {min_variance:g} is {what}; lower it")
     where = f"pictures in {root}" if source == "folder" else "photographs inside scikit-image and scikit-learn"
     what = f"{patch_size} x {patch_size} patches of {len(good)} {where} ({counts})"
     options: dict[str, Any] = {"seed": seed, "preprocess": preprocess, "num_workers": num_workers}
@@ -137,10 +129,10 @@ def _sources(source: str, root: str | None) -> tuple[list[Path], Parts]:
     if root is not None:
         raise DataError(f"NaturalPatches: dataset.root {root} is for source folder; set dataset.source: folder")
     files = []
-    for (package, folder), names in _PHOTOGRAPHS.items():
+    for place, names in _PHOTOGRAPHS.items():
+        package, _, folder = place.partition("/")
         found = importlib.util.find_spec(package)
-        base = Path(found.origin if found is not None and found.origin else "").parent / folder
-        files += [base / name for name in names.split()]
+        files += [Path((found and found.origin) or "").parent / folder / name for name in names.split()]
     if missing := [file.name for file in files if not file.is_file()]:
         what = f"the installed scikit-image and scikit-learn lack {', '.join(missing)}"
         raise DataError(f"photographs: {what}; install both anew, or set dataset.source: folder and dataset.root")
@@ -157,7 +149,7 @@ def _read(file: Path, *, image_size: int, intensity: Intensity, filter: Filter, 
 
 
 def _preprocess(filter: Filter, intensity: Intensity, training: Rows) -> Callable[[Tensor], Tensor]:
-    """From what `_read` gives to x; how strong filtered images are, those of training say."""
+    """From what `_read` gives to x; training images say how strong filtered ones are."""
     if filter == "none":
         return Tabulated(torch.from_numpy(intensities(intensity)))
     numbers = chunks(torch.arange(len(training)), training)
@@ -237,7 +229,7 @@ def local_contrast(image: np.ndarray, surround: float = 4.0) -> np.ndarray:
 
 @dataclass(eq=False, repr=False)
 class Patches(Rows):
-    """Square patches (C, size, size) of the images `numbers`, each cut at random: any image, any place, all alike.
+    """Square patches (1, size, size) of the grey images `numbers`, each cut at random: any image, any place, all alike.
 
     Where a patch is cut is a function of (key, epoch, number), of epoch 0 unless `anew`. If the variance of its x, by
     `preprocess`, is too small, it is cut elsewhere: the first of 8 places that has enough, or else the one with most.
@@ -254,20 +246,20 @@ class Patches(Rows):
     preprocess: Callable[[Tensor], Tensor]
 
     def __post_init__(self) -> None:
-        _, channels, height, width = self.images.shape
+        height, width = self.images.shape[-2:]
         if self.size > min(height, width):
             raise DataError(f"patch_size {self.size} does not fit into images of {height} x {width}; lower it")
         self.photographs = self.numbers  # (M,), in the data set
         if not isinstance(self.images, Mapped):  # a subset may put its own good rows in place of bad ones
             self.images, self.numbers = self.images.subset(self.numbers), torch.arange(len(self.numbers))
-        self.shape, self.dtype = (self.num, channels, self.size, self.size), self.images.dtype
+        self.shape, self.dtype = (self.num, 1, self.size, self.size), self.images.dtype
         self.place = f"cut when read, from {self.images.place}"
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         return self.cut(numbers, epoch)[0]
 
     def cut(self, numbers: Tensor, epoch: int = 0) -> tuple[Tensor, Tensor]:
-        """Patches (B, C, size, size), and image, top and left of each, (B, 3)."""
+        """Patches (B, 1, size, size), and image, top and left of each, (B, 3)."""
         places = self.places(numbers, epoch)  # (B, K, 3)
         chosen = places[:, 0].clone()
         patches = self._cut(chosen)
@@ -296,7 +288,7 @@ class Patches(Rows):
         return (x - x.mean(1, keepdim=True)).square().mean(1)  # torch's `var` warns of a rank's empty share
 
     def _cut(self, places: Tensor) -> Tensor:
-        """Patches (B, C, size, size) at places (B, 3)."""
+        """Patches (B, 1, size, size) at places (B, 3)."""
         image, top, left = places.T.numpy()
         image = self.numbers.numpy()[image]
         if isinstance(self.images, Mapped):
@@ -304,9 +296,9 @@ class Patches(Rows):
         else:
             unique, image = np.unique(image, return_inverse=True)
             pixels = self.images.read(torch.from_numpy(unique)).numpy()
-        span, channel = np.arange(self.size), np.arange(self.shape[1])[:, None, None]
-        rows, columns = (top[:, None] + span)[:, None, :, None], (left[:, None] + span)[:, None, None, :]
-        return torch.from_numpy(np.asarray(pixels[image[:, None, None, None], channel, rows, columns]))
+        span, of_all = np.arange(self.size), (slice(None), None, None, None)
+        rows, columns = top[of_all] + span[:, None], left[of_all] + span
+        return torch.from_numpy(np.asarray(pixels[image[of_all], 0, rows, columns]))
 
 
 class _Photographs(UserDict[str, Any]):

@@ -73,48 +73,44 @@ def _gtsrb(_: Any, folder: Path, arguments: Mapping[str, Any]) -> _Part:
 
 
 class _Set(NamedTuple):
-    """Where a set's files are below `root`, the arguments that name its parts, and what its class gives.
+    """Where a set's files are below `root`, the argument that names its parts, and what its class gives.
 
-    `read` takes an object of the class, its folder and its arguments; `options` are arguments that a user may give.
+    `read` takes an object of the class, its folder and its arguments; `options` are further ones that a user may give.
     """
 
     folder: str
-    parts: Mapping[str, Mapping[str, Any]]
+    key: str = ""
+    parts: Mapping[str, Any] = {"train": None}  # a set without a key is whole
     read: Callable[[Any, Path, Mapping[str, Any]], _Part] = _files
     options: tuple[str, ...] = ()
 
 
-def _by(key: str, **parts: Any) -> Mapping[str, Mapping[str, Any]]:
-    return {split: {key: value} for split, value in parts.items()}
-
-
-_WHOLE: Mapping[str, Mapping[str, Any]] = {"train": {}}
-_TRAIN = _by("train", train=True, test=False)
-_SPLIT = _by("split", train="train", test="test")
-_WITH_VAL, _WITH_VALID = (_by("split", train="train", val=val, test="test") for val in ("val", "valid"))
+_TRAIN = {"train": True, "test": False}
+_SPLIT = {"train": "train", "test": "test"}
+_VAL, _VALID = ({"train": "train", "val": val, "test": "test"} for val in ("val", "valid"))
 
 _SETS = {
-    **{name: _Set(f"{name}/raw", _TRAIN, _array) for name in ("MNIST", "FashionMNIST", "KMNIST")},
-    "EMNIST": _Set("EMNIST/raw", _TRAIN, _array, ("split",)),
-    "QMNIST": _Set("QMNIST/raw", _by("what", train="train", test="test"), _array),
-    "CIFAR10": _Set("cifar-10-batches-py", _TRAIN, _array),
-    "CIFAR100": _Set("cifar-100-python", _TRAIN, _array),
-    "SVHN": _Set("", _SPLIT, _array),
-    "STL10": _Set("stl10_binary", _SPLIT, _array, ("folds",)),
-    "USPS": _Set("", _TRAIN, _array),
-    "SEMEION": _Set("", _WHOLE, _array),
-    "CelebA": _Set("celeba", _WITH_VALID, _celeba),
-    "Omniglot": _Set("omniglot-py", _by("background", train=True, test=False), _omniglot),
-    "EuroSAT": _Set("eurosat", _WHOLE),
-    "Country211": _Set("country211", _WITH_VALID),
-    "FGVCAircraft": _Set("fgvc-aircraft-2013b", _WITH_VAL, options=("annotation_level",)),
-    "Flowers102": _Set("flowers-102", _WITH_VAL),
-    "DTD": _Set("dtd", _WITH_VAL, options=("partition",)),
-    "RenderedSST2": _Set("rendered-sst2", _WITH_VAL),
-    "Food101": _Set("food-101", _SPLIT),
-    "Caltech101": _Set("caltech101", _WHOLE, _caltech101),
-    "OxfordIIITPet": _Set("oxford-iiit-pet", _by("split", train="trainval", test="test"), _pets),
-    "GTSRB": _Set("gtsrb", _SPLIT, _gtsrb),
+    **{name: _Set(f"{name}/raw", "train", _TRAIN, _array) for name in ("MNIST", "FashionMNIST", "KMNIST")},
+    "EMNIST": _Set("EMNIST/raw", "train", _TRAIN, _array, ("split",)),
+    "QMNIST": _Set("QMNIST/raw", "what", _SPLIT, _array),
+    "CIFAR10": _Set("cifar-10-batches-py", "train", _TRAIN, _array),
+    "CIFAR100": _Set("cifar-100-python", "train", _TRAIN, _array),
+    "SVHN": _Set("", "split", _SPLIT, _array),
+    "STL10": _Set("stl10_binary", "split", _SPLIT, _array, ("folds",)),
+    "USPS": _Set("", "train", _TRAIN, _array),
+    "SEMEION": _Set("", read=_array),
+    "CelebA": _Set("celeba", "split", _VALID, _celeba),
+    "Omniglot": _Set("omniglot-py", "background", _TRAIN, _omniglot),
+    "EuroSAT": _Set("eurosat"),
+    "Country211": _Set("country211", "split", _VALID),
+    "FGVCAircraft": _Set("fgvc-aircraft-2013b", "split", _VAL, options=("annotation_level",)),
+    "Flowers102": _Set("flowers-102", "split", _VAL),
+    "DTD": _Set("dtd", "split", _VAL, options=("partition",)),
+    "RenderedSST2": _Set("rendered-sst2", "split", _VAL),
+    "Food101": _Set("food-101", "split", _SPLIT),
+    "Caltech101": _Set("caltech101", read=_caltech101),
+    "OxfordIIITPet": _Set("oxford-iiit-pet", "split", {"train": "trainval", "test": "test"}, _pets),
+    "GTSRB": _Set("gtsrb", "split", _SPLIT, _gtsrb),
 }
 
 
@@ -187,9 +183,8 @@ def Torchvision(  # noqa: N802 - named as the data set is
 
 def _find(name: str) -> str:
     """torchvision's spelling of a set's name, which may be written without capitals and with underscores."""
-    plain = "".join(filter(str.isalnum, name)).lower()
     for known in _SETS:
-        if known.lower() == plain:
+        if known.lower() == "".join(filter(str.isalnum, name)).lower():
             return known
     valid = f"valid: {', '.join(_SETS)}; any folder of pictures is data set image_folder"
     raise ValueError(f"set {name!r} is no image set of torchvision that was tried; {valid}")
@@ -197,18 +192,16 @@ def _find(name: str) -> str:
 
 def _parts(name: str, root: str, options: Mapping[str, Any], download: bool) -> dict[str, _Part]:
     """A set's own parts; what `options` name is all of it."""
-    spec = _SETS[name]
-    naming = {key for of in spec.parts.values() for key in of}
-    if unknown := options.keys() - naming - {*spec.options}:
-        valid = ", ".join([*sorted(naming), *spec.options]) or "none"
-        raise ValueError(f"options.{min(unknown)}: unknown for {name}; valid: {valid}")
+    folder, key, parts, read, others = _SETS[name]
+    valid = [key, *others] if key else []
+    if unknown := options.keys() - {*valid}:
+        raise ValueError(f"options.{min(unknown)}: unknown for {name}; valid: {', '.join(valid) or 'none'}")
     if name == "EMNIST" and "split" not in options:
-        valid = "byclass, bymerge, balanced, letters, digits or mnist"
-        raise ValueError(f"options.split: EMNIST needs it; set dataset.options.split: {valid}")
-    parts = spec.parts if naming.isdisjoint(options) else _WHOLE
-    given = {split: {**options, **of} for split, of in parts.items()}
-    folder = Path(root) / spec.folder
-    return {split: spec.read(_open(name, root, of, download), folder, of) for split, of in given.items()}
+        words = "byclass, bymerge, balanced, letters, digits or mnist"
+        raise ValueError(f"options.split: EMNIST needs it; set dataset.options.split: {words}")
+    whole = not key or key in options
+    given = {"train": options} if whole else {split: {**options, key: part} for split, part in parts.items()}
+    return {split: read(_open(name, root, of, download), Path(root) / folder, of) for split, of in given.items()}
 
 
 def _open(name: str, root: str, arguments: Mapping[str, Any], download: bool) -> Any:
