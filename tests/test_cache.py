@@ -161,7 +161,6 @@ def test_a_killed_start_is_taken_up(decode, read, folder, tmp_path, monkeypatch,
         os.kill(child.pid, signal.SIGKILL)
         child.join()
     assert done() == 24, "flushed by fours"
-    assert not (folder() / "arrays.npy").exists()
     read.calls()
     capsys.readouterr()
     rows, _ = decode()
@@ -227,7 +226,7 @@ def test_a_damaged_cache_is_made_anew(decode, read, folder, damage):
         case "states unknown":
             states.write_bytes(states.read_bytes()[:-1] + b"\0")
     check(decode()[0])
-    assert read.calls().total() == N
+    assert read.calls().total() == (1 if damage == "states unknown" else N)
     assert arrays.read_bytes() == whole
 
 
@@ -259,7 +258,7 @@ def test_a_disk_that_fills_up(decode, read, monkeypatch, folder, call):
         OSError, match=r"^Toy: cannot use the cache .*/cache/toy-\w+ \(No space left on device\); name another folder"
     ):
         decode()
-    assert (folder() / "arrays.npy.part").exists() == (call == "pwrite")
+    assert (folder() / "arrays.npy").exists() == (call == "pwrite")
     read.calls()
     monkeypatch.undo()
     check(decode()[0])

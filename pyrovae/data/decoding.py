@@ -131,8 +131,8 @@ def decoded(
 class _Cache:
     """The folder of a data set's arrays, named after all that they depend on. Who fills it holds its lock.
 
-    It holds `settings.json`, for people; `states.npy`, the state of each item; and `arrays.npy`, which is complete:
-    until then it is `arrays.npy.part`. `within` is the folder of all caches, or True for the user's.
+    It holds `settings.json`, for people; `arrays.npy`; and `states.npy`, the state of each item, which comes last.
+    `within` is the folder of all caches, or True for the user's.
     """
 
     def __init__(self, items: Items, within: str | bool) -> None:
@@ -145,18 +145,17 @@ class _Cache:
         base = Path(within).expanduser() if isinstance(within, str) else cache_folder()
         self.folder = base / f"{items.name.lower()}-{key.hexdigest()[:16]}"
         self.arrays, self.states = self.folder / "arrays.npy", self.folder / "states.npy"
-        self.part = self.folder / "arrays.npy.part"
 
     def stored(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Arrays (N, *shape), mapped, and states (N,), if complete. Needs neither the lock nor leave to write."""
-        values, states = self._mapped(self.arrays), self._mapped(self.states)
-        return None if values is None or states is None or (states == _UNKNOWN).any() else (values, np.array(states))
+        """Arrays (N, *shape) and states (N,), mapped, if complete. Needs neither the lock nor leave to write."""
+        found = self._mapped()
+        return None if found is None or (found[1] == _UNKNOWN).any() else found
 
     def fill(self, on_bad: OnBad, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
-        """Decodes what an earlier process has left, or all."""
+        """`stored`, after decoding what an earlier process has left, or all."""
         num_bytes = 128 + math.prod(self.shape) * np.dtype(self.items.dtype).itemsize  # with a header
         start = time.monotonic()
-        if self._mapped(self.part) is None or self._mapped(self.states) is None:
+        if self._mapped() is None:
             self._allocate(num_bytes)
         states = np.lib.format.open_memmap(self.states, mode="r+")
         todo = np.flatnonzero(states == _UNKNOWN if on_bad == "skip" else states != _GOOD).tolist()
@@ -170,7 +169,6 @@ class _Cache:
             while some := self._write(states, islice(made, _BLOCK), skip=on_bad == "skip"):
                 bar.update(some)
             silent = bar.disable
-        os.replace(self.part, self.arrays)
         if silent:
             print(f"decoded {self.items.name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
         return np.lib.format.open_memmap(self.arrays, mode="r"), states
@@ -182,7 +180,7 @@ class _Cache:
         then, and no crash.
         """
         done: dict[int, int] = {}
-        with self.part.open("r+b", buffering=0) as file:
+        with self.arrays.open("r+b", buffering=0) as file:
             end = os.fstat(file.fileno()).st_size
             try:
                 for number, made in block:
@@ -202,32 +200,33 @@ class _Cache:
                     states.flush()
         return len(done)
 
-    def _mapped(self, file: Path) -> np.memmap | None:
-        """The array of one of the files, if that is there and whole."""
-        shape, dtype = (self.shape[:1], np.uint8) if file == self.states else (self.shape, self.items.dtype)
+    def _mapped(self) -> tuple[np.memmap, np.memmap] | None:
+        """Arrays and states, if both files are there and whole."""
         try:
-            values = np.lib.format.open_memmap(file, mode="r")
+            arrays, states = (np.lib.format.open_memmap(file, mode="r") for file in (self.arrays, self.states))
         except (FileNotFoundError, EOFError, ValueError):
             return None
-        whole = values.shape == shape and values.dtype == dtype and values.offset + values.nbytes == file.stat().st_size
-        return values if whole else None
+        of = [(values.shape, values.dtype, values.offset + values.nbytes) for values in (arrays, states)]
+        sizes = [file.stat().st_size for file in (self.arrays, self.states)]
+        whole = [(self.shape, self.items.dtype, sizes[0]), (self.shape[:1], "uint8", sizes[1])]
+        return (arrays, states) if of == whole else None
 
     def _allocate(self, num_bytes: int) -> None:
-        """New files for arrays and states. States come last; a part of either file counts as nothing."""
-        for old in (self.arrays, self.states, self.part):
+        """New files for arrays and states. States come last: without them, arrays count as nothing."""
+        for old in (self.states, self.arrays):
             old.unlink(missing_ok=True)
         free = shutil.disk_usage(self.folder).free
         if free < num_bytes:
             raise OSError(f"decoded, it takes {size(num_bytes)}, and {size(free)} are free")
         (self.folder / "settings.json").write_text(json.dumps(self.about, indent=2, default=str) + "\n")
         try:
-            np.lib.format.open_memmap(self.part, mode="w+", dtype=self.items.dtype, shape=self.shape)
-            with self.part.open("r+b") as file:
+            np.lib.format.open_memmap(self.arrays, mode="w+", dtype=self.items.dtype, shape=self.shape)
+            with self.arrays.open("r+b") as file:
                 if hasattr(os, "posix_fallocate"):  # takes the room now, rather than to find it gone half-way
                     os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
                 os.fsync(file)
         except OSError:
-            self.part.unlink(missing_ok=True)
+            self.arrays.unlink(missing_ok=True)
             raise
         np.save(self.states, np.full(self.shape[0], _UNKNOWN, np.uint8))
 

@@ -23,6 +23,8 @@ Partition = Literal["auto", "none", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 Parts = Mapping[str, Tensor]  # split -> numbers of its pictures
 
 _SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_LISTS = {"train": "Training", "test": "Testing"}  # of SUN397
+_OR_NONE = ", or set dataset.partition: none for a random split"
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 
 
@@ -119,13 +121,10 @@ def SUN397(  # noqa: N802 - named as the data set is
         "unpack it, and set dataset.root to its SUN397 folder"
     )
     files = pictures_below("SUN397", root, remedy)
-    lists = _lists(Path(root), partition)
-    parts = {split: _listed(path, Path(root), files) for split, path in lists.items()}
-    if both := {*parts.get("train", [])} & {*parts.get("test", [])}:
-        raise DataError(f"SUN397: {len(both)} files both train and test, {files[min(both)]} say; mend {lists['train']}")
-    what = f"{root}, split " + ("by " + " and ".join(path.name for path in lists.values()) if lists else "at random")
-    listed = {split: torch.tensor(numbers) for split, numbers in parts.items()}
-    return _pictures("SUN397", what, files, _folders(root, files), listed, options)
+    parts = {} if partition == "none" else _official(Path(root), partition, files)
+    number = 1 if partition == "auto" else partition
+    what = f"{root}, split " + (f"by Training_{number:02}.txt and Testing_{number:02}.txt" if parts else "at random")
+    return _pictures("SUN397", what, files, _folders(root, files), parts, options)
 
 
 def _pictures(
@@ -134,18 +133,18 @@ def _pictures(
     """Pictures with their classes, all `.` if there are none; `options` are arguments of `ImageFolder`."""
     look = {key: options[key] for key in ("image_size", "color", "crop")}
     how = {key: options[key] for key in ("cache", "on_bad", "num_workers")}
+    names, numbers = np.unique(classes, return_inverse=True)
+    labels = torch.from_numpy(numbers)
     shape = (1 if look["color"] == "grey" else 3, look["image_size"], look["image_size"])
     rows, good = decoded(Items(title, files, partial(read_picture, **look), shape, look), **how)
-    names = {label: number for number, label in enumerate(sorted(set(classes)))}
-    labels = torch.tensor([names[label] for label in classes])
     fractions = {"val": options["val_fraction"], "test": options["test_fraction"]}
     splits = all_splits(title, parts, labels, good, options["seed"], **fractions)
     made = {key: options[key] for key in ("binarize", "seed", "num_workers")}
     name = "sun397" if title == "SUN397" else "image_folder"
-    if set(names) == {"."}:
+    if names.tolist() == ["."]:
         return Dataset.parted(name, f"{len(good)} images in {what}", rows, splits, **made)
     source = f"{len(good)} images of {len(names)} classes in {what}"
-    return Dataset.parted(name, source, rows, splits, labels, class_names=tuple(names), **made)
+    return Dataset.parted(name, source, rows, splits, labels, class_names=tuple(names.tolist()), **made)
 
 
 def _folders(root: str, files: Sequence[Path]) -> list[str]:
@@ -168,31 +167,31 @@ def folders_of_splits(name: str, root: str, files: Sequence[Path]) -> Parts:
     return {split: torch.tensor([n for n, s in enumerate(of) if s == split]) for split in {*of}}
 
 
-def _lists(folder: Path, number: Partition) -> dict[str, Path]:
-    """The lists of a partition: in `folder`, in its `Partitions`, or beside it. `auto` is the first, if it is there."""
-    if number == "none":
+def _official(folder: Path, partition: int | str, files: Sequence[Path]) -> Parts:
+    """Numbers of the files that the lists of a partition name, rising; none if `auto` finds no lists of the first."""
+    lists = {split: f"{kind}_{1 if partition == 'auto' else partition:02}.txt" for split, kind in _LISTS.items()}
+    around = (folder, folder.absolute().parent)
+    places = [place for beside in around for place in (beside, beside / "Partitions")]
+    found = [place for place in places if all((place / name).is_file() for name in lists.values())]
+    if not found and partition == "auto":
         return {}
-    train, test = (f"{kind}_{1 if number == 'auto' else number:02}.txt" for kind in ("Training", "Testing"))
-    for place in (folder, folder / "Partitions", folder.absolute().parent, folder.absolute().parent / "Partitions"):
-        if (place / train).is_file() and (place / test).is_file():
-            return {"train": place / train, "test": place / test}
-    if number == "auto":
-        return {}
-    raise DataError(
-        f"SUN397: dataset.partition is {number}, and neither {folder} nor Partitions in or beside it holds {train} and "
-        f"{test}; put both there, or set dataset.partition: none for a random split"
-    )
-
-
-def _listed(path: Path, folder: Path, files: Sequence[Path]) -> list[int]:
-    """Numbers of the files that a list names, relative to `folder`; rising."""
-    numbers = {"/".join(file.parts[len(folder.parts) :]): number for number, file in enumerate(files)}
-    names = {line.strip().lstrip("/") for line in path.read_text().splitlines()} - {""}
-    missing = sorted(names - numbers.keys())
-    if missing or not names:
-        what = f"names {len(missing)} files that {folder} lacks, {missing[0]} say" if missing else "is empty"
-        raise DataError(f"SUN397: {path} {what}; get the rest, or set dataset.partition: none for a random split")
-    return sorted(numbers[name] for name in names)
+    if not found:
+        what = f"neither {folder} nor Partitions in or beside it holds {' and '.join(lists.values())}; put both there"
+        raise DataError(f"SUN397: dataset.partition is {partition}, and {what}{_OR_NONE}")
+    number_of = {"/".join(file.parts[len(folder.parts) :]): number for number, file in enumerate(files)}
+    parts = {}
+    for split, path in ((split, found[0] / name) for split, name in lists.items()):
+        names = {line.strip().lstrip("/") for line in path.read_text().splitlines()} - {""}
+        if missing := sorted(names - number_of.keys()):
+            what = f"{path} names {len(missing)} files that {folder} lacks, {missing[0]} say"
+            raise DataError(f"SUN397: {what}; get the rest{_OR_NONE}")
+        if not names:
+            raise DataError(f"SUN397: {path} is empty; get it anew{_OR_NONE}")
+        parts[split] = sorted(number_of[name] for name in names)
+    if both := {*parts["train"]} & {*parts["test"]}:
+        what = f"{len(both)} files both train and test, {files[min(both)]} say"
+        raise DataError(f"SUN397: {what}; mend {' or '.join(lists.values())}{_OR_NONE}")
+    return {split: torch.tensor(numbers) for split, numbers in parts.items()}
 
 
 def all_splits(name: str, parts: Parts, labels: Tensor, good: Tensor, seed: int, **fractions: float) -> list[Tensor]:
