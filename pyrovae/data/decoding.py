@@ -8,10 +8,10 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from .errors import DataError
 from .outside import cache_folder
-from .rows import Mapped, Rows, Subset
+from .rows import Mapped, Rows
 from .sizes import size
 
 OnBad = Literal["error", "skip"]
@@ -69,20 +69,6 @@ class Items:
         """What is wrong with an item, when that is not to be passed over."""
         return DataError(f"{self.name}: {reason}, or set dataset.on_bad: skip")
 
-    def stamps(self) -> Iterator[str]:
-        """Of each file, its path below the folder common to all, its size and time: a tree that is moved keeps them."""
-        folders = {os.path.dirname(item) for item in self.items if isinstance(item, Path)}
-        skip = len(os.path.commonpath(folders)) if folders else 0
-        for item in self.items:
-            if not isinstance(item, Path):
-                yield repr(item)
-                continue
-            try:
-                about = os.stat(item)
-                yield f"{os.fspath(item)[skip:]} {about.st_size} {about.st_mtime_ns}"
-            except OSError:  # it will be damaged when it is read
-                yield f"{os.fspath(item)[skip:]} gone"
-
 
 def decoded(
     items: Items, *, cache: bool | str = True, on_bad: OnBad = "error", num_workers: int = 2
@@ -92,8 +78,7 @@ def decoded(
     Args:
         items: What to decode.
         cache: Decode once, into the folder of that name, or the user's; `False` decodes when a batch is asked for.
-        on_bad: Whether a damaged item is an error, or left out. Without a cache that is found out too late to leave it
-            out, and another takes its place.
+        on_bad: Whether a damaged item is an error, or left out: without a cache each is decoded once to find out.
         num_workers: Threads.
 
     Raises:
@@ -104,43 +89,51 @@ def decoded(
     if not len(files):
         raise DataError(f"{name}: nothing to decode; name a folder that holds files")
     if cache is False:
-        return Streamed(items, on_bad, np.arange(len(files))), torch.arange(len(files))
-    where = _Cache(items, cache)
-    try:
-        stored = where.stored()
-        if stored is None:
-            where.folder.mkdir(parents=True, exist_ok=True)
-            with locked(where.folder / "lock", f"{name}: another process is decoding into {where.folder}"):
-                stored = where.stored() or where.fill(on_bad, num_workers)  # another process may have filled it
-    except OSError as error:
-        raise OSError(
-            f"{name}: cannot use the cache {where.folder} ({error.strerror or error}); name another folder with "
-            "dataset.cache=DIR, or keep nothing with dataset.cache=false"
-        ) from error
-    arrays, states = stored
+        rows: Rows = Streamed(items)
+        made = _in_order(items, range(len(files) if on_bad == "skip" else 0), num_workers)
+        states = np.full(len(files), _GOOD)
+        states[[number for number, array in made if isinstance(array, DataError)]] = _BAD
+    else:
+        where = _Cache(items, cache, skip=on_bad == "skip")
+        try:
+            arrays, states = where.stored() or where.filled(num_workers)
+        except OSError as error:
+            raise OSError(
+                f"{name}: cannot use the cache {where.folder} ({error.strerror or error}); name another folder with "
+                "dataset.cache=DIR, or keep nothing with dataset.cache=false"
+            ) from error
+        rows = Mapped(arrays)
     if bad := [files[number] for number in np.flatnonzero(states == _BAD).tolist()]:
-        if on_bad == "error":
-            raise items.refused(f"{bad[0]} could not be read when it was cached; mend it, or remove {where.folder}")
         if len(bad) == len(files):
             raise DataError(f"{name}: none of {len(bad)} files can be read, {bad[0]} the first of them")
         some = ", ".join(map(str, bad[:3])) + (", ..." if len(bad) > 3 else "")
         print(f"{name}: {len(bad)} of {len(files)} files cannot be read and are left out: {some}", file=sys.stderr)
-    return Mapped(arrays), torch.from_numpy(np.flatnonzero(states == _GOOD))
+    return rows, torch.from_numpy(np.flatnonzero(states == _GOOD))
 
 
 class _Cache:
     """The folder of a data set's arrays, named after all that they depend on. Who fills it holds its lock.
 
     It holds `settings.json`, for people; `arrays.npy`; and `states.npy`, the state of each item, which comes last.
-    `within` is the folder of all caches, or True for the user's.
+    `within` is the folder of all caches, or True for the user's; `skip` leaves bad items as they are.
     """
 
-    def __init__(self, items: Items, within: str | bool) -> None:
-        self.items, self.shape = items, (len(items.items), *items.shape)
-        about = {"version": _VERSION, "name": items.name, "shape": list(self.shape)}
-        self.about = {**about, "dtype": items.dtype, "settings": dict(items.settings)}
+    def __init__(self, items: Items, within: str | bool, *, skip: bool) -> None:
+        self.items, self.skip, self.shape = items, skip, (len(items.items), *items.shape)
+        facts = {"name": items.name, "shape": list(self.shape), "dtype": items.dtype, "settings": dict(items.settings)}
+        self.about = {"version": _VERSION, **facts}
         key = hashlib.sha256(json.dumps(self.about, sort_keys=True, default=str).encode())
-        for stamp in items.stamps():
+        # Of files below the folder common to all, so that a tree that is moved is the same.
+        folders = {os.path.dirname(item) for item in items.items if isinstance(item, Path)}
+        common = len(os.path.commonpath(folders)) if folders else 0
+        for item in items.items:
+            stamp = repr(item)
+            if isinstance(item, Path):
+                try:
+                    about = os.stat(item)
+                    stamp = f"{os.fspath(item)[common:]} {about.st_size} {about.st_mtime_ns}"
+                except OSError:  # it will be damaged when it is read
+                    stamp = f"{os.fspath(item)[common:]} gone"
             key.update(os.fsencode(stamp + "\n"))
         base = Path(within).expanduser() if isinstance(within, str) else cache_folder()
         self.folder = base / f"{items.name.lower()}-{key.hexdigest()[:16]}"
@@ -149,31 +142,39 @@ class _Cache:
     def stored(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Arrays (N, *shape) and states (N,), mapped, if complete. Needs neither the lock nor leave to write."""
         found = self._mapped()
-        return None if found is None or (found[1] == _UNKNOWN).any() else found
+        return None if found is None or len(self._todo(found[1])) else found
 
-    def fill(self, on_bad: OnBad, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
-        """`stored`, after decoding what an earlier process has left, or all."""
+    def filled(self, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
+        """`stored`, by another process meanwhile, or after decoding what an earlier one has left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / "lock", f"{self.items.name}: another process is decoding into {self.folder}"):
+            return self.stored() or self._fill(num_workers)
+
+    def _todo(self, states: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(states == _UNKNOWN if self.skip else states != _GOOD)
+
+    def _fill(self, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
         num_bytes = 128 + math.prod(self.shape) * np.dtype(self.items.dtype).itemsize  # with a header
         start = time.monotonic()
         if self._mapped() is None:
             self._allocate(num_bytes)
         states = np.lib.format.open_memmap(self.states, mode="r+")
-        todo = np.flatnonzero(states == _UNKNOWN if on_bad == "skip" else states != _GOOD).tolist()
+        todo = self._todo(states).tolist()
         done = len(states) - len(todo)
         text = f"decoding {self.items.name}" + (f": taken up at {done * 100 // len(states)}%" if done else "")
         print(f"{text}, {len(states)} files to {size(num_bytes)} in {self.folder}", file=sys.stderr)
         with (
             tqdm(total=len(states), initial=done, desc=text, unit="file", disable=None) as bar,
-            closing(_in_order(self.items, todo, max(1, num_workers))) as made,
+            closing(_in_order(self.items, todo, num_workers)) as made,
         ):
-            while some := self._write(states, islice(made, _BLOCK), skip=on_bad == "skip"):
+            while some := self._write(states, islice(made, _BLOCK)):
                 bar.update(some)
             silent = bar.disable
         if silent:
             print(f"decoded {self.items.name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
         return np.lib.format.open_memmap(self.arrays, mode="r"), states
 
-    def _write(self, states: np.memmap, block: Iterable[Made], *, skip: bool) -> int:
+    def _write(self, states: np.memmap, block: Iterable[Made]) -> int:
         """Keeps what was made of some items, and returns how many; an error among them keeps those before it.
 
         An item counts as done when its array is safely on disk. Arrays are written, not mapped: a full disk is an error
@@ -190,7 +191,7 @@ class _Cache:
                         while data:  # what a nearly full disk takes may be less
                             written = os.pwrite(file.fileno(), data, place)
                             data, place = data[written:], place + written
-                    elif not skip:
+                    elif not self.skip:
                         raise self.items.refused(made) from made
                     done[number] = _BAD if isinstance(made, DataError) else _GOOD
             finally:
@@ -231,8 +232,9 @@ class _Cache:
         np.save(self.states, np.full(self.shape[0], _UNKNOWN, np.uint8))
 
 
-def _in_order(items: Items, numbers: list[int], num_workers: int) -> Generator[Made, None, None]:
+def _in_order(items: Items, numbers: Iterable[int], num_workers: int) -> Generator[Made, None, None]:
     """Each number, with its array or what is wrong with it."""
+    num_workers = max(1, num_workers)
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decoding")  # Pillow decodes without interpreter lock
     started = ((number, pool.submit(items.decode, number)) for number in numbers)
     ahead = deque(islice(started, _AHEAD * num_workers))
@@ -245,53 +247,22 @@ def _in_order(items: Items, numbers: list[int], num_workers: int) -> Generator[M
         pool.shutdown(cancel_futures=True)
 
 
-@dataclass(eq=False, repr=False)
 class Streamed(Rows):
-    """Row i is item i, decoded anew each time; any number of threads may read.
+    """Row i is item i, decoded anew each time; any number of threads may read."""
 
-    With `skip` the place of a damaged item is taken by the next good one of the same split, its `members`, in the order
-    of the items: most often one of its class.
-    """
+    place = "files, decoded when read"
 
-    items: Items
-    on_bad: OnBad
-    members: np.ndarray
-    known_bad: dict[int, object] = field(default_factory=dict)  # shared by the splits
-
-    def __post_init__(self) -> None:
-        self.place = "files, decoded when read"
-        self.shape = (len(self.items.items), *self.items.shape)
-        self.dtype = getattr(torch, self.items.dtype)
+    def __init__(self, items: Items) -> None:
+        self.items, self.shape, self.dtype = items, (len(items.items), *items.shape), getattr(torch, items.dtype)
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         values = np.empty((len(numbers), *self.items.shape), self.items.dtype)
         for row, number in enumerate(numbers.tolist()):
-            values[row] = self._decode(number)
-        return torch.from_numpy(values)
-
-    def subset(self, numbers: Tensor) -> Rows:
-        members = np.unique(numbers.numpy())
-        return Subset(Streamed(self.items, self.on_bad, members, self.known_bad), numbers)
-
-    def _decode(self, number: int) -> np.ndarray:
-        for candidate in self._candidates(number):
-            if candidate in self.known_bad:
-                continue
-            made, own = self.items.decode(candidate), object()
-            if not isinstance(made, DataError):
-                return made
-            if self.on_bad == "error":
+            made = self.items.decode(number)
+            if isinstance(made, DataError):
                 raise self.items.refused(made) from made
-            if self.known_bad.setdefault(candidate, own) is own:  # of several threads one tells of it
-                print(f"{self.items.name}: {made}; another takes its place", file=sys.stderr)
-        raise DataError(f"{self.items.name}: none of {len(self.members)} files of a split can be read")
-
-    def _candidates(self, number: int) -> Iterator[int]:
-        """The item itself, then those that may take its place."""
-        yield number
-        if self.on_bad == "skip":
-            after = int(np.searchsorted(self.members, number, side="right"))
-            yield from np.roll(self.members, -after).tolist()
+            values[row] = made
+        return torch.from_numpy(values)
 
 
 def locked(file: Path, other: str) -> AbstractContextManager[Any]:

@@ -23,8 +23,6 @@ Partition = Literal["auto", "none", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 Parts = Mapping[str, Tensor]  # split -> numbers of its pictures
 
 _SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "test": "test"}
-_LISTS = {"train": "Training", "test": "Testing"}  # of SUN397
-_OR_NONE = ", or set dataset.partition: none for a random split"
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 
 
@@ -77,7 +75,7 @@ def ImageFolder(  # noqa: N802 - as torchvision's
     folders, parts = _folders(root, files), folders_of_splits("ImageFolder", root, files)
     if parts:
         folders = [folder.partition("/")[2] or "." for folder in folders]
-    what = f"{root}, split by its folders" if parts else f"{root}, split at random"
+    what = f"in {root}, split " + ("by its folders" if parts else "at random")
     return _pictures("ImageFolder", what, files, folders, parts, options)
 
 
@@ -123,7 +121,7 @@ def SUN397(  # noqa: N802 - named as the data set is
     files = pictures_below("SUN397", root, remedy)
     parts = {} if partition == "none" else _official(Path(root), partition, files)
     number = 1 if partition == "auto" else partition
-    what = f"{root}, split " + (f"by Training_{number:02}.txt and Testing_{number:02}.txt" if parts else "at random")
+    what = f"in {root}, split " + (f"by Training_{number:02}.txt and Testing_{number:02}.txt" if parts else "at random")
     return _pictures("SUN397", what, files, _folders(root, files), parts, options)
 
 
@@ -133,18 +131,17 @@ def _pictures(
     """Pictures with their classes, all `.` if there are none; `options` are arguments of `ImageFolder`."""
     look = {key: options[key] for key in ("image_size", "color", "crop")}
     how = {key: options[key] for key in ("cache", "on_bad", "num_workers")}
-    names, numbers = np.unique(classes, return_inverse=True)
-    labels = torch.from_numpy(numbers)
     shape = (1 if look["color"] == "grey" else 3, look["image_size"], look["image_size"])
     rows, good = decoded(Items(title, files, partial(read_picture, **look), shape, look), **how)
-    fractions = {"val": options["val_fraction"], "test": options["test_fraction"]}
-    splits = all_splits(title, parts, labels, good, options["seed"], **fractions)
+    names, labels = np.unique(classes, return_inverse=True)
     made = {key: options[key] for key in ("binarize", "seed", "num_workers")}
+    if names.tolist() != ["."]:
+        made |= {"labels": torch.from_numpy(labels), "class_names": tuple(names.tolist())}
+        what = f"of {len(names)} classes {what}"
+    fractions = {"val": options["val_fraction"], "test": options["test_fraction"]}
+    splits = all_splits(title, parts, torch.from_numpy(labels), good, options["seed"], **fractions)
     name = "sun397" if title == "SUN397" else "image_folder"
-    if names.tolist() == ["."]:
-        return Dataset.parted(name, f"{len(good)} images in {what}", rows, splits, **made)
-    source = f"{len(good)} images of {len(names)} classes in {what}"
-    return Dataset.parted(name, source, rows, splits, labels, class_names=tuple(names.tolist()), **made)
+    return Dataset.parted(name, f"{len(good)} images {what}", rows, splits, **made)
 
 
 def _folders(root: str, files: Sequence[Path]) -> list[str]:
@@ -169,29 +166,29 @@ def folders_of_splits(name: str, root: str, files: Sequence[Path]) -> Parts:
 
 def _official(folder: Path, partition: int | str, files: Sequence[Path]) -> Parts:
     """Numbers of the files that the lists of a partition name, rising; none if `auto` finds no lists of the first."""
-    lists = {split: f"{kind}_{1 if partition == 'auto' else partition:02}.txt" for split, kind in _LISTS.items()}
-    around = (folder, folder.absolute().parent)
-    places = [place for beside in around for place in (beside, beside / "Partitions")]
+    or_none = ", or set dataset.partition: none for a random split"
+    number = 1 if partition == "auto" else partition
+    lists = {"train": f"Training_{number:02}.txt", "test": f"Testing_{number:02}.txt"}
+    places = [below for place in (folder, folder.absolute().parent) for below in (place, place / "Partitions")]
     found = [place for place in places if all((place / name).is_file() for name in lists.values())]
     if not found and partition == "auto":
         return {}
     if not found:
         what = f"neither {folder} nor Partitions in or beside it holds {' and '.join(lists.values())}; put both there"
-        raise DataError(f"SUN397: dataset.partition is {partition}, and {what}{_OR_NONE}")
+        raise DataError(f"SUN397: dataset.partition is {partition}, and {what}{or_none}")
     number_of = {"/".join(file.parts[len(folder.parts) :]): number for number, file in enumerate(files)}
     parts = {}
     for split, path in ((split, found[0] / name) for split, name in lists.items()):
         names = {line.strip().lstrip("/") for line in path.read_text().splitlines()} - {""}
-        if missing := sorted(names - number_of.keys()):
-            what = f"{path} names {len(missing)} files that {folder} lacks, {missing[0]} say"
-            raise DataError(f"SUN397: {what}; get the rest{_OR_NONE}")
-        if not names:
-            raise DataError(f"SUN397: {path} is empty; get it anew{_OR_NONE}")
-        parts[split] = sorted(number_of[name] for name in names)
-    if both := {*parts["train"]} & {*parts["test"]}:
-        what = f"{len(both)} files both train and test, {files[min(both)]} say"
-        raise DataError(f"SUN397: {what}; mend {' or '.join(lists.values())}{_OR_NONE}")
-    return {split: torch.tensor(numbers) for split, numbers in parts.items()}
+        missing = sorted(names - number_of.keys())
+        if missing or not names:
+            what = f"names {len(missing)} files that {folder} lacks, {missing[0]} say" if missing else "is empty"
+            raise DataError(f"SUN397: {path} {what}; get the rest{or_none}")
+        parts[split] = torch.tensor(sorted(number_of[name] for name in names))
+    if len(both := parts["train"][torch.isin(parts["train"], parts["test"])]):
+        what = f"{len(both)} files both train and test, {files[int(both[0])]} say"
+        raise DataError(f"SUN397: {what}; mend {' or '.join(lists.values())}{or_none}")
+    return parts
 
 
 def all_splits(name: str, parts: Parts, labels: Tensor, good: Tensor, seed: int, **fractions: float) -> list[Tensor]:

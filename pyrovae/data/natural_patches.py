@@ -166,9 +166,7 @@ def intensities(kind: Intensity) -> np.ndarray:
     :math:`g / 12.92` up to 0.04045: files code light by the sRGB curve. `log` is :math:`\log(1 + 255\, l) / \log 256`,
     in which contrast does not depend on how bright a scene is lit; the 1 keeps the steps of dark pixels small.
 
-    Reference:
-        Independent component filters of natural images compared with simple cells in primary visual cortex (van Hateren
-        & van der Schaaf, 1998), which takes the logarithm of light, doi:10.1098/rspb.1998.0303
+    Reference: van Hateren & van der Schaaf (1998), who take the logarithm of light, doi:10.1098/rspb.1998.0303
     """
     grey = np.linspace(0, 1, 256)
     if kind == "grey":
@@ -189,9 +187,7 @@ def olshausen_field(image: np.ndarray, cutoff: float = 0.39) -> np.ndarray:
 
     From (H, W) to float64 (H, W); `cutoff` is f₀, whatever the image's size: 200 cycles in 512 pixels are 0.39.
 
-    Reference:
-        Sparse coding with an overcomplete basis set: a strategy employed by V1? (Olshausen & Field, 1997),
-        doi:10.1016/S0042-6989(97)00169-7
+    Reference: Olshausen & Field (1997), doi:10.1016/S0042-6989(97)00169-7
     """
     from scipy.fft import dctn, idctn  # noqa: PLC0415 - slow to import
 
@@ -212,9 +208,7 @@ def local_contrast(image: np.ndarray, surround: float = 4.0) -> np.ndarray:
     From (H, W) to float64 (H, W). g is a Gaussian window, its standard deviation `surround` pixels, and
     :math:`\bar\sigma` the image's mean of σ, which keeps flat regions flat. The image is continued by its reflections.
 
-    Reference:
-        What is the best multi-stage architecture for object recognition? (Jarrett et al., 2009),
-        doi:10.1109/ICCV.2009.5459469
+    Reference: Jarrett et al. (2009), doi:10.1109/ICCV.2009.5459469
     """
     from scipy.ndimage import gaussian_filter  # noqa: PLC0415 - slow to import
 
@@ -249,9 +243,6 @@ class Patches(Rows):
         height, width = self.images.shape[-2:]
         if self.size > min(height, width):
             raise DataError(f"patch_size {self.size} does not fit into images of {height} x {width}; lower it")
-        self.photographs = self.numbers  # (M,), in the data set
-        if not isinstance(self.images, Mapped):  # a subset may put its own good rows in place of bad ones
-            self.images, self.numbers = self.images.subset(self.numbers), torch.arange(len(self.numbers))
         self.shape, self.dtype = (self.num, 1, self.size, self.size), self.images.dtype
         self.place = f"cut when read, from {self.images.place}"
 
@@ -306,4 +297,4 @@ class _Photographs(UserDict[str, Any]):
 
     def __getitem__(self, split: str) -> Tensor:
         rows: Patches = super().__getitem__(split)
-        return torch.cat([rows.photographs[rows.cut(n)[1][:, 0]] for n in chunks(torch.arange(len(rows)), rows)])
+        return torch.cat([rows.numbers[rows.cut(n)[1][:, 0]] for n in chunks(torch.arange(len(rows)), rows)])

@@ -172,7 +172,7 @@ def Torchvision(  # noqa: N802 - named as the data set is
         look = {"image_size": image_size, "color": color or own, "crop": crop}
         settings = {"set": name, "options": dict(options), "checksum": checksum, **look}
         read = partial(opened, **look)
-        what = Items(name, items, read, _shape(name, items, read, on_bad), settings)
+        what = Items(name, items, read, _shape(items, read), settings)
         raw, good = decoded(what, cache=cache, on_bad=on_bad, num_workers=num_workers)
     splits = all_splits(name, numbers, labels, good, seed, val=val_fraction, test=test_fraction)
     classes = f" of {len(names)} classes" if names else ""
@@ -250,12 +250,9 @@ def _opened(number: int, *, values: Tensor, **look: Any) -> np.ndarray:
     return pixels(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), **look)
 
 
-def _shape(name: str, items: Sequence[Any], read: Callable[[Any], np.ndarray], on_bad: str) -> tuple[int, ...]:
+def _shape(items: Sequence[Any], read: Callable[[Any], np.ndarray]) -> tuple[int, ...]:
     """Of the first image that can be read."""
     for item in items:
-        try:
+        with suppress(DataError):
             return read(item).shape
-        except DataError as error:
-            if on_bad == "error":
-                raise DataError(f"{name}: {error}, or set dataset.on_bad: skip") from error
-    raise DataError(f"{name}: none of {len(items)} images can be read")
+    return ()
