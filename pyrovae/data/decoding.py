@@ -146,33 +146,31 @@ class _Cache:
 
     def filled(self, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
         """`stored`, by another process meanwhile, or after decoding what an earlier one has left."""
+        name, start = self.items.name, time.monotonic()
+        num_bytes = 128 + math.prod(self.shape) * np.dtype(self.items.dtype).itemsize  # with a header
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / "lock", f"{self.items.name}: another process is decoding into {self.folder}"):
-            return self.stored() or self._fill(num_workers)
+        with locked(self.folder / "lock", f"{name}: another process is decoding into {self.folder}"):
+            if found := self.stored():
+                return found
+            if self._mapped() is None:
+                self._allocate(num_bytes)
+            states = np.lib.format.open_memmap(self.states, mode="r+")
+            todo, num = self._todo(states).tolist(), len(states)
+            done = num - len(todo)
+            text = f"decoding {name}" + (f": taken up at {done * 100 // num}%" if done else "")
+            print(f"{text}, {num} files to {size(num_bytes)} in {self.folder}", file=sys.stderr)
+            with (
+                tqdm(total=num, initial=done, desc=text, unit="file", disable=None) as bar,
+                closing(_in_order(self.items, todo, num_workers)) as made,
+            ):
+                while some := self._write(states, islice(made, _BLOCK)):
+                    bar.update(some)
+                if bar.disable:
+                    print(f"decoded {name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
+            return np.lib.format.open_memmap(self.arrays, mode="r"), states
 
     def _todo(self, states: np.ndarray) -> np.ndarray:
         return np.flatnonzero(states == _UNKNOWN if self.skip else states != _GOOD)
-
-    def _fill(self, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
-        num_bytes = 128 + math.prod(self.shape) * np.dtype(self.items.dtype).itemsize  # with a header
-        start = time.monotonic()
-        if self._mapped() is None:
-            self._allocate(num_bytes)
-        states = np.lib.format.open_memmap(self.states, mode="r+")
-        todo = self._todo(states).tolist()
-        done = len(states) - len(todo)
-        text = f"decoding {self.items.name}" + (f": taken up at {done * 100 // len(states)}%" if done else "")
-        print(f"{text}, {len(states)} files to {size(num_bytes)} in {self.folder}", file=sys.stderr)
-        with (
-            tqdm(total=len(states), initial=done, desc=text, unit="file", disable=None) as bar,
-            closing(_in_order(self.items, todo, num_workers)) as made,
-        ):
-            while some := self._write(states, islice(made, _BLOCK)):
-                bar.update(some)
-            silent = bar.disable
-        if silent:
-            print(f"decoded {self.items.name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
-        return np.lib.format.open_memmap(self.arrays, mode="r"), states
 
     def _write(self, states: np.memmap, block: Iterable[Made]) -> int:
         """Keeps what was made of some items, and returns how many; an error among them keeps those before it.

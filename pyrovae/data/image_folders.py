@@ -100,18 +100,15 @@ def SUN397(  # noqa: N802 - named as the data set is
     Args:
         root: Folder with the data set's own tree: `a/abbey/sun_*.jpg`, `o/outdoor/...`, at any depth.
         image_size, color, crop, binarize, cache, on_bad, seed, num_workers: As of `ImageFolder`.
-        partition: One of the ten official ones, of 50 training and 50 test images a class, by the lists
-            `Training_01.txt` and `Testing_01.txt`, in `root`, in its `Partitions` or beside it; `none` splits all
-            images at random; `auto` takes the first partition if its lists are there.
+        partition: One of the ten official ones, by the lists `Training_01.txt` and `Testing_01.txt`, in `root`, its
+            `Partitions` or beside it; `none` splits all at random; `auto` takes the first if its lists are there.
         val_fraction: Of the training list, or of all images, class by class.
         test_fraction: Of all images, class by class, where there is no list.
 
     Raises:
-        DataError: As of `ImageFolder`, or lists that do not fit.
-        OSError: No room for the cache, or its folder cannot be written.
+        DataError, OSError: As of `ImageFolder`; lists that do not fit.
 
-    Reference:
-        SUN database: Large-scale scene recognition from abbey to zoo (Xiao et al., 2010), doi:10.1109/CVPR.2010.5539970
+    Reference: Xiao et al. (2010), doi:10.1109/CVPR.2010.5539970
     """
     options = locals()
     remedy = (
@@ -246,8 +243,7 @@ def read_picture(
         with Image.open(file) as opened:
             if image_size is not None:
                 if (side := min(opened.size)) < image_size and not enlarge:
-                    what = f"is only {side} pixels high or wide; lower dataset.image_size {image_size}"
-                    raise DataError(what)
+                    raise DataError(f"is only {side} pixels high or wide; lower dataset.image_size {image_size}")
                 # Lets the JPEG decoder skip detail that shrinking would throw away.
                 opened.draft("RGB", (image_size, image_size))
             return pixels(opened, image_size=image_size, color=color, crop=crop)

@@ -88,9 +88,7 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
     Raises:
         DataError: No folder, no or too few pictures in it, a bad one, or patches larger than images.
 
-    References:
-        Emergence of simple-cell receptive field properties by learning a sparse code for natural images (Olshausen &
-        Field, 1996), doi:10.1038/381607a0; and as `intensities`, `olshausen_field` and `local_contrast` say.
+    Reference: Olshausen & Field (1996), doi:10.1038/381607a0, and those of `intensities` and the filters.
     """
     files, parts = _sources(source, root)
     how = {"olshausen_field": {"cutoff": cutoff}, "local_contrast": {"surround": surround}}.get(filter, {})
