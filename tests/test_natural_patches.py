@@ -362,9 +362,7 @@ def test_settings_of_filters_are_refused_where_they_mean_nothing():
 
 
 def test_settings_that_leave_nothing_are_refused():
-    with pytest.raises(
-        DataError, match=r"dataset.filter olshausen_field leaves nothing of the images; raise dataset.cutoff"
-    ):
+    with pytest.raises(DataError, match=r"dataset.filter leaves nothing of the images; raise dataset.cutoff"):
         NaturalPatches(cutoff=1e-3, image_size=32, num_train=9, num_val=9, num_test=9)
 
 

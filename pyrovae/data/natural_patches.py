@@ -91,12 +91,14 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
     Reference: Olshausen & Field (1996), doi:10.1038/381607a0, and those of `intensities` and the filters.
     """
     files, parts = _sources(source, root)
-    how = {"olshausen_field": {"cutoff": cutoff}, "local_contrast": {"surround": surround}}.get(filter, {})
+    acts = {"olshausen_field": partial(olshausen_field, cutoff=cutoff)}
+    acts["local_contrast"] = partial(local_contrast, surround=surround)
+    act, values = acts.get(filter), intensities(intensity)
     settings: dict[str, Any] = {"image_size": image_size, "filter": filter}
-    if how:  # the intensity of unfiltered images is a look-up in a table, which needs no copy of them
-        settings |= {"intensity": intensity, **how}
-    read = partial(_read, image_size=image_size, intensity=intensity, filter=filter, how=how)
-    dtype, shape = "float16" if how else "uint8", (1, image_size, image_size)
+    if act:  # the intensity of unfiltered images is a look-up in a table, which needs no copy of them
+        settings |= {"intensity": intensity, **act.keywords}
+    read = partial(_read, image_size=image_size, values=values, act=act)
+    dtype, shape = "float16" if act else "uint8", (1, image_size, image_size)
     pictures = Items("NaturalPatches", files, read, shape, settings, dtype)
     images, good = decoded(pictures, cache=cache, on_bad=on_bad, num_workers=num_workers)
     alike = torch.zeros(len(files), dtype=torch.int64)
@@ -104,7 +106,9 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
     counts = ", ".join(f"{len(part)} in {split}" for split, part in zip(SPLITS, numbers, strict=True))
     if not all(map(len, numbers)):
         raise DataError(f"NaturalPatches: each split needs a picture that can be read, not {counts}; use more pictures")
-    preprocess = _preprocess(filter, intensity, images.subset(numbers[0][:_MEASURED]))
+    preprocess: Any = Tabulated(torch.from_numpy(values))
+    if act:
+        preprocess = Scaled(_strength(images.subset(numbers[0][:_MEASURED])))
     cut = partial(Patches, images, min_variance=min_variance, preprocess=preprocess)
     train, val, test = (
         cut(part, num, patch_size, key=draws.key(seed, _CROPS, i), anew=i == 0)
@@ -137,24 +141,19 @@ def _sources(source: str, root: str | None) -> tuple[list[Path], Parts]:
     return files, {}
 
 
-def _read(file: Path, *, image_size: int, intensity: Intensity, filter: Filter, how: dict[str, float]) -> np.ndarray:
+def _read(file: Path, *, image_size: int, values: np.ndarray, act: Callable[..., np.ndarray] | None) -> np.ndarray:
     """A picture, filtered, (1, image_size, image_size): float16, or uint8 if there is no filter."""
     grey = read_picture(file, image_size=image_size, enlarge=False)
-    if filter == "none":
-        return grey
-    act = {"olshausen_field": olshausen_field, "local_contrast": local_contrast}[filter]
-    return act(intensities(intensity)[grey[0]], **how)[None].astype(np.float16)
+    return act(values[grey[0]])[None].astype(np.float16) if act else grey
 
 
-def _preprocess(filter: Filter, intensity: Intensity, training: Rows) -> Callable[[Tensor], Tensor]:
-    """From what `_read` gives to x; training images say how strong filtered ones are."""
-    if filter == "none":
-        return Tabulated(torch.from_numpy(intensities(intensity)))
-    numbers = chunks(torch.arange(len(training)), training)
-    squares = torch.cat([training.read(some).double().square().mean((1, 2, 3)) for some in numbers])
+def _strength(images: Rows) -> float:
+    """Root mean square of filtered images."""
+    numbers = chunks(torch.arange(len(images)), images)
+    squares = torch.cat([images.read(some).double().square().mean((1, 2, 3)) for some in numbers])
     if not squares.any():
-        raise DataError(f"NaturalPatches: dataset.filter {filter} leaves nothing of the images; raise dataset.cutoff")
-    return Scaled(squares.mean().sqrt().item())
+        raise DataError("NaturalPatches: dataset.filter leaves nothing of the images; raise dataset.cutoff")
+    return squares.mean().sqrt().item()
 
 
 def intensities(kind: Intensity) -> np.ndarray:

@@ -43,9 +43,9 @@ def _files(images: Any, *_: Any) -> _Part:
 
 def _omniglot(images: Any, *_: Any) -> _Part:
     files = sorted(Path(images[number][0]) for number in range(len(images)))  # torchvision has the order of the disk
-    characters = ["/".join(file.parts[-3:-1]) for file in files]
-    names = sorted(set(characters))  # each part of the set numbers its own from 0
-    return _Part(files, [names.index(name) for name in characters], names)
+    # Each part of the set numbers its characters from 0.
+    names, labels = np.unique(["/".join(file.parts[-3:-1]) for file in files], return_inverse=True)
+    return _Part(files, labels.tolist(), names.tolist())
 
 
 def _celeba(images: Any, folder: Path, _: Any) -> _Part:
@@ -58,10 +58,8 @@ def _caltech101(images: Any, folder: Path, _: Any) -> _Part:
 
 
 def _pets(images: Any, folder: Path, arguments: Mapping[str, Any]) -> _Part:
-    lines = [line.split() for line in (folder / f"annotations/{arguments['split']}.txt").read_text().splitlines()]
-    return _Part(
-        [folder / f"images/{line[0]}.jpg" for line in lines], [int(line[1]) - 1 for line in lines], images.classes
-    )
+    names, labels = np.loadtxt(folder / f"annotations/{arguments['split']}.txt", str, usecols=(0, 1), unpack=True)
+    return _Part([folder / f"images/{name}.jpg" for name in names], (labels.astype(int) - 1).tolist(), images.classes)
 
 
 def _gtsrb(_: Any, folder: Path, arguments: Mapping[str, Any]) -> _Part:
