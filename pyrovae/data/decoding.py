@@ -1,176 +1,273 @@
-"""Many files to arrays of one shape: once, into a cache, or whenever they are read."""
+"""Many files to arrays of one shape: once, into a folder that keeps them, or whenever they are read."""
 
+import hashlib
+import json
+import math
+import os
+import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .cache import BAD, GOOD, UNKNOWN, Cache, Items, Made, locked
 from .errors import DataError
-from .rows import Mapped, Rows, Subset
+from .outside import cache_folder
+from .rows import Mapped, Rows
 from .sizes import size
 
 OnBad = Literal["error", "skip"]
+Made = tuple[int, np.ndarray | DataError]  # the number of an item, and its array or what is wrong with it
 
+_VERSION = 1  # of decoding: raise it when arrays change, and every cache is made anew
 _BLOCK = 128  # items from one flush to the next
 _AHEAD = 16  # items a thread that may wait to be written, so that memory does not grow with their number
+_UNKNOWN, _GOOD, _BAD = 0, 1, 2  # states of an item
 
 
-def decoded(
-    name: str,
-    items: Sequence[Any],
-    read: Callable[[Any], np.ndarray],
-    *,
-    shape: tuple[int, ...],
-    settings: Mapping[str, Any],
-    cache: bool | str = True,
-    on_bad: OnBad = "error",
-    num_workers: int = 2,
-    dtype: str = "uint8",
-) -> tuple[Rows, Tensor]:
-    """Rows, of which number i is `read(items[i])`, and the numbers of those that could be read.
+@dataclass(frozen=True)
+class Items:
+    """Files, or parts of files, and how each becomes an array.
 
-    Args:
+    Attributes:
         name: Of the data set.
         items: Paths, or anything that `repr` tells apart.
         read: To an array of `shape` and `dtype`, in any thread; raises `DataError` for a damaged item.
         settings: All that the arrays depend on, besides the items: plain values.
+    """
+
+    name: str
+    items: Sequence[Any]
+    read: Callable[[Any], np.ndarray]
+    shape: tuple[int, ...]
+    settings: Mapping[str, Any]
+    dtype: str = "uint8"
+
+    def decode(self, number: int) -> np.ndarray | DataError:
+        """The array `shape` of an item, or what is wrong with it."""
+        try:
+            array = self.read(self.items[number])
+        except DataError as error:
+            return error
+        if array.shape != self.shape:
+            what = f"{self.items[number]} gives {array.shape} instead of {self.shape}"
+            return DataError(f"{what}; set dataset.image_size, or mend or remove it")
+        return array.astype(self.dtype, casting="same_kind", copy=False)
+
+    def refused(self, reason: object) -> DataError:
+        """What is wrong with an item, when that is not to be passed over."""
+        return DataError(f"{self.name}: {reason}, or set dataset.on_bad: skip")
+
+
+def decoded(
+    items: Items, *, cache: bool | str = True, on_bad: OnBad = "error", num_workers: int = 2
+) -> tuple[Rows, Tensor]:
+    """Rows, of which number i is the array of item i, and the numbers of those that could be read.
+
+    Args:
+        items: What to decode.
         cache: Decode once, into the folder of that name, or the user's; `False` decodes when a batch is asked for.
-        on_bad: Whether a damaged item is an error, or left out. Without a cache that is found out too late to leave it
-            out, and another takes its place.
+        on_bad: Whether a damaged item is an error, or left out: without a cache each is decoded once to find out.
+        num_workers: Threads.
 
     Raises:
         DataError: No items, a damaged one, or nothing but damaged ones.
         OSError: No room for the cache, or a folder that cannot be written.
     """
-    if not len(items):
+    name, files = items.name, items.items
+    if not len(files):
         raise DataError(f"{name}: nothing to decode; name a folder that holds files")
-    them = Items(name, items, read, shape, np.dtype(dtype))
     if cache is False:
-        return Streamed(them, on_bad, np.arange(len(items))), torch.arange(len(items))
-    where = Cache(them, settings, cache)
-    try:
-        stored = where.stored()
-        if stored is None:
-            where.folder.mkdir(parents=True, exist_ok=True)
-            with locked(where.folder / "lock", f"{name}: another process is decoding into {where.folder}"):
-                if where.stored() is None:  # another process may have filled it meanwhile
-                    _fill(where, them, on_bad, num_workers)
-            stored = where.stored()
-    except OSError as error:
-        raise OSError(
-            f"{name}: cannot use the cache {where.folder} ({error.strerror or error}); name another folder with "
-            "dataset.cache=DIR, or keep nothing with dataset.cache=false"
-        ) from error
-    assert stored is not None
-    return Mapped(stored[0]), _good(where, stored[1], them, on_bad)
+        rows: Rows = Streamed(items)
+        made = _in_order(items, range(len(files) if on_bad == "skip" else 0), num_workers)
+        states = np.full(len(files), _GOOD)
+        states[[number for number, array in made if isinstance(array, DataError)]] = _BAD
+    else:
+        where = _Cache(items, cache, skip=on_bad == "skip")
+        try:
+            arrays, states = where.stored() or where.filled(num_workers)
+        except OSError as error:
+            raise OSError(
+                f"{name}: cannot use the cache {where.folder} ({error.strerror or error}); name another folder with "
+                "dataset.cache=DIR, or keep nothing with dataset.cache=false"
+            ) from error
+        rows = Mapped(arrays)
+    if bad := [files[number] for number in np.flatnonzero(states == _BAD).tolist()]:
+        if len(bad) == len(files):
+            raise DataError(f"{name}: none of {len(bad)} files can be read, {bad[0]} the first of them")
+        some = ", ".join(map(str, bad[:3])) + (", ..." if len(bad) > 3 else "")
+        print(f"{name}: {len(bad)} of {len(files)} files cannot be read and are left out: {some}", file=sys.stderr)
+    return rows, torch.from_numpy(np.flatnonzero(states == _GOOD))
 
 
-def _fill(cache: Cache, items: Items, on_bad: OnBad, num_workers: int) -> None:
-    states, start = cache.begin(), time.monotonic()
-    todo = np.flatnonzero(states == UNKNOWN if on_bad == "skip" else states != GOOD).tolist()
-    done = len(states) - len(todo)
-    text = f"decoding {items.name}" + (f": taken up at {done * 100 // len(states)}%" if done else "")
-    print(f"{text}, {len(states)} files to {size(cache.num_bytes)} in {cache.folder}", file=sys.stderr)
-    with (
-        tqdm(total=len(states), initial=done, desc=text, unit="file", disable=None) as bar,
-        closing(_in_order(items, todo, max(1, num_workers))) as made,
-    ):
-        while some := cache.write(states, islice(made, _BLOCK), skip=on_bad == "skip"):
-            bar.update(some)
-        silent = bar.disable
-    cache.complete()
-    if silent:
-        print(f"decoded {items.name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
+class _Cache:
+    """The folder of a data set's arrays, named after all that they depend on. Who fills it holds its lock.
+
+    It holds `settings.json`, for people; `arrays.npy`; and `states.npy`, the state of each item, which comes last.
+    `within` is the folder of all caches, or True for the user's; `skip` leaves bad items as they are.
+    """
+
+    def __init__(self, items: Items, within: str | bool, *, skip: bool) -> None:
+        self.items, self.skip, self.shape = items, skip, (len(items.items), *items.shape)
+        facts = {"name": items.name, "shape": list(self.shape), "dtype": items.dtype, "settings": dict(items.settings)}
+        self.about = {"version": _VERSION, **facts}
+        key = hashlib.sha256(json.dumps(self.about, sort_keys=True, default=str).encode())
+        # Of files below the folder common to all, so that a tree that is moved is the same.
+        folders = {os.path.dirname(item) for item in items.items if isinstance(item, Path)}
+        common = len(os.path.commonpath(folders)) if folders else 0
+        for item in items.items:
+            stamp = repr(item)
+            if isinstance(item, Path):
+                try:
+                    about = os.stat(item)
+                    stamp = f"{os.fspath(item)[common:]} {about.st_size} {about.st_mtime_ns}"
+                except OSError:  # it will be damaged when it is read
+                    stamp = f"{os.fspath(item)[common:]} gone"
+            key.update(os.fsencode(stamp + "\n"))
+        base = Path(within).expanduser() if isinstance(within, str) else cache_folder()
+        self.folder = base / f"{items.name.lower()}-{key.hexdigest()[:16]}"
+        self.arrays, self.states = self.folder / "arrays.npy", self.folder / "states.npy"
+
+    def stored(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Arrays (N, *shape) and states (N,), mapped, if complete. Needs neither the lock nor leave to write."""
+        found = self._mapped()
+        return None if found is None or len(self._todo(found[1])) else found
+
+    def filled(self, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
+        """`stored`, by another process meanwhile, or after decoding what an earlier one has left."""
+        name, start = self.items.name, time.monotonic()
+        num_bytes = 128 + math.prod(self.shape) * np.dtype(self.items.dtype).itemsize  # with a header
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / "lock", f"{name}: another process is decoding into {self.folder}"):
+            if found := self.stored():
+                return found
+            if self._mapped() is None:
+                self._allocate(num_bytes)
+            states = np.lib.format.open_memmap(self.states, mode="r+")
+            todo, num = self._todo(states).tolist(), len(states)
+            done = num - len(todo)
+            text = f"decoding {name}" + (f": taken up at {done * 100 // num}%" if done else "")
+            print(f"{text}, {num} files to {size(num_bytes)} in {self.folder}", file=sys.stderr)
+            with (
+                tqdm(total=num, initial=done, desc=text, unit="file", disable=None) as bar,
+                closing(_in_order(self.items, todo, num_workers)) as made,
+            ):
+                while some := self._write(states, islice(made, _BLOCK)):
+                    bar.update(some)
+                if bar.disable:
+                    print(f"decoded {name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
+            return np.lib.format.open_memmap(self.arrays, mode="r"), states
+
+    def _todo(self, states: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(states == _UNKNOWN if self.skip else states != _GOOD)
+
+    def _write(self, states: np.memmap, block: Iterable[Made]) -> int:
+        """Keeps what was made of some items, and returns how many; an error among them keeps those before it.
+
+        An item counts as done when its array is safely on disk. Arrays are written, not mapped: a full disk is an error
+        then, and no crash.
+        """
+        done: dict[int, int] = {}
+        with self.arrays.open("r+b", buffering=0) as file:
+            end = os.fstat(file.fileno()).st_size
+            try:
+                for number, made in block:
+                    if not isinstance(made, DataError):
+                        data = np.ascontiguousarray(made).reshape(-1).view(np.uint8).data
+                        place = end - (self.shape[0] - number) * len(data)
+                        while data:  # what a nearly full disk takes may be less
+                            written = os.pwrite(file.fileno(), data, place)
+                            data, place = data[written:], place + written
+                    elif not self.skip:
+                        raise self.items.refused(made) from made
+                    done[number] = _BAD if isinstance(made, DataError) else _GOOD
+            finally:
+                if done:
+                    os.fsync(file)  # first the arrays, then the word that they are there
+                    states[list(done)] = list(done.values())
+                    states.flush()
+        return len(done)
+
+    def _mapped(self) -> tuple[np.memmap, np.memmap] | None:
+        """Arrays and states, if both files are there and whole."""
+        try:
+            arrays, states = (np.lib.format.open_memmap(file, mode="r") for file in (self.arrays, self.states))
+        except (FileNotFoundError, EOFError, ValueError):
+            return None
+        of = [(values.shape, values.dtype, values.offset + values.nbytes) for values in (arrays, states)]
+        sizes = [file.stat().st_size for file in (self.arrays, self.states)]
+        whole = [(self.shape, self.items.dtype, sizes[0]), (self.shape[:1], "uint8", sizes[1])]
+        return (arrays, states) if of == whole else None
+
+    def _allocate(self, num_bytes: int) -> None:
+        """New files for arrays and states. States come last: without them, arrays count as nothing."""
+        for old in (self.states, self.arrays):
+            old.unlink(missing_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if free < num_bytes:
+            raise OSError(f"decoded, it takes {size(num_bytes)}, and {size(free)} are free")
+        (self.folder / "settings.json").write_text(json.dumps(self.about, indent=2, default=str) + "\n")
+        try:
+            np.lib.format.open_memmap(self.arrays, mode="w+", dtype=self.items.dtype, shape=self.shape)
+            with self.arrays.open("r+b") as file:
+                if hasattr(os, "posix_fallocate"):  # takes the room now, rather than to find it gone half-way
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+                os.fsync(file)
+        except OSError:
+            self.arrays.unlink(missing_ok=True)
+            raise
+        np.save(self.states, np.full(self.shape[0], _UNKNOWN, np.uint8))
 
 
-def _in_order(items: Items, numbers: list[int], num_workers: int) -> Generator[Made, None, None]:
+def _in_order(items: Items, numbers: Iterable[int], num_workers: int) -> Generator[Made, None, None]:
     """Each number, with its array or what is wrong with it."""
+    num_workers = max(1, num_workers)
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decoding")  # Pillow decodes without interpreter lock
-    ahead: deque[tuple[int, Future[np.ndarray | DataError]]] = deque()
+    started = ((number, pool.submit(items.decode, number)) for number in numbers)
+    ahead = deque(islice(started, _AHEAD * num_workers))
     try:
-        for number in numbers:
-            ahead.append((number, pool.submit(items.decode, number)))
-            if len(ahead) > _AHEAD * num_workers:
-                first, decoding = ahead.popleft()
-                yield first, decoding.result()
-        for rest, decoding in ahead:
-            yield rest, decoding.result()
+        while ahead:
+            number, decoding = ahead.popleft()
+            ahead.extend(islice(started, 1))
+            yield number, decoding.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _good(cache: Cache, states: np.ndarray, items: Items, on_bad: OnBad) -> Tensor:
-    """Numbers of what could be read. A line tells what could not."""
-    bad = np.flatnonzero(states == BAD).tolist()
-    if bad and on_bad == "error":
-        if isinstance(error := items.decode(bad[0]), DataError):
-            raise items.refused(error) from error
-        first = items.items[bad[0]]
-        raise DataError(f"{items.name}: {first} could not be read when it was cached; remove {cache.folder}")
-    if len(bad) == len(states):
-        raise DataError(f"{items.name}: none of {len(bad)} files can be read, {items.items[0]} the first of them")
-    if bad:
-        some = ", ".join(str(items.items[number]) for number in bad[:3]) + (", ..." if len(bad) > 3 else "")
-        what = f"{len(bad)} of {len(states)} files cannot be read and are left out: {some}"
-        print(f"{items.name}: {what}", file=sys.stderr)
-    return torch.from_numpy(np.flatnonzero(states == GOOD))
-
-
-@dataclass(eq=False, repr=False)
 class Streamed(Rows):
-    """Row i is item i, decoded anew each time; any number of threads may read.
+    """Row i is item i, decoded anew each time; any number of threads may read."""
 
-    With `skip` the place of a damaged item is taken by the next good one of the same split, its `members`, in the order
-    of the items: most often one of its class.
-    """
+    place = "files, decoded when read"
 
-    items: Items
-    on_bad: OnBad
-    members: np.ndarray
-    known_bad: dict[int, object] = field(default_factory=dict)  # shared by the splits
-
-    def __post_init__(self) -> None:
-        self.place = "files, decoded when read"
-        self.shape = (len(self.items.items), *self.items.shape)
-        self.dtype = torch.from_numpy(np.empty(0, self.items.dtype)).dtype
+    def __init__(self, items: Items) -> None:
+        self.items, self.shape, self.dtype = items, (len(items.items), *items.shape), getattr(torch, items.dtype)
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         values = np.empty((len(numbers), *self.items.shape), self.items.dtype)
         for row, number in enumerate(numbers.tolist()):
-            values[row] = self._decode(number)
+            made = self.items.decode(number)
+            if isinstance(made, DataError):
+                raise self.items.refused(made) from made
+            values[row] = made
         return torch.from_numpy(values)
 
-    def subset(self, numbers: Tensor) -> Rows:
-        members = np.unique(numbers.numpy())
-        return Subset(Streamed(self.items, self.on_bad, members, self.known_bad), numbers)
 
-    def _decode(self, number: int) -> np.ndarray:
-        for candidate in self._candidates(number):
-            if candidate in self.known_bad:
-                continue
-            made, own = self.items.decode(candidate), object()
-            if not isinstance(made, DataError):
-                return made
-            if self.on_bad == "error":
-                raise self.items.refused(made) from made
-            if self.known_bad.setdefault(candidate, own) is own:  # of several threads one tells of it
-                print(f"{self.items.name}: {made}; another takes its place", file=sys.stderr)
-        raise DataError(f"{self.items.name}: none of {len(self.members)} files of a split can be read")
-
-    def _candidates(self, number: int) -> Iterator[int]:
-        """The item itself, then those that may take its place."""
-        yield number
-        if self.on_bad == "skip":
-            after = int(np.searchsorted(self.members, number, side="right"))
-            yield from np.roll(self.members, -after).tolist()
+def locked(file: Path, other: str) -> AbstractContextManager[Any]:
+    """One process at a time is inside; the lock ends with its process. `other` tells of the one that is waited for."""
+    lock = FileLock(file)
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        print(f"{other}: waiting for it", file=sys.stderr)
+        return lock.acquire()

@@ -1,7 +1,8 @@
-"""Patches of natural images: which images, what is done to them as a whole, and how patches are cut."""
+"""Patches of natural images: which images, what they pass through as a whole, and how patches are cut."""
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
@@ -9,30 +10,29 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from . import draws
 from .dataset import SPLITS, Dataset, remembered
-from .decoding import OnBad, decoded
+from .decoding import Items, OnBad, decoded
 from .errors import DataError
-from .image_filters import Filter, Intensity, intensities, local_contrast, olshausen_field
-from .image_folders import Parts, all_splits, folders_of_splits, pictures_below
-from .pictures import read_picture
-from .rows import Held, Mapped, Rows, chunks
+from .image_folders import Parts, all_splits, folders_of_splits, pictures_below, read_picture
+from .rows import Mapped, Rows, chunks
 from .scaling import Scaled, Tabulated
+
+Intensity = Literal["grey", "linear", "log"]
+Filter = Literal["none", "olshausen_field", "local_contrast"]
 
 _CROPS = 4  # a stream of draws; those before are of a data set and of batches
 _CANDIDATES = 8  # places that a patch may be cut from, if its variance counts
-_LOOKED_AT = 256  # training patches, of which one must have the least variance
 _MEASURED = 1000  # images at most that say how strong filtered images are
 
 # Of what two packages carry, all that shows a scene as an eye would see it, and one of a stereo pair only.
 _PHOTOGRAPHS = {
-    ("skimage", "data"): "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png "
+    "skimage/data": "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png "
     "motorcycle_left.png rocket.jpg",
-    ("sklearn", "datasets/images"): "china.jpg flower.jpg",
+    "sklearn/datasets/images": "china.jpg flower.jpg",
 }
 
 
@@ -82,59 +82,46 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
         surround: Standard deviation of the window of `local_contrast` in pixels.
         min_variance: Least variance of x over a patch; one below it is cut elsewhere, 8 times at most.
         val_fraction, test_fraction: Of all images, where they have no folder of their own; at least one each.
-        cache: Decode and filter once, into a folder; `false` does so anew whenever patches are cut.
-        on_bad: Whether a damaged or too small picture is an error or left out.
+        cache, on_bad, num_workers: As of `ImageFolder`; without a cache images are filtered whenever patches are cut.
         seed: Of the split and of where patches are cut.
-        num_workers: Threads that decode, and cut ahead.
 
     Raises:
         DataError: No folder, no or too few pictures in it, a bad one, or patches larger than images.
 
-    References:
-        Emergence of simple-cell receptive field properties by learning a sparse code for natural images (Olshausen &
-        Field, 1996), doi:10.1038/381607a0; and as `intensities`, `olshausen_field` and `local_contrast` say.
+    Reference: Olshausen & Field (1996), doi:10.1038/381607a0, and those of `intensities` and the filters.
     """
     files, parts = _sources(source, root)
-    told = {"olshausen_field": {"cutoff": cutoff}, "local_contrast": {"surround": surround}}.get(filter, {})
-    # The intensity of unfiltered images is a look-up in a table, which needs no copy of them.
-    settings = {} if filter == "none" else {"intensity": intensity, **told}
-    images, good = decoded(
-        "NaturalPatches",
-        files,
-        partial(_read, image_size=image_size, intensity=intensity, filter=filter, how=told),
-        shape=(1, image_size, image_size),
-        settings={"image_size": image_size, "filter": filter, **settings},
-        dtype="uint8" if filter == "none" else "float16",
-        cache=cache,
-        on_bad=on_bad,
-        num_workers=num_workers,
-    )
-    alike, fractions = torch.zeros(len(files), dtype=torch.int64), {"val": val_fraction, "test": test_fraction}
-    numbers = all_splits("NaturalPatches", parts, alike, seed, fractions, good)
-    of_split = dict(zip(SPLITS, numbers, strict=True))
-    for split, part in of_split.items():
-        if len(part) == 0:
-            raise DataError(f"NaturalPatches: no picture of the {split} split can be read; use more pictures")
-    preprocess = _preprocess(filter, intensity, images.subset(of_split["train"][:_MEASURED]))
-    how: dict[str, Any] = {"min_variance": min_variance, "preprocess": preprocess}
+    acts = {"olshausen_field": partial(olshausen_field, cutoff=cutoff)}
+    acts["local_contrast"] = partial(local_contrast, surround=surround)
+    act, values = acts.get(filter), intensities(intensity)
+    settings: dict[str, Any] = {"image_size": image_size, "filter": filter}
+    if act:  # the intensity of unfiltered images is a look-up in a table, which needs no copy of them
+        settings |= {"intensity": intensity, **act.keywords}
+    read = partial(_read, image_size=image_size, values=values, act=act)
+    dtype, shape = "float16" if act else "uint8", (1, image_size, image_size)
+    pictures = Items("NaturalPatches", files, read, shape, settings, dtype)
+    images, good = decoded(pictures, cache=cache, on_bad=on_bad, num_workers=num_workers)
+    alike = torch.zeros(len(files), dtype=torch.int64)
+    numbers = all_splits("NaturalPatches", parts, alike, good, seed, val=val_fraction, test=test_fraction)
+    counts = ", ".join(f"{len(part)} in {split}" for split, part in zip(SPLITS, numbers, strict=True))
+    if not all(map(len, numbers)):
+        raise DataError(f"NaturalPatches: each split needs a picture that can be read, not {counts}; use more pictures")
+    preprocess: Any = Tabulated(torch.from_numpy(values))
+    if act:
+        preprocess = Scaled(_strength(images.subset(numbers[0][:_MEASURED])))
+    cut = partial(Patches, images, min_variance=min_variance, preprocess=preprocess)
     train, val, test = (
-        Patches(images, part, num, patch_size, key=draws.key(seed, _CROPS, i), anew=i == 0, **how)
-        for i, (part, num) in enumerate(zip(of_split.values(), (num_train, num_val, num_test), strict=True))
+        cut(part, num, patch_size, key=draws.key(seed, _CROPS, i), anew=i == 0)
+        for i, (part, num) in enumerate(zip(numbers, (num_train, num_val, num_test), strict=True))
     )
-    if min_variance > 0:
-        most = train.variances(train.read(torch.arange(min(num_train, _LOOKED_AT)))).max()
-        if most < min_variance:
-            what = f"above that of every patch looked at, {most:.3g} at most"
-            raise DataError(f"NaturalPatches: dataset.min_variance {min_variance:g} is {what}; lower it")
     where = f"pictures in {root}" if source == "folder" else "photographs inside scikit-image and scikit-learn"
-    counts = ", ".join(f"{len(part)} in {split}" for split, part in of_split.items())
     what = f"{patch_size} x {patch_size} patches of {len(good)} {where} ({counts})"
     options: dict[str, Any] = {"seed": seed, "preprocess": preprocess, "num_workers": num_workers}
     groups = _Photographs(train=train, val=val, test=test)
     return Dataset("natural_patches", what, train, val, test, groups=groups, **options)
 
 
-def _sources(source: str, root: str | None) -> tuple[list[Path], Parts | None]:
+def _sources(source: str, root: str | None) -> tuple[list[Path], Parts]:
     """Files, and the numbers of those of each split that has a folder; photographs are found without an import."""
     if source == "folder":
         if root is None:
@@ -144,48 +131,96 @@ def _sources(source: str, root: str | None) -> tuple[list[Path], Parts | None]:
     if root is not None:
         raise DataError(f"NaturalPatches: dataset.root {root} is for source folder; set dataset.source: folder")
     files = []
-    for (package, folder), names in _PHOTOGRAPHS.items():
+    for place, names in _PHOTOGRAPHS.items():
+        package, _, folder = place.partition("/")
         found = importlib.util.find_spec(package)
-        base = Path(found.origin if found is not None and found.origin else "").parent / folder
-        files += [base / name for name in names.split()]
-        if missing := [name for name in names.split() if not (base / name).is_file()]:
-            raise DataError(
-                f"photographs: the installed {package} lacks {', '.join(missing)}; install scikit-image and "
-                "scikit-learn anew, or set dataset.source: folder and dataset.root"
-            )
-    return files, None
+        files += [Path((found and found.origin) or "").parent / folder / name for name in names.split()]
+    if missing := [file.name for file in files if not file.is_file()]:
+        what = f"the installed scikit-image and scikit-learn lack {', '.join(missing)}"
+        raise DataError(f"photographs: {what}; install both anew, or set dataset.source: folder and dataset.root")
+    return files, {}
 
 
-def _read(file: Path, *, image_size: int, intensity: Intensity, filter: Filter, how: dict[str, float]) -> np.ndarray:
+def _read(file: Path, *, image_size: int, values: np.ndarray, act: Callable[..., np.ndarray] | None) -> np.ndarray:
     """A picture, filtered, (1, image_size, image_size): float16, or uint8 if there is no filter."""
-    try:
-        with Image.open(file) as image:
-            side = min(image.size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        side = image_size  # `read_picture` says what is wrong with it
-    if side < image_size:
-        raise DataError(f"{file} is only {side} pixels high or wide; lower dataset.image_size {image_size}")
-    grey = read_picture(file, image_size=image_size)
-    if filter == "none":
-        return grey
-    act = {"olshausen_field": olshausen_field, "local_contrast": local_contrast}[filter]
-    return act(intensities(intensity)[grey[0]], **how)[None].astype(np.float16)
+    grey = read_picture(file, image_size=image_size, enlarge=False)
+    return act(values[grey[0]])[None].astype(np.float16) if act else grey
 
 
-def _preprocess(filter: Filter, intensity: Intensity, training: Rows) -> Callable[[Tensor], Tensor]:
-    """From what `_read` gives to x; how strong filtered images are, those of training say."""
-    if filter == "none":
-        return Tabulated(torch.from_numpy(intensities(intensity)))
-    numbers = chunks(torch.arange(len(training)), training)
-    squares = torch.cat([training.read(some).double().square().mean((1, 2, 3)) for some in numbers])
+def _strength(images: Rows) -> float:
+    """Root mean square of filtered images."""
+    numbers = chunks(torch.arange(len(images)), images)
+    squares = torch.cat([images.read(some).double().square().mean((1, 2, 3)) for some in numbers])
     if not squares.any():
-        raise DataError(f"NaturalPatches: dataset.filter {filter} leaves nothing of the images; raise dataset.cutoff")
-    return Scaled(squares.mean().sqrt().item())
+        raise DataError("NaturalPatches: dataset.filter leaves nothing of the images; raise dataset.cutoff")
+    return squares.mean().sqrt().item()
+
+
+def intensities(kind: Intensity) -> np.ndarray:
+    r"""What each of the 256 grey values of a file stands for, float32 (256,), from 0 to 1.
+
+    `grey` is :math:`g`, the value itself over 255. `linear` is light, :math:`l = ((g + 0.055) / 1.055)^{2.4}`, or
+    :math:`g / 12.92` up to 0.04045: files code light by the sRGB curve. `log` is :math:`\log(1 + 255\, l) / \log 256`,
+    in which contrast does not depend on how bright a scene is lit; the 1 keeps the steps of dark pixels small.
+
+    Reference: van Hateren & van der Schaaf (1998), who take the logarithm of light, doi:10.1098/rspb.1998.0303
+    """
+    grey = np.linspace(0, 1, 256)
+    if kind == "grey":
+        return grey.astype(np.float32)
+    light = np.where(grey <= 0.04045, grey / 12.92, ((grey + 0.055) / 1.055) ** 2.4)
+    if kind == "log":
+        light = np.log1p(255 * light) / np.log(256)
+    return light.astype(np.float32)
+
+
+def olshausen_field(image: np.ndarray, cutoff: float = 0.39) -> np.ndarray:
+    r"""Flattens the spectrum of natural images and cuts off high frequencies, which are mostly noise.
+
+    .. math:: R(f) = f \exp(-(f / f_0)^4)
+
+    of the radial frequency f in cycles a pixel; the Nyquist frequency is 0.5. The mean goes, R(0) = 0. The image is
+    continued by its reflections, so that nothing wraps around: cosines are what the filter scales.
+
+    From (H, W) to float64 (H, W); `cutoff` is f₀, whatever the image's size: 200 cycles in 512 pixels are 0.39.
+
+    Reference: Olshausen & Field (1997), doi:10.1016/S0042-6989(97)00169-7
+    """
+    from scipy.fft import dctn, idctn  # noqa: PLC0415 - slow to import
+
+    if not cutoff > 0:
+        raise DataError(f"cutoff must be > 0 cycles a pixel, got {cutoff}")
+    # The k-th cosine of n pixels has k / 2 cycles in them.
+    down, across = (np.arange(size) / (2 * size) for size in image.shape)
+    frequency = np.hypot(down[:, None], across)
+    gain = frequency * np.exp(-((frequency / cutoff) ** 4))
+    return idctn(gain * dctn(np.asarray(image, np.float64)))
+
+
+def local_contrast(image: np.ndarray, surround: float = 4.0) -> np.ndarray:
+    r"""Each pixel against those around it, in units of how much these vary.
+
+    .. math:: y = \frac{v}{\max(\sigma, \bar\sigma)}, \qquad v = x - g * x, \quad \sigma^2 = g * v^2
+
+    From (H, W) to float64 (H, W). g is a Gaussian window, its standard deviation `surround` pixels, and
+    :math:`\bar\sigma` the image's mean of σ, which keeps flat regions flat. The image is continued by its reflections.
+
+    Reference: Jarrett et al. (2009), doi:10.1109/ICCV.2009.5459469
+    """
+    from scipy.ndimage import gaussian_filter  # noqa: PLC0415 - slow to import
+
+    if not surround > 0:
+        raise DataError(f"surround must be > 0 pixels, got {surround}")
+    x = np.asarray(image, np.float64)
+    centred = x - gaussian_filter(x, surround, mode="reflect")
+    spread = np.sqrt(gaussian_filter(centred**2, surround, mode="reflect"))
+    floor = max(float(spread.mean()), 1e-8)  # of an image without any contrast rounding errors alone would be left
+    return centred / np.maximum(spread, floor)
 
 
 @dataclass(eq=False, repr=False)
 class Patches(Rows):
-    """Square patches (C, size, size) of the images `numbers`, each cut at random: any image, any place, all alike.
+    """Square patches (1, size, size) of the grey images `numbers`, each cut at random: any image, any place, all alike.
 
     Where a patch is cut is a function of (key, epoch, number), of epoch 0 unless `anew`. If the variance of its x, by
     `preprocess`, is too small, it is cut elsewhere: the first of 8 places that has enough, or else the one with most.
@@ -202,20 +237,17 @@ class Patches(Rows):
     preprocess: Callable[[Tensor], Tensor]
 
     def __post_init__(self) -> None:
-        _, channels, height, width = self.images.shape
+        height, width = self.images.shape[-2:]
         if self.size > min(height, width):
             raise DataError(f"patch_size {self.size} does not fit into images of {height} x {width}; lower it")
-        self.photographs = self.numbers  # (M,), in the data set
-        if not isinstance(self.images, Held | Mapped):  # a subset may put its own good rows in place of bad ones
-            self.images, self.numbers = self.images.subset(self.numbers), torch.arange(len(self.numbers))
-        self.shape, self.dtype = (self.num, channels, self.size, self.size), self.images.dtype
+        self.shape, self.dtype = (self.num, 1, self.size, self.size), self.images.dtype
         self.place = f"cut when read, from {self.images.place}"
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         return self.cut(numbers, epoch)[0]
 
     def cut(self, numbers: Tensor, epoch: int = 0) -> tuple[Tensor, Tensor]:
-        """Patches (B, C, size, size), and image, top and left of each, (B, 3)."""
+        """Patches (B, 1, size, size), and image, top and left of each, (B, 3)."""
         places = self.places(numbers, epoch)  # (B, K, 3)
         chosen = places[:, 0].clone()
         patches = self._cut(chosen)
@@ -244,36 +276,22 @@ class Patches(Rows):
         return (x - x.mean(1, keepdim=True)).square().mean(1)  # torch's `var` warns of a rank's empty share
 
     def _cut(self, places: Tensor) -> Tensor:
-        """Patches (B, C, size, size) at places (B, 3)."""
+        """Patches (B, 1, size, size) at places (B, 3)."""
         image, top, left = places.T.numpy()
-        pixels, image = self._pixels(self.numbers.numpy()[image])
-        span = np.arange(self.size)
-        channel = np.arange(self.shape[1])[:, None, None]
-        rows, columns = (top[:, None] + span)[:, None, :, None], (left[:, None] + span)[:, None, None, :]
-        return torch.from_numpy(np.asarray(pixels[image[:, None, None, None], channel, rows, columns]))
-
-    def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """An array of images, and where in it these are; of one in memory or mapped only the patches are touched."""
-        if isinstance(self.images, Held):
-            return self.images.values.numpy(), image
-        if isinstance(self.images, Mapped) and isinstance(self.images.array, np.ndarray):  # not of HDF5, say
-            return self.images.array, image
-        unique, where = np.unique(image, return_inverse=True)
-        return self.images.read(torch.from_numpy(unique)).numpy(), where
+        image = self.numbers.numpy()[image]
+        if isinstance(self.images, Mapped):
+            pixels = self.images.array  # of which only the patches are touched
+        else:
+            unique, image = np.unique(image, return_inverse=True)
+            pixels = self.images.read(torch.from_numpy(unique)).numpy()
+        span, of_all = np.arange(self.size), (slice(None), None, None, None)
+        rows, columns = top[of_all] + span[:, None], left[of_all] + span
+        return torch.from_numpy(np.asarray(pixels[image[of_all], 0, rows, columns]))
 
 
-class _Photographs(Mapping[str, Tensor]):
+class _Photographs(UserDict[str, Any]):
     """The number of each patch's photograph, (N,), by split; of training patches in epoch 0. Found when asked for."""
 
-    def __init__(self, **patches: Patches) -> None:
-        self._patches = patches
-
     def __getitem__(self, split: str) -> Tensor:
-        rows = self._patches[split]
-        return torch.cat([rows.photographs[rows.cut(n)[1][:, 0]] for n in chunks(torch.arange(len(rows)), rows)])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._patches)
-
-    def __len__(self) -> int:
-        return len(self._patches)
+        rows: Patches = super().__getitem__(split)
+        return torch.cat([rows.numbers[rows.cut(n)[1][:, 0]] for n in chunks(torch.arange(len(rows)), rows)])

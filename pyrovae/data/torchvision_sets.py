@@ -1,7 +1,5 @@
 """Image sets of torchvision, those that were tried: how their parts are named, and where images and labels are."""
 
-import difflib
-import re
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +14,11 @@ from PIL import Image
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from .cache import locked
 from .dataset import Binarize, Dataset, remembered
-from .decoding import OnBad, decoded
+from .decoding import Items, OnBad, decoded, locked
 from .downloads import first_line, quietly
 from .errors import DataError
-from .image_folders import all_splits
-from .pictures import Color, Crop, picture_files, pixels, read_picture
+from .image_folders import Color, Crop, all_splits, picture_files, pixels, read_picture
 
 
 class _Part(NamedTuple):
@@ -47,9 +43,9 @@ def _files(images: Any, *_: Any) -> _Part:
 
 def _omniglot(images: Any, *_: Any) -> _Part:
     files = sorted(Path(images[number][0]) for number in range(len(images)))  # torchvision has the order of the disk
-    characters = ["/".join(file.parts[-3:-1]) for file in files]
-    names = sorted(set(characters))  # each part of the set numbers its own from 0
-    return _Part(files, [names.index(name) for name in characters], names)
+    # Each part of the set numbers its characters from 0.
+    names, labels = np.unique(["/".join(file.parts[-3:-1]) for file in files], return_inverse=True)
+    return _Part(files, labels.tolist(), names.tolist())
 
 
 def _celeba(images: Any, folder: Path, _: Any) -> _Part:
@@ -62,10 +58,8 @@ def _caltech101(images: Any, folder: Path, _: Any) -> _Part:
 
 
 def _pets(images: Any, folder: Path, arguments: Mapping[str, Any]) -> _Part:
-    lines = [line.split() for line in (folder / f"annotations/{arguments['split']}.txt").read_text().splitlines()]
-    return _Part(
-        [folder / f"images/{line[0]}.jpg" for line in lines], [int(line[1]) - 1 for line in lines], images.classes
-    )
+    names, labels = np.loadtxt(folder / f"annotations/{arguments['split']}.txt", str, usecols=(0, 1), unpack=True)
+    return _Part([folder / f"images/{name}.jpg" for name in names], (labels.astype(int) - 1).tolist(), images.classes)
 
 
 def _gtsrb(_: Any, folder: Path, arguments: Mapping[str, Any]) -> _Part:
@@ -77,48 +71,44 @@ def _gtsrb(_: Any, folder: Path, arguments: Mapping[str, Any]) -> _Part:
 
 
 class _Set(NamedTuple):
-    """Where a set's files are below `root`, the arguments that name its parts, and what its class gives.
+    """Where a set's files are below `root`, the argument that names its parts, and what its class gives.
 
-    `read` takes an object of the class, its folder and its arguments; `options` are arguments that a user may give.
+    `read` takes an object of the class, its folder and its arguments; `options` are further ones that a user may give.
     """
 
     folder: str
-    parts: Mapping[str, Mapping[str, Any]]
+    key: str = ""
+    parts: Mapping[str, Any] = {"train": None}  # a set without a key is whole
     read: Callable[[Any, Path, Mapping[str, Any]], _Part] = _files
     options: tuple[str, ...] = ()
 
 
-def _by(key: str, **parts: Any) -> Mapping[str, Mapping[str, Any]]:
-    return {split: {key: value} for split, value in parts.items()}
-
-
-_WHOLE: Mapping[str, Mapping[str, Any]] = {"train": {}}
-_TRAIN = _by("train", train=True, test=False)
-_SPLIT = _by("split", train="train", test="test")
-_WITH_VAL, _WITH_VALID = (_by("split", train="train", val=val, test="test") for val in ("val", "valid"))
+_TRAIN = {"train": True, "test": False}
+_SPLIT = {"train": "train", "test": "test"}
+_VAL, _VALID = ({"train": "train", "val": val, "test": "test"} for val in ("val", "valid"))
 
 _SETS = {
-    **{name: _Set(f"{name}/raw", _TRAIN, _array) for name in ("MNIST", "FashionMNIST", "KMNIST")},
-    "EMNIST": _Set("EMNIST/raw", _TRAIN, _array, ("split",)),
-    "QMNIST": _Set("QMNIST/raw", _by("what", train="train", test="test"), _array),
-    "CIFAR10": _Set("cifar-10-batches-py", _TRAIN, _array),
-    "CIFAR100": _Set("cifar-100-python", _TRAIN, _array),
-    "SVHN": _Set("", _SPLIT, _array),
-    "STL10": _Set("stl10_binary", _SPLIT, _array, ("folds",)),
-    "USPS": _Set("", _TRAIN, _array),
-    "SEMEION": _Set("", _WHOLE, _array),
-    "CelebA": _Set("celeba", _WITH_VALID, _celeba),
-    "Omniglot": _Set("omniglot-py", _by("background", train=True, test=False), _omniglot),
-    "EuroSAT": _Set("eurosat", _WHOLE),
-    "Country211": _Set("country211", _WITH_VALID),
-    "FGVCAircraft": _Set("fgvc-aircraft-2013b", _WITH_VAL, options=("annotation_level",)),
-    "Flowers102": _Set("flowers-102", _WITH_VAL),
-    "DTD": _Set("dtd", _WITH_VAL, options=("partition",)),
-    "RenderedSST2": _Set("rendered-sst2", _WITH_VAL),
-    "Food101": _Set("food-101", _SPLIT),
-    "Caltech101": _Set("caltech101", _WHOLE, _caltech101),
-    "OxfordIIITPet": _Set("oxford-iiit-pet", _by("split", train="trainval", test="test"), _pets),
-    "GTSRB": _Set("gtsrb", _SPLIT, _gtsrb),
+    **{name: _Set(f"{name}/raw", "train", _TRAIN, _array) for name in ("MNIST", "FashionMNIST", "KMNIST")},
+    "EMNIST": _Set("EMNIST/raw", "train", _TRAIN, _array, ("split",)),
+    "QMNIST": _Set("QMNIST/raw", "what", _SPLIT, _array),
+    "CIFAR10": _Set("cifar-10-batches-py", "train", _TRAIN, _array),
+    "CIFAR100": _Set("cifar-100-python", "train", _TRAIN, _array),
+    "SVHN": _Set("", "split", _SPLIT, _array),
+    "STL10": _Set("stl10_binary", "split", _SPLIT, _array, ("folds",)),
+    "USPS": _Set("", "train", _TRAIN, _array),
+    "SEMEION": _Set("", read=_array),
+    "CelebA": _Set("celeba", "split", _VALID, _celeba),
+    "Omniglot": _Set("omniglot-py", "background", _TRAIN, _omniglot),
+    "EuroSAT": _Set("eurosat"),
+    "Country211": _Set("country211", "split", _VALID),
+    "FGVCAircraft": _Set("fgvc-aircraft-2013b", "split", _VAL, options=("annotation_level",)),
+    "Flowers102": _Set("flowers-102", "split", _VAL),
+    "DTD": _Set("dtd", "split", _VAL, options=("partition",)),
+    "RenderedSST2": _Set("rendered-sst2", "split", _VAL),
+    "Food101": _Set("food-101", "split", _SPLIT),
+    "Caltech101": _Set("caltech101", read=_caltech101),
+    "OxfordIIITPet": _Set("oxford-iiit-pet", "split", {"train": "trainval", "test": "test"}, _pets),
+    "GTSRB": _Set("gtsrb", "split", _SPLIT, _gtsrb),
 }
 
 
@@ -162,73 +152,54 @@ def Torchvision(  # noqa: N802 - named as the data set is
         DataError: No files, or an image that cannot be read or is of another size.
     """
     name = _find(set)
+    folder = Path(root) / _SETS[name].folder
     parts = _parts(name, root, options, download)
     sizes = [len(part.labels) for part in parts.values()]
     numbers = dict(zip(parts, torch.arange(sum(sizes)).split(sizes), strict=True))
     labels, names = _joined(list(parts.values()))
     images: list[Any] = [part.images for part in parts.values()]
+    checksum, size, own = None, (), "grey" if name == "Omniglot" else "rgb"
+    items: Sequence[Any] = [file for of in images for file in of]
+    opened: Callable[..., np.ndarray] = read_picture
     if isinstance(images[0], Tensor):
         raw: Any = torch.cat(images).contiguous()
-        items: Sequence[Any] = range(len(raw))
-        own, size = "rgb" if raw.shape[1] == 3 else "grey", tuple(raw.shape[2:])
-        opened: Any = partial(_opened, values=raw)
-    else:
-        items, opened = [file for of in images for file in of], read_picture
-        own, size = "grey" if name == "Omniglot" else "rgb", ()
+        checksum, size, own = zlib.crc32(raw.numpy().data), tuple(raw.shape[2:]), "rgb" if raw.shape[1] == 3 else "grey"
+        items, opened = range(len(raw)), partial(_opened, values=raw)
     good = torch.arange(len(items))
     if not size or color not in (None, own) or (image_size is not None and size != (image_size, image_size)):
         look = {"image_size": image_size, "color": color or own, "crop": crop}
+        settings = {"set": name, "options": dict(options), "checksum": checksum, **look}
         read = partial(opened, **look)
-        checksum = zlib.crc32(raw.numpy().data) if size else None  # files have their own stamps
-        raw, good = decoded(
-            name,
-            items,
-            read,
-            shape=_shape(name, items, read, on_bad),
-            settings={"set": name, "options": dict(options), "checksum": checksum, **look},
-            cache=cache,
-            on_bad=on_bad,
-            num_workers=num_workers,
-        )
-    splits = all_splits(name, numbers, labels, seed, {"val": val_fraction, "test": test_fraction}, good)
+        what = Items(name, items, read, _shape(items, read), settings)
+        raw, good = decoded(what, cache=cache, on_bad=on_bad, num_workers=num_workers)
+    splits = all_splits(name, numbers, labels, good, seed, val=val_fraction, test=test_fraction)
     classes = f" of {len(names)} classes" if names else ""
-    source = f"{name}, {len(good)} images{classes} in {_folder(name, root)}"
     made: dict[str, Any] = {"binarize": binarize, "seed": seed, "class_names": names, "num_workers": num_workers}
+    source = f"{name}, {len(good)} images{classes} in {folder}"
     return Dataset.parted("torchvision", source, raw, splits, labels if names else None, **made)
 
 
 def _find(name: str) -> str:
     """torchvision's spelling of a set's name, which may be written without capitals and with underscores."""
-    spelled = {known.lower(): known for known in _SETS}
-    plain = re.sub(r"[-_ ]", "", name).lower()
-    if plain in spelled:
-        return spelled[plain]
-    near = difflib.get_close_matches(plain, spelled, n=3)
-    hint = f"; did you mean {' or '.join(spelled[n] for n in near)}?" if near else ";"
+    for known in _SETS:
+        if known.lower() == "".join(filter(str.isalnum, name)).lower():
+            return known
     valid = f"valid: {', '.join(_SETS)}; any folder of pictures is data set image_folder"
-    raise ValueError(f"set {name!r} is no image set of torchvision that was tried{hint} {valid}")
-
-
-def _folder(name: str, root: str) -> Path:
-    return Path(root) / _SETS[name].folder
+    raise ValueError(f"set {name!r} is no image set of torchvision that was tried; {valid}")
 
 
 def _parts(name: str, root: str, options: Mapping[str, Any], download: bool) -> dict[str, _Part]:
     """A set's own parts; what `options` name is all of it."""
-    spec = _SETS[name]
-    naming = {key for of in spec.parts.values() for key in of}
-    for key in options.keys() - naming - {*spec.options}:
-        valid = ", ".join([*sorted(naming), *spec.options]) or "none"
-        raise ValueError(f"options.{key}: unknown for {name}; valid: {valid}")
+    folder, key, parts, read, others = _SETS[name]
+    valid = [key, *others] if key else []
+    if unknown := options.keys() - {*valid}:
+        raise ValueError(f"options.{min(unknown)}: unknown for {name}; valid: {', '.join(valid) or 'none'}")
     if name == "EMNIST" and "split" not in options:
-        valid = "byclass, bymerge, balanced, letters, digits or mnist"
-        raise ValueError(f"options.split: EMNIST needs it; set dataset.options.split: {valid}")
-    parts = spec.parts if naming.isdisjoint(options) else _WHOLE
-    made = {}
-    for split, of in parts.items():
-        arguments = {**options, **of}
-        made[split] = spec.read(_open(name, root, arguments, download), _folder(name, root), arguments)
-    return made
+        words = "byclass, bymerge, balanced, letters, digits or mnist"
+        raise ValueError(f"options.split: EMNIST needs it; set dataset.options.split: {words}")
+    whole = not key or key in options
+    given = {"train": options} if whole else {split: {**options, key: part} for split, part in parts.items()}
+    return {split: read(_open(name, root, of, download), Path(root) / folder, of) for split, of in given.items()}
 
 
 def _open(name: str, root: str, arguments: Mapping[str, Any], download: bool) -> Any:
@@ -237,7 +208,7 @@ def _open(name: str, root: str, arguments: Mapping[str, Any], download: bool) ->
 
     loader = {"loader": str} if _SETS[name].read in (_files, _omniglot) else {}
     make = partial(getattr(datasets, name), root, **arguments, **loader)
-    where, reason = _folder(name, root).resolve(), "dataset.download is false"
+    where, reason = (Path(root) / _SETS[name].folder).resolve(), "dataset.download is false"
     try:
         with quietly():
             return make(download=False)
@@ -277,12 +248,9 @@ def _opened(number: int, *, values: Tensor, **look: Any) -> np.ndarray:
     return pixels(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), **look)
 
 
-def _shape(name: str, items: Sequence[Any], read: Callable[[Any], np.ndarray], on_bad: str) -> tuple[int, ...]:
+def _shape(items: Sequence[Any], read: Callable[[Any], np.ndarray]) -> tuple[int, ...]:
     """Of the first image that can be read."""
     for item in items:
-        try:
+        with suppress(DataError):
             return read(item).shape
-        except DataError as error:
-            if on_bad == "error":
-                raise DataError(f"{name}: {error}, or set dataset.on_bad: skip") from error
-    raise DataError(f"{name}: none of {len(items)} images can be read")
+    return ()
