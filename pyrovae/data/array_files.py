@@ -16,8 +16,7 @@ from .errors import DataError
 
 _LOCAL_HEADER = 30  # bytes of a zip member before its name; the lengths of name and extra field are the last four
 _STRETCH = 4  # a stretch of rows is many times as fast as its rows one by one: so many times as many are worth it
-_LARGEST_CACHE, _LEAST_CACHE = 64 * 2**20, 2**20  # bytes of decompressed chunks that are held; HDF5's own
-_SLOTS = 12_421  # of the chunk cache's hash table: a prime, as HDF5 asks for
+_LARGEST_CACHE, _LEAST_CACHE, _SLOTS = 64 * 2**20, 2**20, 12_421  # bytes of chunks that are held; HDF5 asks for a prime
 _DAMAGE = (
     *(OSError, ValueError, EOFError, KeyError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
     *(RuntimeError, NotImplementedError),  # zip files that are encrypted, or packed in a way that Python does not know
@@ -46,7 +45,8 @@ def open_arrays(path: Path, setting: str) -> dict[str, Any]:
 
     The one array of a .npy file is named "". A `DataError` names the `setting`, if there is no such file.
     """
-    kinds: dict[str, Callable[[Path], dict[str, Any]]] = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5}
+    kinds: dict[str, Callable[[Path], dict[str, Any]]]
+    kinds = {".npy": lambda path: {"": _array(path, 0)}, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5}
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise DataError(f"{setting}: {path} {what}; name a file: {', '.join(kinds)}")
@@ -54,11 +54,6 @@ def open_arrays(path: Path, setting: str) -> dict[str, Any]:
         raise DataError(f"{setting}: {path} has the suffix {path.suffix!r}; it must be one of {', '.join(kinds)}")
     with readable(path):
         return kinds[path.suffix.lower()](path)
-
-
-def _npy(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"": _array(path, file, 0)}
 
 
 def _npz(path: Path) -> dict[str, Any]:
@@ -75,7 +70,7 @@ def _npz(path: Path) -> dict[str, Any]:
                     elif member.compress_type == zipfile.ZIP_STORED:
                         file.seek(member.header_offset)
                         lengths = struct.unpack("<HH", file.read(_LOCAL_HEADER)[-4:])
-                        arrays[name] = _array(path, file, member.header_offset + _LOCAL_HEADER + sum(lengths))
+                        arrays[name] = _array(path, member.header_offset + _LOCAL_HEADER + sum(lengths))
                     else:
                         packed.seek(0)
                         arrays[name] = np.lib.format.read_array(packed)
@@ -91,15 +86,16 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read(file)
 
 
-def _array(path: Path, file: Any, offset: int) -> Any:
+def _array(path: Path, offset: int) -> Any:
     """The array whose .npy header begins at byte `offset`, mapped."""
-    file.seek(offset)
-    shape, fortran_order, dtype = _header(file)
-    if dtype.hasobject:
-        return Objects(shape, dtype)
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran_order else "C")
+    with path.open("rb") as file:
+        file.seek(offset)
+        shape, fortran_order, dtype = _header(file)
+        if dtype.hasobject:
+            return Objects(shape, dtype)
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran_order else "C")
 
 
 def _hdf5(path: Path) -> dict[str, Any]:
@@ -118,8 +114,8 @@ def _hdf5(path: Path) -> dict[str, Any]:
         elif 0 in thing.shape or not thing.shape:
             arrays[name] = thing[...]
         else:
-            in_one_piece = thing.chunks is None and not thing.external and not thing.is_virtual
-            at = thing.id.get_offset() if in_one_piece else None  # None too where nothing was ever written
+            in_pieces = thing.chunks is not None or thing.external or thing.is_virtual
+            at = None if in_pieces else thing.id.get_offset()  # None too where nothing was ever written
             read = HDF5Array(path, thing) if at is None else np.memmap(path, thing.dtype, "r", at, thing.shape)
             arrays[name] = read
 

@@ -13,8 +13,8 @@ from pydantic import NonNegativeInt, PositiveFloat
 from .array_files import open_arrays
 from .dataset import SPLITS, Binarize, Dataset, Split, remembered
 from .errors import DataError
+from .normalization import Scaled, as_floats
 from .rows import Column, Mapped, Rows
-from .scaling import Scaled, as_floats
 from .splits import stratified
 
 Key = str | dict[Split, str]
@@ -62,21 +62,16 @@ def Arrays(  # noqa: N802 - a data set, as the others are
     (40, ['speed'])
     """
     arrays = open_arrays(file := Path(path), "dataset.path")
-    names = _names(file, arrays, key, ("x",), "dataset.key")
-    if names is None:
-        others = [name for name in arrays if _split_of(name)[0] not in _LABELS]
-        if len(others) != 1 or _split_of(others[0])[1]:
-            raise DataError(f"{file} holds no x; set dataset.key to one of: {_listed(arrays)}")
-        names = {"all": others[0]}
-    raw = {split: _rows(file, name, arrays[name], layout) for split, name in names.items()}
+    others = [name for name in arrays if _split_of(name)[0] not in _LABELS]
+    names = _names(file, arrays, key, ("x",), "dataset.key", others)
+    raw = {part: _rows(file, name, arrays[name], layout) for part, name in names.items()}
     covariates = _beside(arrays, names, raw)
     classes = {} if labels == "none" else _labels(file, arrays, raw, covariates, labels, labels_key)
     name = next(iter(names.values()))
-    told = f"{name or 'array'} {' × '.join(map(str, arrays[name].shape))} {arrays[name].dtype.name}"
+    told = f"{file.name}: {name or 'array'} {' × '.join(map(str, arrays[name].shape))} {arrays[name].dtype.name}"
     fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-    preprocess = _preprocess(file, next(iter(raw.values())), scale)
-    options: dict[str, Any] = {"binarize": binarize, "preprocess": preprocess, "num_workers": num_workers}
-    return from_splits("arrays", f"{file.name}: {told}", raw, classes, covariates, fractions, seed, **options)
+    options = {"binarize": binarize, "preprocess": _preprocess(file, raw, scale), "num_workers": num_workers}
+    return from_splits("arrays", told, raw, classes, covariates, fractions, seed, **options)
 
 
 def from_splits(
@@ -89,37 +84,36 @@ def from_splits(
     and `test_fraction`, and `options` further attributes of the data set.
     """
     known, numbers = np.unique(np.concatenate([*labels.values()] or [np.empty(0)]), return_inverse=True)
-    ends = np.cumsum([len(values) for values in labels.values()])
-    classes = {
-        part: torch.from_numpy(numbers.reshape(-1)[end - len(values) : end].astype(np.int64))
-        for (part, values), end in zip(labels.items(), ends, strict=True)
-    }
-    whole = "all" if "all" in raw else "train"
-    missing = {key: value for key, value in fractions.items() if key.removesuffix("_fraction") not in raw}
-    chosen: dict[str, tuple[str, Any]] = {split: (split, slice(None)) for split in raw}  # part, and which of its rows
-    if missing:
-        strata = classes.get(whole, torch.zeros(len(raw[whole]), dtype=torch.int64))
+    each = torch.from_numpy(numbers.reshape(-1).astype(np.int64)).split([len(of) for of in labels.values()])
+    classes = dict(zip(labels, each, strict=True))
+    chosen = {
+        part: (part, torch.arange(len(rows))) for part, rows in raw.items()
+    }  # for each split a part, and its rows
+    if missing := {key: value for key, value in fractions.items() if key.removesuffix("_fraction") not in raw}:
+        whole = "all" if "all" in raw else "train"
+        taken = stratified(name, classes.get(whole, torch.zeros(len(raw[whole])).long()), seed, **missing)
         splits = ("train", *(key.removesuffix("_fraction") for key in missing))
-        taken = stratified(name, strata, seed, **missing)
         chosen |= {split: (whole, numbers) for split, numbers in zip(splits, taken, strict=True)}
     whose = {split: chosen[split] for split in SPLITS}
-    told = [value.decode() if isinstance(value, bytes) else str(value) for value in known.tolist()]
-    attributes: dict[str, Any] = {
-        split: raw[part] if isinstance(rows, slice) else raw[part].subset(rows) for split, (part, rows) in whose.items()
+    told = tuple(value.decode() if isinstance(value, bytes) else str(value) for value in known.tolist())
+    options |= {
+        "labels": {split: classes[part][rows] for split, (part, rows) in whose.items() if part in classes},
+        "rows_in_file": {split: rows for split, (_, rows) in whose.items()},
+        "covariates": {
+            split: {key: Column(array, rows) for key, array in covariates.get(part, {}).items()}
+            for split, (part, rows) in whose.items()
+        },
     }
-    attributes["labels"] = {split: classes[part][rows] for split, (part, rows) in whose.items() if part in classes}
-    attributes["covariates"] = {
-        split: {key: Column(array, rows) for key, array in covariates.get(part, {}).items()}
-        for split, (part, rows) in whose.items()
-    }
+    train, val, test = (raw[part].subset(rows) for part, rows in whose.values())
     source += f", {len(told)} classes" if told else ""
-    return Dataset(name, source, **attributes, seed=seed, class_names=tuple(told), **options)
+    return Dataset(name, source, train, val, test, seed=seed, class_names=told, **options)
 
 
 def _names(
-    file: Path, arrays: Mapping[str, Any], key: Key | None, defaults: Sequence[str], setting: str
-) -> dict[str, str] | None:
-    """{"all": an array's name}, or those of the splits; None if none is named and no default is there."""
+    file: Path, arrays: Mapping[str, Any], key: Key | None, defaults: Sequence[str],
+    setting: str, others: Sequence[str] | None,
+) -> dict[str, str]:  # fmt: skip
+    """{"all": an array's name}, or those of the splits; by default one of `defaults`, or the only one of `others`."""
     if key is None:
         for name in defaults:
             own = {str(split): f"{name}_{split}" for split in SPLITS if f"{name}_{split}" in arrays}
@@ -127,14 +121,18 @@ def _names(
                 return own
             if name in arrays:  # `x` beside `x_test` is the training data
                 return {"train": name, **own} if own else {"all": name}
-        return None
-    names = {split: key[split] for split in SPLITS if split in key} if isinstance(key, Mapping) else {"all": key}
+        if others is None:
+            return {}
+        if len(others) != 1 or _split_of(others[0])[1]:
+            raise DataError(f"{file} holds no {defaults[0]}; set {setting} to one of: {_listed(arrays)}")
+        key = others[0]
+    names = {str(split): key[split] for split in SPLITS if split in key} if isinstance(key, Mapping) else {"all": key}
     missing = [name for name in names.values() if name not in arrays]
     if missing or not {"all", "train"} & names.keys():
         problem = f"{missing[0]!r} is not in {file}" if missing else "names no train"
         remedy = "leave it out" if "" in arrays else f"it holds: {_listed(arrays)}"
         raise DataError(f"{setting}: {problem}; {remedy}")
-    return {str(split): name for split, name in names.items()}
+    return names
 
 
 def _split_of(name: str) -> tuple[str, str]:
@@ -162,15 +160,10 @@ def _labels(
     if labels != "auto":
         file = Path(labels) if Path(labels).exists() else file.parent / labels
         arrays = open_arrays(file, "dataset.labels")
-    names = _names(file, arrays, key, _LABELS, "dataset.labels_key")
-    if names is None and labels != "auto":
-        if len(arrays) != 1:
-            raise DataError(f"{file} holds no labels; set dataset.labels_key to one of: {_listed(arrays)}")
-        names = {"all": next(iter(arrays))}
-    if names and "all" in names and "all" not in raw:  # `y` beside `x_train`
+    names = _names(file, arrays, key, _LABELS, "dataset.labels_key", None if labels == "auto" else list(arrays))
+    if "all" in names and "all" not in raw:  # `y` beside `x_train`
         names = {"train": names["all"]}
-    names = {part: name for part, name in (names or {}).items() if part in raw}
-    found = {part: arrays[name] for part, name in names.items()}
+    found = {part: arrays[name] for part, name in names.items() if part in raw}
     for part, array in found.items():
         num, what = array.shape[0] if array.shape else 1, f"({names[part] or 'the array'}) for"
         if array.dtype.hasobject or num != len(raw[part]):
@@ -178,11 +171,11 @@ def _labels(
             raise DataError(f"{file}: {what}; mend them, or set dataset.labels: none")
     odd = [a for a in found.values() if a.dtype.kind not in "biuSU" or a.shape[1:] not in ((), (1,))]
     for part, array in found.items():
-        key = _split_of(names[part])[0] or "labels"
+        name = _split_of(names[part])[0] or "labels"
         if odd:
-            covariates[part][key] = array
+            covariates[part][name] = array
         elif labels == "auto":
-            covariates[part].pop(key, None)
+            covariates[part].pop(name, None)
     if odd:
         told = f"labels are {odd[0].dtype} {odd[0].shape}: a covariate; classes are whole numbers or text, (N,)"
         _say(f"{file}: {told}")
@@ -204,16 +197,13 @@ def _rows(file: Path, name: str, array: Any, layout: str) -> Rows:
     return Mapped(array, "HWC" if last else "CHW")
 
 
-def _preprocess(file: Path, rows: Rows, scale: Literal["auto", "none"] | float) -> Any:
-    if scale == "none" or (scale == "auto" and len(rows.shape) == 2):
-        return Scaled(1.0)
-    if scale != "auto":
-        return Scaled(float(scale))
+def _preprocess(file: Path, raw: Mapping[str, Rows], scale: str | float) -> Any:
+    rows = next(iter(raw.values()))
+    if scale != "auto" or len(rows.shape) == 2:
+        return Scaled(1.0 if isinstance(scale, str) else float(scale))
     if rows.dtype == torch.uint8 and (top := int(rows.read(torch.arange(min(len(rows), _LOOKED_AT))).max())) < 128:
-        raise DataError(
-            f"{file}: images of 8 bits whose values end at {top} may be counts, masks or dark pixels; set "
-            "dataset.scale: none for counts and masks, 255 for pixels"
-        )
+        what = f"images of 8 bits whose values end at {top} may be counts, masks or dark pixels"
+        raise DataError(f"{file}: {what}; set dataset.scale: none for counts and masks, 255 for pixels")
     return as_floats
 
 

@@ -15,7 +15,7 @@ class Augmentation:
     """Flips and shifts images, each by draws of its own: x'[v, u] = x[v - dv, u - du], with x mirrored before or not.
 
     Called with images (B, C, H, W) of any type, a key of draws and the images' numbers (B,). A view is a function of
-    key and number alone, and one gather makes all of them, where the images lie.
+    key and number alone.
 
     Args:
         flip: Mirror left and right with probability 1/2.

@@ -19,9 +19,9 @@ from .decoding import OnBad, decoded
 from .errors import DataError
 from .image_filters import Filter, Intensity, intensities, local_contrast, olshausen_field
 from .image_folders import Parts, all_splits, folders_of_splits, pictures_below
+from .normalization import Scaled, Tabulated
 from .pictures import read_picture
 from .rows import Held, Mapped, Rows, chunks
-from .scaling import Scaled, Tabulated
 
 _CROPS = 4  # a stream of draws; those before are of a data set and of batches
 _CANDIDATES = 8  # places that a patch may be cut from, if its variance counts

@@ -1,10 +1,10 @@
-"""Maps that make x easier to model, fitted to the training split: its mean away, its scale one, or whitened."""
+"""Raw datapoints to floats, entry by entry; and maps fitted to the training split: its mean away, or whitened."""
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import NonNegativeFloat
@@ -12,16 +12,59 @@ from torch import Tensor, nn
 
 from .errors import DataError
 from .rows import chunks
-from .scaling import in_full
 
 if TYPE_CHECKING:
     from .dataset import Dataset
 
 Chunks = Callable[[], Iterator[Tensor]]
 
-_LOOKED_AT = 64  # training datapoints, of which something must be left
+_LOOKED_AT = 64  # training datapoints
 _MOST = 50_000  # training datapoints that a normalization is fitted to
 _WIDEST = 5000  # entries of x that ZCA takes: of more, the eigenvectors take many minutes and gigabytes
+
+
+def as_floats(raw: Tensor) -> Tensor:
+    """float32; pixels of 8 bits go to [0, 1]."""
+    return raw.float().div_(255) if raw.dtype == torch.uint8 else raw.float()
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """x = raw / scale, float32, whatever the type.
+
+    >>> Scaled(2.0)(torch.tensor([3, 4]))
+    tensor([1.5000, 2.0000])
+    """
+
+    scale: float = 1.0
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        return raw.float() if self.scale == 1 else raw.float().div_(self.scale)
+
+
+@dataclass(frozen=True, repr=False)
+class Tabulated:
+    """x = table[raw], for pixels of 8 bits; `table` is (256,), float32."""
+
+    table: Tensor
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        return self.table.to(raw.device)[raw.int()]
+
+    def __repr__(self) -> str:
+        return f"Tabulated({self.table[0]:.3g} to {self.table[-1]:.3g})"
+
+
+def is_entrywise(preprocess: Any) -> bool:
+    """Whether it is one of these, so that what it makes of an entry depends on nothing else."""
+    return preprocess is as_floats or isinstance(preprocess, Scaled | Tabulated)
+
+
+def in_full(preprocess: Callable[[Tensor], Tensor], raw: Tensor) -> Tensor:
+    """What `preprocess` makes of `raw`, in float64 where float32 would cut digits off, if it is one of these."""
+    if raw.dtype not in (torch.float64, torch.int32, torch.int64) or not is_entrywise(preprocess):
+        return preprocess(raw)
+    return raw.double() / (preprocess.scale if isinstance(preprocess, Scaled) else 1)
 
 
 class Normalization(nn.Module, ABC):
@@ -55,9 +98,8 @@ class Standardization(Centering):
     """x minus the mean of each entry, over a standard deviation.
 
     Args:
-        each_entry: Over each entry's own, for vectors whose entries have units of their own; an entry that never varies
-            is only centred. By default over one, the root of the mean variance: contrasts within x stay, and pixels
-            that hardly ever vary are not blown up.
+        each_entry: Over each entry's own, for entries of unlike units; one that never varies is only centred. By
+            default over the root of the mean variance: contrasts within x stay, and pixels that hardly vary stay small.
     """
 
     scale: Tensor
@@ -70,8 +112,7 @@ class Standardization(Centering):
     def fit(self, chunks: Chunks) -> None:
         super().fit(chunks)
         variance = _means(lambda: ((chunk.double() - self.mean).square() for chunk in chunks()))
-        variance = variance if self.each_entry else variance.mean()
-        self.scale = torch.where(variance > 0, variance, 1.0).sqrt().float()
+        self.scale = _root(variance if self.each_entry else variance.mean()).float()
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).div_(self.scale)
@@ -83,8 +124,7 @@ class ContrastNormalization(Normalization):
     .. math:: y = \frac{x - \bar x}{\sqrt{\mathrm{var}(x) + \epsilon}}
 
     Args:
-        epsilon: ε, in units of x squared: contrasts far smaller than its root stay small; by default that is 3 of 255
-            grey values.
+        epsilon: ε, in units of x²: contrasts far below its root stay small; by default that is 3 of 255 grey values.
 
     Raises:
         DataError: ε below zero.
@@ -104,10 +144,8 @@ class ContrastNormalization(Normalization):
         pass
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(1)
-        centred = flat - flat.mean(1, keepdim=True)
-        variance = centred.square().mean(1, keepdim=True) + self.epsilon
-        return (centred / torch.where(variance > 0, variance, 1.0).sqrt()).view_as(x).float()
+        centred = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+        return (centred / _root(centred.square().mean(1, keepdim=True) + self.epsilon)).view_as(x).float()
 
 
 class ZCA(Centering):
@@ -119,8 +157,7 @@ class ZCA(Centering):
     training data do not vary at all become zero.
 
     Args:
-        epsilon: ε, of the mean variance; 0 whitens wholly. In natural images, whose smallest variances are mostly
-            noise, some is wanted.
+        epsilon: ε, of the mean variance; 0 whitens wholly. Natural images, whose least variances are noise, want some.
 
     Raises:
         DataError: ε below zero; in `fit`, data of too many entries.
@@ -139,12 +176,9 @@ class ZCA(Centering):
 
     def fit(self, chunks: Chunks) -> None:
         super().fit(chunks)
-        size = self.mean.numel()
-        if size > _WIDEST:
-            most = f"whitening takes {_WIDEST} at most"
-            raise DataError(
-                f"normalize zca: a datapoint has {size} entries, and {most}; use standardize, or smaller images"
-            )
+        if (size := self.mean.numel()) > _WIDEST:
+            what = f"a datapoint has {size} entries, and whitening takes {_WIDEST} at most"
+            raise DataError(f"normalize zca: {what}; use standardize, or smaller images")
         covariance, count = torch.zeros(size, size, dtype=torch.float64), 0
         for chunk in chunks():
             rows = (chunk.double() - self.mean).flatten(1)
@@ -162,6 +196,10 @@ class ZCA(Centering):
 
 NORMALIZATIONS: dict[str, type[Normalization]] = {"center": Centering, "standardize": Standardization}
 NORMALIZATIONS |= {"zca": ZCA, "contrast": ContrastNormalization}
+
+
+def _root(variance: Tensor) -> Tensor:
+    return torch.where(variance > 0, variance, 1.0).sqrt()
 
 
 def _at_least_zero(epsilon: float) -> float:
@@ -195,13 +233,11 @@ class Preprocess:
 
 def as_in(data: "Dataset", other: "Dataset") -> "Dataset":
     """`other` with x normalized by what was fitted to `data`, not to itself."""
-    fitted, of_data, preprocess = list[Normalization](), data.preprocess, first_of(other.preprocess)
-    while isinstance(of_data, Preprocess):
-        fitted.append(of_data.normalization)
-        of_data = of_data.first
-    for normalization in reversed(fitted):
-        preprocess = Preprocess(preprocess, normalization)
-    return replace(other, preprocess=preprocess)
+
+    def fitted(of: Any, first: Any) -> Any:
+        return Preprocess(fitted(of.first, first), of.normalization) if isinstance(of, Preprocess) else first
+
+    return replace(other, preprocess=fitted(data.preprocess, first_of(other.preprocess)))
 
 
 def first_of(preprocess: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -228,7 +264,7 @@ def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
     finally:
         torch.set_num_threads(num_threads)
     preprocess = Preprocess(data.preprocess, normalization)
-    few = torch.linspace(0, len(rows) - 1, _LOOKED_AT, device=rows.device).long()
+    few = torch.linspace(0, len(rows) - 1, _LOOKED_AT, device=rows.device).long()  # of which something must be left
     if not preprocess(rows.read(few)).any():
         raise DataError(f"dataset {data.name}: normalize {kind} leaves nothing of data that never vary; leave it out")
     return replace(data, preprocess=preprocess, source=f"{data.source}, normalize {kind}")

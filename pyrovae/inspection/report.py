@@ -12,8 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data import SPLITS, Augmentation, Dataset, Rows, Split
-from ..data.normalization import Preprocess
-from ..data.scaling import Scaled, as_floats
+from ..data.normalization import Preprocess, Scaled, as_floats
 from ..data.sizes import size
 
 _DATAPOINTS, _VALUES = 2048, 2**23  # looked at, of a split, at most; a batch at least
