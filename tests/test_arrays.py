@@ -15,7 +15,7 @@ import pyrovae as pv
 from pyrovae.cli import evaluate, sample, train
 from pyrovae.config import build_data, check
 from pyrovae.data import Arrays, DataError, Dataset
-from pyrovae.data.array_files import HDF5Array
+from pyrovae.data.arrays import HDF5Array
 from pyrovae.training import check_support
 
 ROOT = Path(__file__).parent.parent

