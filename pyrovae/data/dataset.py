@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import draws, normalization
+from . import draws, normalization, outside
 from .augmentation import Augmentation
 from .errors import DataError
 from .normalization import as_floats
-from .outside import Outside, outside
 from .rows import Column, Held, Rows, in_order
 
 Binarize = Literal["dynamic", "static", "none"]
@@ -76,7 +75,7 @@ class Dataset:
     groups: Mapping[str, Tensor] = field(default_factory=dict)
     covariates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rows_in_file: Mapping[str, Tensor] = field(default_factory=dict)
-    _passed: set[Any] = field(default_factory=set, init=False, compare=False)  # what `outside` found all to be within
+    passed: set[Any] = field(default_factory=set, init=False, compare=False)  # what `outside` found all to be within
 
     @classmethod
     def parted(
@@ -159,7 +158,7 @@ class Dataset:
             means += rows.read(numbers).double().flatten(1).mean(1).tolist()
         return means
 
-    normalized = normalization.normalized
+    normalized, outside = normalization.normalized, outside.outside
 
     def finish(self, split: Split, raw: Tensor, numbers: Tensor, epoch: int | None = None, seed: int = 0) -> Tensor:
         """x from raw datapoints (B, *x_shape) numbered `numbers` (B,) in the split, as `rows` gives them.
@@ -175,20 +174,6 @@ class Dataset:
         key = draws.key(self.seed, _STATIC, where) if epoch is None else draws.key(seed, _DYNAMIC, where, epoch)
         pixels = raw.dtype == torch.uint8 and self.preprocess is as_floats
         return draws.binary(key, numbers, raw if pixels else self.preprocess(raw))
-
-    def outside(self, allowed: Callable[[Tensor], Tensor]) -> Outside | None:
-        """What x, or the values that it is drawn from, has outside a support; None if nothing.
-
-        Looks at all values that are in a file or in memory, once; at a few datapoints where each would have to be
-        decoded or drawn. `allowed` tells which entries are inside, as the likelihood has it.
-        """
-        if allowed in self._passed:
-            return None
-        splits = {str(split): (self.rows(split), self.origin(split)) for split in SPLITS}
-        found = outside(self.name, splits, self.preprocess, allowed, drawn_from=self.binarize != "none")
-        if found is None:
-            self._passed.add(allowed)
-        return found
 
 
 class Numbered(NamedTuple):

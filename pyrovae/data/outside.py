@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from tqdm.auto import tqdm
 
 from .normalization import Scaled, as_floats, is_entrywise
 from .rows import Rows, chunks
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
 
 Allowed = Callable[[Tensor], Tensor]
 
@@ -78,32 +81,35 @@ class Outside:
         self.num_whole += int((values == values.round()).sum() - values.isinf().sum())
 
 
-def outside(
-    name: str, splits: Mapping[str, tuple[Rows, Tensor]], preprocess: Callable[[Tensor], Tensor], allowed: Allowed,
-    *, drawn_from: bool = False,
-) -> Outside | None:  # fmt: skip
-    """Looks at all values of rows that are at hand, and at a few of others, with memory for some megabytes.
+def outside(data: "Dataset", allowed: Allowed) -> Outside | None:
+    """What x, or the values that it is drawn from, has outside a support, of which `allowed` tells; None if nothing.
 
-    A file in which there was nothing to find is not read again for the same question until it changes: an empty file in
-    the user's cache folder says so. `splits` are rows, and their numbers in the user's file (N,).
+    Looks once at all values in a file or in memory, with memory for some megabytes, and at a few datapoints where each
+    would have to be decoded or drawn. A file in which there was nothing to find is not read again for the same question
+    until it changes: an empty file in the user's cache folder says so.
     """
-    found, mark = Outside(drawn_from=drawn_from), None
-    inside = constraints.unit_interval.check if drawn_from else allowed
+    if allowed in data.passed:
+        return None
+    found, mark, known, preprocess = Outside(drawn_from=data.binarize != "none"), None, False, data.preprocess
+    inside = constraints.unit_interval.check if found.drawn_from else allowed
     pixels = is_entrywise(preprocess) and inside(preprocess(torch.arange(256, dtype=torch.uint8))).all()
+    splits = {split: (data.rows(split), data.origin(split)) for split in ("train", "val", "test")}
     to_read = {split: of for split, of in splits.items() if of[0].dtype != torch.uint8 or not pixels}
     with suppress(OSError, RuntimeError):  # no file, no home
         mark = _mark(to_read, preprocess, inside)
-        if mark is not None and mark.exists():
-            return None
-    for split, (rows, origin) in to_read.items():  # each in the order in which it lies in the file
+        known = mark is not None and mark.exists()
+    for split, (rows, origin) in ({} if known else to_read).items():  # each in the order in which it lies in the file
         numbers = origin[: len(rows) if rows.at_hand else _FEW].argsort().to(rows.device)
-        for part in tqdm(chunks(numbers, rows), f"checking {split} of {name}", delay=_PATIENCE, disable=None):
+        for part in tqdm(chunks(numbers, rows), f"checking {split} of {data.name}", delay=_PATIENCE, disable=None):
             found.look(split, origin[part.cpu()], preprocess(rows.read(part)), inside)
-    if mark is not None and not found.num:
+    if found.num:
+        return found
+    data.passed.add(allowed)
+    if mark is not None:
         with suppress(OSError):
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
-    return found if found.num else None
+    return None
 
 
 def cache_folder() -> Path:
