@@ -96,9 +96,7 @@ def from_splits(
     known, numbers = np.unique(np.concatenate([*labels.values()] or [np.empty(0)]), return_inverse=True)
     each = torch.from_numpy(numbers.reshape(-1).astype(np.int64)).split([len(of) for of in labels.values()])
     classes = dict(zip(labels, each, strict=True))
-    chosen = {
-        part: (part, torch.arange(len(rows))) for part, rows in raw.items()
-    }  # for each split a part, and its rows
+    chosen = {part: (part, torch.arange(len(rows))) for part, rows in raw.items()}  # each split's part, and which rows
     if missing := {key: value for key, value in fractions.items() if key.removesuffix("_fraction") not in raw}:
         whole = "all" if "all" in raw else "train"
         taken = stratified(name, classes.get(whole, torch.zeros(len(raw[whole])).long()), seed, **missing)

@@ -211,8 +211,7 @@ class Batches:
     """
 
     def __init__(
-        self,
-        data: "Dataset", split: Split, batch_size: int,
+        self, data: "Dataset", split: Split, batch_size: int,
         *, train: bool = False, seed: int = 0, device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1,
         numbered: bool = False, position: Callable[[], tuple[int, int]] | None = None,
     ) -> None:  # fmt: skip

@@ -119,9 +119,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyrovae"
 
 
-def _mark(
-    splits: Mapping[str, tuple[Rows, Tensor]], preprocess: Callable[[Tensor], Tensor], inside: Allowed
-) -> Path | None:
+def _mark(splits: Mapping[str, tuple[Rows, Tensor]], preprocess: Any, inside: Allowed) -> Path | None:
     """The file that is there if these rows have nothing outside; None if they or the question have no lasting name."""
     question = _named(inside)
     if not splits or question is None or not (preprocess is as_floats or isinstance(preprocess, Scaled)):
