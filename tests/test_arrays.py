@@ -15,7 +15,7 @@ import pyrovae as pv
 from pyrovae.cli import evaluate, sample, train
 from pyrovae.config import build_data, check
 from pyrovae.data import Arrays, DataError, Dataset
-from pyrovae.data.array_files import HDF5Array
+from pyrovae.data.arrays import HDF5Array
 from pyrovae.training import check_support
 
 ROOT = Path(__file__).parent.parent
@@ -277,7 +277,7 @@ def test_shapes(shape, layout, x_shape, kind, tmp_path):
     x = data.take("train")[0]
     assert data.x_shape == x_shape == tuple(x.shape[1:])
     assert x.is_contiguous()
-    number = data.rows("train").origin(torch.tensor([0])).item()
+    number = data.origin("train")[0].item()
     last = len(shape) == 3 and x_shape != shape
     assert torch.equal(
         x[0], torch.from_numpy(values[number].transpose(2, 0, 1) if last else values[number]).view(x_shape)
@@ -290,7 +290,7 @@ def test_scale(tmp_path):
 
     def values(**how):
         data = Arrays(**how)
-        number = data.rows("train").origin(torch.tensor([0])).item()
+        number = data.origin("train")[0].item()
         return data.take("train")[0][0].flatten(), torch.from_numpy(pixels[number].flatten()).float()
 
     for how, scale in (
@@ -409,7 +409,7 @@ def test_the_first_is_the_first_of_its_split_in_the_file(tmp_path):
     data = Arrays(path=write(tmp_path, "npy", x=values))
     found = data.outside(pv.models.likelihoods.Normal.supports)
     assert (found.num, found.num_nan, found.num_values) == (2400, 2400, 2400)
-    assert found.row == data.rows("train").origin(torch.arange(320)).min()
+    assert found.row == data.origin("train").min()
     assert "none is finite" in str(found)
 
 

@@ -21,8 +21,7 @@ from pyrovae.data import (
     Scaled,
     Standardization,
 )
-from pyrovae.data.normalization import as_in
-from pyrovae.data.scaling import as_floats
+from pyrovae.data.normalization import as_floats, as_in
 
 X_SHAPE = (1, 3, 4)
 

@@ -47,14 +47,14 @@ def _tell(args: argparse.Namespace) -> None:
         data = config.build_data(chosen)
     except DataError as error:  # which is when one wants to look
         data, refused = replace(read_data(chosen), binarize="none", augment=None), error
-    told, progress = f"read in    {perf_counter() - start:.1f} s\npicture    {out}", not args.quiet
-    report = inspection.inspected(data, batch_size=chosen.dataset.batch_size, seed=chosen.train.seed, progress=progress)
+    seconds, how = perf_counter() - start, {"batch_size": chosen.dataset.batch_size, "seed": chosen.train.seed}
+    report = inspection.inspected(data, progress=not args.quiet, **how)
     print(inspection.words(report))
     if hasattr(chosen.model, "likelihood"):
         verdict = "see the error; data are shown as read" if refused else "has a density for these data"
         print(f"\nlikelihood {chosen.model.likelihood.type}: {verdict}")
     with files.replacing(out) as part:
         inspection.figure(report).savefig(part, format=out.suffix[1:], dpi=150)
-    print(told)
+    print(f"read in    {seconds:.1f} s\npicture    {out}")
     if refused is not None:
         raise refused

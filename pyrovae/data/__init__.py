@@ -3,17 +3,15 @@
 from . import draws
 from .arrays import Arrays
 from .augmentation import Augmentation
-from .batches import Batches, Numbered
-from .dataset import SPLITS, Binarize, Dataset, Split
+from .dataset import SPLITS, Batches, Binarize, Dataset, Numbered, Split
 from .errors import DataError
 from .hugging_face import HF
 from .image_folders import SUN397, ImageFolder
 from .mnist import MNIST
 from .natural_patches import NaturalPatches
-from .normalization import NORMALIZATIONS, ZCA, Centering, ContrastNormalization, Normalization, Standardization
+from .normalization import NORMALIZATIONS, ZCA, Centering, ContrastNormalization, Normalization, Scaled, Standardization
 from .outside import Outside
 from .rows import Column, Held, Mapped, Rows
-from .scaling import Scaled
 from .shifts import SHIFTS, noised, occluded, rotated  # not `shifted`, which would be taken for a data set
 from .torchvision_sets import Torchvision
 

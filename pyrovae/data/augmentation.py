@@ -15,14 +15,10 @@ class Augmentation:
     """Flips and shifts images, each by draws of its own: x'[v, u] = x[v - dv, u - du], with x mirrored before or not.
 
     Called with images (B, C, H, W) of any type, a key of draws and the images' numbers (B,). A view is a function of
-    key and number alone, and one gather makes all of them, where the images lie.
+    key and number alone.
 
-    Args:
-        flip: Mirror left and right with probability 1/2.
-        shift: dv and du are any of -shift ... shift pixels, all alike; pixels of the edge are repeated.
-
-    Raises:
-        DataError: A negative shift.
+    `flip` mirrors left and right with probability 1/2; dv and du are any of -`shift` ... `shift` pixels, all alike;
+    pixels of the edge are repeated. A `DataError` of a negative shift.
 
     Reference:
         A survey on image data augmentation for deep learning (Shorten & Khoshgoftaar, 2019),

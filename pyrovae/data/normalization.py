@@ -1,10 +1,9 @@
-"""Maps that make x easier to model, fitted to the training split: its mean away, its scale one, or whitened."""
+"""Raw datapoints to floats, entry by entry; and maps fitted to the training split: its mean away, or whitened."""
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import NonNegativeFloat
@@ -12,27 +11,66 @@ from torch import Tensor, nn
 
 from .errors import DataError
 from .rows import chunks
-from .scaling import in_full
 
 if TYPE_CHECKING:
     from .dataset import Dataset
 
 Chunks = Callable[[], Iterator[Tensor]]
 
-_LOOKED_AT = 64  # training datapoints, of which something must be left
+_LOOKED_AT = 64  # training datapoints
 _MOST = 50_000  # training datapoints that a normalization is fitted to
 _WIDEST = 5000  # entries of x that ZCA takes: of more, the eigenvectors take many minutes and gigabytes
 
 
-class Normalization(nn.Module, ABC):
-    """A map from x (B, *x_shape) to x of the same shape, float32, fitted to training data."""
+def as_floats(raw: Tensor) -> Tensor:
+    """Pixels of 8 bits go to [0, 1], all else stays as it is."""
+    return raw.float().div_(255) if raw.dtype == torch.uint8 else raw.float()
 
-    @abstractmethod
+
+@dataclass(frozen=True)
+class Scaled:
+    """x = raw / scale, float32, whatever the type.
+
+    >>> Scaled(2.0)(torch.tensor([3, 4]))
+    tensor([1.5000, 2.0000])
+    """
+
+    scale: float = 1.0
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        return raw.float() if self.scale == 1 else raw.float().div_(self.scale)
+
+
+@dataclass(frozen=True, repr=False)
+class Tabulated:
+    """x = table[raw], for pixels of 8 bits; `table` is (256,), float32."""
+
+    table: Tensor
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        return self.table.to(raw.device)[raw.int()]
+
+    def __repr__(self) -> str:
+        return f"Tabulated({self.table[0]:.3g} to {self.table[-1]:.3g})"
+
+
+def is_entrywise(preprocess: Any) -> bool:
+    """Whether it is one of these, so that what it makes of an entry depends on nothing else."""
+    return preprocess is as_floats or isinstance(preprocess, Scaled | Tabulated)
+
+
+def in_full(preprocess: Callable[[Tensor], Tensor], raw: Tensor) -> Tensor:
+    """What `preprocess` makes of `raw`, in float64 where float32 would cut digits off, if it is one of these."""
+    if raw.dtype not in (torch.float64, torch.int32, torch.int64) or not is_entrywise(preprocess):
+        return preprocess(raw)
+    return raw.double() / (preprocess.scale if isinstance(preprocess, Scaled) else 1)
+
+
+class Normalization(nn.Module):
+    """A map, `forward`, from x (B, *x_shape) to x of the same shape, float32, fitted to training data."""
+
     def fit(self, chunks: Chunks) -> None:
         """Learns from x, given in chunks (B, *x_shape), the same at each call; a `DataError`, if it is not for them."""
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor: ...
 
 
 class Centering(Normalization):
@@ -40,24 +78,17 @@ class Centering(Normalization):
 
     mean: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(()))
-
     def fit(self, chunks: Chunks) -> None:
-        self.mean = _means(chunks)
+        self.register_buffer("mean", _means(chunks))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean).float()  # float64 data may have an offset that float32 cannot hold
 
 
 class Standardization(Centering):
-    """x minus the mean of each entry, over a standard deviation.
+    """x minus the mean of each entry, over the root of the mean variance, so that contrasts within x stay.
 
-    Args:
-        each_entry: Over each entry's own, for vectors whose entries have units of their own; an entry that never varies
-            is only centred. By default over one, the root of the mean variance: contrasts within x stay, and pixels
-            that hardly ever vary are not blown up.
+    With `each_entry` over each entry's own, for entries of unlike units; one that never varies is only centred.
     """
 
     scale: Tensor
@@ -65,29 +96,20 @@ class Standardization(Centering):
     def __init__(self, *, each_entry: bool = False) -> None:
         super().__init__()
         self.each_entry = each_entry
-        self.register_buffer("scale", torch.ones(()))
 
     def fit(self, chunks: Chunks) -> None:
         super().fit(chunks)
         variance = _means(lambda: ((chunk.double() - self.mean).square() for chunk in chunks()))
-        variance = variance if self.each_entry else variance.mean()
-        self.scale = torch.where(variance > 0, variance, 1.0).sqrt().float()
+        self.register_buffer("scale", _root(variance if self.each_entry else variance.mean()).float())
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).div_(self.scale)
 
 
 class ContrastNormalization(Normalization):
-    r"""Each datapoint by itself: minus its mean, over its standard deviation; nothing is learned.
+    r"""Each datapoint by itself: y = (x - mean(x)) / √(var(x) + ε); nothing is learned.
 
-    .. math:: y = \frac{x - \bar x}{\sqrt{\mathrm{var}(x) + \epsilon}}
-
-    Args:
-        epsilon: ε, in units of x squared: contrasts far smaller than its root stay small; by default that is 3 of 255
-            grey values.
-
-    Raises:
-        DataError: ε below zero.
+    `epsilon` is ε >= 0, in units of x²: contrasts far below its root, by default 3 of 255 grey values, stay small.
 
     Reference:
         An analysis of single-layer networks in unsupervised feature learning (Coates, Ng & Lee, 2011), AISTATS
@@ -100,14 +122,9 @@ class ContrastNormalization(Normalization):
         super().__init__()
         self.epsilon = _at_least_zero(epsilon)
 
-    def fit(self, chunks: Chunks) -> None:
-        pass
-
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(1)
-        centred = flat - flat.mean(1, keepdim=True)
-        variance = centred.square().mean(1, keepdim=True) + self.epsilon
-        return (centred / torch.where(variance > 0, variance, 1.0).sqrt()).view_as(x).float()
+        centred = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+        return (centred / _root(centred.square().mean(1, keepdim=True) + self.epsilon)).view_as(x).float()
 
 
 class ZCA(Centering):
@@ -116,14 +133,8 @@ class ZCA(Centering):
     .. math:: y = U (\Lambda + \epsilon \bar\lambda)^{-1/2} U^\top (x - \mu), \qquad \Sigma = U \Lambda U^\top
 
     Σ is the covariance of training data and :math:`\bar\lambda` the mean of its eigenvalues. Directions in which
-    training data do not vary at all become zero.
-
-    Args:
-        epsilon: ε, of the mean variance; 0 whitens wholly. In natural images, whose smallest variances are mostly
-            noise, some is wanted.
-
-    Raises:
-        DataError: ε below zero; in `fit`, data of too many entries.
+    training data do not vary at all become zero. `epsilon` is ε >= 0: 0 whitens wholly; natural images, whose least
+    variances are noise, want some. `fit` raises a `DataError` of data of more than 5,000 entries.
 
     Reference:
         The "independent components" of natural scenes are edge filters (Bell & Sejnowski, 1997),
@@ -135,16 +146,12 @@ class ZCA(Centering):
     def __init__(self, *, epsilon: NonNegativeFloat = 0.01) -> None:
         super().__init__()
         self.epsilon = _at_least_zero(epsilon)
-        self.register_buffer("matrix", torch.zeros(0, 0))
 
     def fit(self, chunks: Chunks) -> None:
         super().fit(chunks)
-        size = self.mean.numel()
-        if size > _WIDEST:
-            most = f"whitening takes {_WIDEST} at most"
-            raise DataError(
-                f"normalize zca: a datapoint has {size} entries, and {most}; use standardize, or smaller images"
-            )
+        if (size := self.mean.numel()) > _WIDEST:
+            what = f"a datapoint has {size} entries, and whitening takes {_WIDEST} at most"
+            raise DataError(f"normalize zca: {what}; use standardize, or smaller images")
         covariance, count = torch.zeros(size, size, dtype=torch.float64), 0
         for chunk in chunks():
             rows = (chunk.double() - self.mean).flatten(1)
@@ -154,7 +161,7 @@ class ZCA(Centering):
         varies = values > 1e-10 * values[-1].clamp(min=torch.finfo(torch.float64).tiny)
         gain = torch.where(varies, (values.clamp(min=0) + self.epsilon * values.mean()).rsqrt(), 0.0)
         matrix = (vectors * gain) @ vectors.T
-        self.matrix = ((matrix + matrix.T) / 2).float()  # rounding left it not quite symmetric
+        self.register_buffer("matrix", ((matrix + matrix.T) / 2).float())  # rounding left it not quite symmetric
 
     def forward(self, x: Tensor) -> Tensor:
         return (super().forward(x).flatten(1) @ self.matrix).view_as(x)
@@ -162,6 +169,10 @@ class ZCA(Centering):
 
 NORMALIZATIONS: dict[str, type[Normalization]] = {"center": Centering, "standardize": Standardization}
 NORMALIZATIONS |= {"zca": ZCA, "contrast": ContrastNormalization}
+
+
+def _root(variance: Tensor) -> Tensor:
+    return torch.where(variance > 0, variance, 1.0).sqrt()
 
 
 def _at_least_zero(epsilon: float) -> float:
@@ -195,13 +206,11 @@ class Preprocess:
 
 def as_in(data: "Dataset", other: "Dataset") -> "Dataset":
     """`other` with x normalized by what was fitted to `data`, not to itself."""
-    fitted, of_data, preprocess = list[Normalization](), data.preprocess, first_of(other.preprocess)
-    while isinstance(of_data, Preprocess):
-        fitted.append(of_data.normalization)
-        of_data = of_data.first
-    for normalization in reversed(fitted):
-        preprocess = Preprocess(preprocess, normalization)
-    return replace(other, preprocess=preprocess)
+
+    def fitted(of: Any, first: Any) -> Any:
+        return Preprocess(fitted(of.first, first), of.normalization) if isinstance(of, Preprocess) else first
+
+    return replace(other, preprocess=fitted(data.preprocess, first_of(other.preprocess)))
 
 
 def first_of(preprocess: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -210,14 +219,15 @@ def first_of(preprocess: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
 
 
 def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
-    """`data` with x normalized by what is fitted to its training x, not augmented; of over 50,000 to every so many.
+    """The same data set with x normalized, by `ZCA()` say, fitted to x of its training split alone, not augmented.
 
-    The result is the same to the bit wherever the library is the same: it is fitted on the CPU by one thread.
+    Of more than 50,000 datapoints it is fitted to every so many; on the CPU by one thread, so that it is the same to
+    the bit wherever the library is the same. Raises a `DataError` of binary data, or data that it is not for.
     """
     kind = next((k for k, of in NORMALIZATIONS.items() if type(normalization) is of), type(normalization).__name__)
+    what = f"dataset {data.name}: normalize {kind}"
     if data.binarize != "none":
-        what = f"normalize {kind} is for real values, and binarize is {data.binarize}"
-        raise DataError(f"dataset {data.name}: {what}; set dataset.binarize: none")
+        raise DataError(f"{what} is for real values, and binarize is {data.binarize}; set dataset.binarize: none")
     normalization, rows = copy.deepcopy(normalization), data.rows("train")
     every = torch.arange(0, len(rows), max(1, -(-len(rows) // _MOST)), device=rows.device)
     num_threads = torch.get_num_threads()
@@ -228,7 +238,7 @@ def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
     finally:
         torch.set_num_threads(num_threads)
     preprocess = Preprocess(data.preprocess, normalization)
-    few = torch.linspace(0, len(rows) - 1, _LOOKED_AT, device=rows.device).long()
+    few = torch.linspace(0, len(rows) - 1, _LOOKED_AT, device=rows.device).long()  # of which something must be left
     if not preprocess(rows.read(few)).any():
-        raise DataError(f"dataset {data.name}: normalize {kind} leaves nothing of data that never vary; leave it out")
+        raise DataError(f"{what} leaves nothing of data that never vary; leave it out")
     return replace(data, preprocess=preprocess, source=f"{data.source}, normalize {kind}")

@@ -8,14 +8,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 from tqdm.auto import tqdm
 
+from .normalization import Scaled, as_floats, is_entrywise
 from .rows import Rows, chunks
-from .scaling import Scaled, as_floats, is_entrywise
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
 
 Allowed = Callable[[Tensor], Tensor]
 
@@ -29,10 +33,10 @@ class Outside:
 
     Attributes:
         num_values, num: Looked at; of them outside.
-        num_nan, num_infinite, num_whole: Of those; whole numbers.
+        num_nan, num_infinite, num_whole: Of those outside.
         low, high: Of all finite values.
-        split, row, value: The first one: its split, its datapoint's number in what was read, and itself.
-        drawn_from: Whether these are not x itself but what binary x is drawn from, so that they must be in [0, 1].
+        split, row, value: Of the first one outside: its split, its datapoint's number in what was read, and itself.
+        drawn_from: Whether these are what binary x is drawn from, so that they must be in [0, 1].
 
     >>> str(Outside(num_values=9, num=1, low=0, high=3, split="val", row=7, value=3))
     '1 of 9 values, the first is 3 in row 7 (val), finite values are in [0, 3]'
@@ -54,66 +58,58 @@ class Outside:
         strange = {"NaN": self.num_nan, "infinite": self.num_infinite}
         told = [f"{num:,} of them {name}" for name, num in strange.items() if num]
         first = f"the first is {self.value:.6g} in row {self.row} ({self.split})"
-        spread = (
-            f"finite values are in [{self.low:.6g}, {self.high:.6g}]" if self.low <= self.high else "none is finite"
-        )
-        return ", ".join([f"{self.num:,} of {self.num_values:,} values", *told, first, spread])
+        span = f"finite values are in [{self.low:.6g}, {self.high:.6g}]" if self.low <= self.high else "none is finite"
+        return ", ".join([f"{self.num:,} of {self.num_values:,} values", *told, first, span])
 
     def look(self, split: str, rows: Tensor, x: Tensor, inside: Allowed) -> None:
         """Adds a chunk, values `x` (B, *x_shape) of the rows `rows` (B,)."""
         self.num_values += x.numel()
-        finite = x.isfinite()
+        finite, bad = x.isfinite(), ~inside(x)
         part = x if finite.all() else x[finite]
         if part.numel():
             low, high = part.aminmax()
             self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
-        bad = ~inside(x)
         if not bad.any():
             return
         values = x[bad]
         if not self.num:
             self.split, self.value = split, values[0].item()
-            self.row = int(rows[bad.flatten(1).any(1).to(rows.device)][0])
+            self.row = int(rows[bad.flatten(1).any(1).cpu()][0])
         self.num += len(values)
         self.num_nan += int(values.isnan().sum())
         self.num_infinite += int(values.isinf().sum())
         self.num_whole += int((values == values.round()).sum() - values.isinf().sum())
 
 
-def outside(
-    name: str, splits: Mapping[str, tuple[Rows, Tensor]], preprocess: Callable[[Tensor], Tensor], allowed: Allowed,
-    *, drawn_from: bool = False,
-) -> Outside | None:  # fmt: skip
-    """Looks at all values of rows that are at hand, and at a few of others, with memory for some megabytes.
+def outside(data: "Dataset", allowed: Allowed) -> Outside | None:
+    """What x, or the values that it is drawn from, has outside a support, of which `allowed` tells; None if nothing.
 
-    A file in which there was nothing to find is not read again for the same question until it changes: an empty file in
-    the user's cache folder says so. `splits` are rows, and their numbers in the user's file (N,).
+    Looks once at all values in a file or in memory, with memory for some megabytes, and at a few datapoints where each
+    would have to be decoded or drawn. A file in which there was nothing to find is not read again for the same question
+    until it changes: an empty file in the user's cache folder says so.
     """
-    found = Outside(drawn_from=drawn_from)
-    inside = _in_unit_interval if drawn_from else allowed
-    every = preprocess(torch.arange(256, dtype=torch.uint8)) if is_entrywise(preprocess) else torch.tensor(torch.nan)
-    to_read = {  # none of 8 bits, where all of them are inside
-        split: of for split, of in splits.items() if of[0].dtype != torch.uint8 or not inside(every).all()
-    }
-    mark = None
+    if allowed in data.passed:
+        return None
+    found, mark, known, preprocess = Outside(drawn_from=data.binarize != "none"), None, False, data.preprocess
+    inside = constraints.unit_interval.check if found.drawn_from else allowed
+    pixels = is_entrywise(preprocess) and inside(preprocess(torch.arange(256, dtype=torch.uint8))).all()
+    splits = {split: (data.rows(split), data.origin(split)) for split in ("train", "val", "test")}
+    to_read = {split: of for split, of in splits.items() if of[0].dtype != torch.uint8 or not pixels}
     with suppress(OSError, RuntimeError):  # no file, no home
         mark = _mark(to_read, preprocess, inside)
-        if mark is not None and mark.exists():
-            return None
-    for split, (rows, origin) in to_read.items():
-        # In the order in which they lie in the file.
+        known = mark is not None and mark.exists()
+    for split, (rows, origin) in ({} if known else to_read).items():  # each in the order in which it lies in the file
         numbers = origin[: len(rows) if rows.at_hand else _FEW].argsort().to(rows.device)
-        for part in tqdm(chunks(numbers, rows), f"checking {split} of {name}", delay=_PATIENCE, disable=None):
+        for part in tqdm(chunks(numbers, rows), f"checking {split} of {data.name}", delay=_PATIENCE, disable=None):
             found.look(split, origin[part.cpu()], preprocess(rows.read(part)), inside)
-    if mark is not None and not found.num:
+    if found.num:
+        return found
+    data.passed.add(allowed)
+    if mark is not None:
         with suppress(OSError):
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
-    return found if found.num else None
-
-
-def _in_unit_interval(x: Tensor) -> Tensor:
-    return (x >= 0) & (x <= 1)
+    return None
 
 
 def cache_folder() -> Path:
@@ -123,17 +119,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyrovae"
 
 
-def _mark(
-    splits: Mapping[str, tuple[Rows, Tensor]], preprocess: Callable[[Tensor], Tensor], inside: Allowed
-) -> Path | None:
+def _mark(splits: Mapping[str, tuple[Rows, Tensor]], preprocess: Any, inside: Allowed) -> Path | None:
     """The file that is there if these rows have nothing outside; None if they or the question have no lasting name."""
     question = _named(inside)
     if not splits or question is None or not (preprocess is as_floats or isinstance(preprocess, Scaled)):
         return None
     key = hashlib.sha256(f"{question} {'' if preprocess is as_floats else preprocess}".encode())
     for split, (rows, origin) in splits.items():
-        at = rows.lies_at()
-        if at is None:
+        if (at := rows.lies_at()) is None:
             return None
         (file, where), stat = at, at[0].stat()
         key.update(f"{split} {file.resolve()} {where} {stat.st_size} {stat.st_mtime_ns} {rows.shape}".encode())
@@ -143,10 +136,7 @@ def _mark(
 
 def _named(inside: Any) -> str | None:
     """A support's name that means the same in the next process."""
-    if inside is _in_unit_interval:
-        return "[0, 1]"
-    owner = getattr(inside, "__self__", None)  # a likelihood's class, or a constraint
-    if owner is None:
+    if (owner := getattr(inside, "__self__", None)) is None:  # a likelihood's class, or a constraint
         return None
     kind = owner if inspect.isclass(owner) else type(owner)
     name = f"{kind.__module__}.{kind.__qualname__}.{inside.__name__} {getattr(owner, 'support', owner)!r}"

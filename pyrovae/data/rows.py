@@ -2,6 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +14,7 @@ from torch import Tensor
 
 
 class Rows(ABC):
-    """Raw datapoints by number: read, decoded or drawn when they are asked for.
+    """Raw datapoints by number, read, decoded or drawn when asked for.
 
     Attributes:
         shape: (N, *x_shape).
@@ -31,9 +34,7 @@ class Rows(ABC):
     shape: tuple[int, ...]
     dtype: torch.dtype
     device = torch.device("cpu")
-    anew = False
-    at_hand: bool = False
-    place: str = "made when read"
+    at_hand, anew, place = False, False, "made when read"
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -41,10 +42,6 @@ class Rows(ABC):
     @abstractmethod
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         """The datapoints (B, *x_shape) numbered `numbers` (B,), a function of these and, where drawn, of the epoch."""
-
-    def origin(self, numbers: Tensor) -> Tensor:
-        """The numbers, in what was read, of the datapoints numbered `numbers` (B,)."""
-        return numbers
 
     def lies_at(self) -> tuple[Path, str] | None:
         """The file whose values these are, and where in it; None if they are made of more."""
@@ -58,6 +55,21 @@ class Rows(ABC):
 def chunks(numbers: Tensor, rows: Rows, most: int = 2**17) -> tuple[Tensor, ...]:
     """Numbers in parts whose datapoints have at most so many entries together: a megabyte or so in double precision."""
     return numbers.split(max(1, most // math.prod(rows.shape[1:])))
+
+
+def in_order(make: Callable[[Any], Any], items: Iterable[Any], num_threads: int, num_ahead: int) -> Iterator[Any]:
+    """What `make` makes of each item, and the item, in their order; threads make up to `num_ahead` of the next ones."""
+    pool, ahead = ThreadPoolExecutor(num_threads), deque[Any]()
+    try:
+        for item in items:
+            ahead.append((pool.submit(make, item), item))
+            if len(ahead) > num_ahead:
+                made, of = ahead.popleft()
+                yield made.result(), of
+        for made, of in ahead:
+            yield made.result(), of
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class Held(Rows):
@@ -89,16 +101,14 @@ class Mapped(Rows):
     (5, 3, 8, 8)
     """
 
-    at_hand = True
+    at_hand, place = True, "a file, read by rows"
 
     def __init__(self, array: Any, images: Literal["", "HW", "CHW", "HWC"] = "") -> None:
-        self.array, self.images = array, images
-        n, *shape = array.shape
+        (n, *shape), self.array, self.images = array.shape, array, images
         self.shape = (n, *{"HW": [1, *shape], "HWC": [*shape[-1:], *shape[:-1]]}.get(images, shape))
         self.dtype = torch.from_numpy(np.empty(0, array.dtype.newbyteorder("="))).dtype
-        at, self.place = self.lies_at(), "a file, read by rows"
         if isinstance(array, np.ndarray):
-            self.place = "memory" if at is None else f"a memory-mapped file, {at[0]}"
+            self.place = "memory" if (at := self.lies_at()) is None else f"a memory-mapped file, {at[0]}"
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         rows = np.asarray(self.array[numbers.numpy()])
@@ -124,12 +134,8 @@ class Subset(Rows):
 
     def __init__(self, rows: Rows, numbers: Tensor) -> None:
         self.rows, self.lies_at = rows, rows.lies_at  # type: ignore[method-assign]
-        self.shape, self.dtype, self.device = (len(numbers), *rows.shape[1:]), rows.dtype, rows.device
-        self.at_hand, self.anew, self.place = rows.at_hand, rows.anew, rows.place
-        self.numbers = numbers.to(rows.device)
-
-    def origin(self, numbers: Tensor) -> Tensor:
-        return self.rows.origin(self.numbers[numbers])
+        self.dtype, self.device, self.at_hand, self.anew = rows.dtype, rows.device, rows.at_hand, rows.anew
+        self.shape, self.place, self.numbers = (len(numbers), *rows.shape[1:]), rows.place, numbers.to(rows.device)
 
     def read(self, numbers: Tensor, epoch: int = 0) -> Tensor:
         return self.rows.read(self.numbers[numbers], epoch)
@@ -139,11 +145,10 @@ class Subset(Rows):
 
 
 class Column:
-    """A covariate: rows of an array that stays where it lies, text too; those numbered `rows` (N,), or a slice."""
+    """A covariate: the rows numbered `rows` (N,) of an array that stays where it lies, of numbers or text."""
 
-    def __init__(self, array: Any, rows: Tensor | slice = slice(None)) -> None:
-        self.array = array.numpy() if isinstance(array, Tensor) else array
-        self.numbers = np.arange(len(array))[rows] if isinstance(rows, slice) else rows.numpy()
+    def __init__(self, array: Any, rows: Tensor) -> None:
+        self.array, self.numbers = array.numpy() if isinstance(array, Tensor) else array, rows.numpy()
         self.shape, self.dtype = (len(self.numbers), *self.array.shape[1:]), self.array.dtype
 
     def __len__(self) -> int:

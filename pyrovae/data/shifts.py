@@ -15,8 +15,7 @@ from torch import Tensor
 
 from .dataset import Dataset
 from .errors import DataError
-from .normalization import first_of
-from .scaling import Scaled
+from .normalization import Scaled, first_of
 
 _CHUNK = 1024  # images turned at a time, for they are turned as floats
 
@@ -35,16 +34,14 @@ def rotated(images: Tensor, degrees: float = 45.0) -> Tensor:
         raise DataError(f"degrees must be finite, got {degrees}")
     turned = []
     for chunk in images.split(_CHUNK):
-        border = _border(chunk)
-        above = rotate(chunk.float() - border, degrees, interpolation=InterpolationMode.BILINEAR)  # filled with zeros
+        above = chunk.float() - (border := _border(chunk))  # turned, its corners are filled with zeros
+        above = rotate(above, degrees, interpolation=InterpolationMode.BILINEAR)
         turned.append((above + border).round().clamp(0, 255).to(torch.uint8))
     return torch.cat(turned)
 
 
 def noised(images: Tensor, amount: float = 0.1, seed: int = 0) -> Tensor:
-    """Salt and pepper: each pixel, with probability `amount`, is black or white, either as likely.
-
-    All channels of a pixel alike.
+    """Salt and pepper: each pixel, all channels alike, is with probability `amount` black or white, either as likely.
 
     >>> noised(torch.full((1, 1, 50, 50), 9, dtype=torch.uint8)).unique().tolist()
     [0, 9, 255]
@@ -63,9 +60,8 @@ def occluded(images: Tensor, fraction: float = 0.25, seed: int = 0, grey: int | 
 
     A larger block covers what a smaller one covers, but for rounding to whole pixels.
 
-    Args:
-        fraction: Of the area that is hidden, in [0, 1].
-        grey: Of the block, 0 black to 255 white; by default the median of the image's own border, paper say.
+    `fraction`, in [0, 1], of the area is hidden, by `grey`, 0 black to 255 white, or else by the median of the image's
+    own border, paper say.
 
     >>> (occluded(torch.full((1, 1, 8, 8), 9, dtype=torch.uint8), 0.25, grey=0) == 0).sum()
     tensor(16)
@@ -102,10 +98,11 @@ def shifted(data: Dataset, name: str, num: int | None = None, **how: Any) -> Dat
     """
     if name not in SHIFTS:
         raise DataError(f"shift must be one of {', '.join(sorted(SHIFTS))}, got {name!r}")
-    rows = data.rows("test")
     if not can_shift(data):
-        raise DataError(f"{name}: {data.name} has {rows.dtype} {data.x_shape}, not 8-bit images; leave shifts out")
-    first = torch.arange(len(rows) if num is None else min(num, len(rows)), device=rows.device)
+        what = f"{data.name} has {data.rows('test').dtype} {data.x_shape}"
+        raise DataError(f"{name}: {what}, not 8-bit images; leave shifts out")
+    rows = data.rows("test")
+    first = torch.arange(len(rows), device=rows.device)[:num]
     try:
         test = SHIFTS[name](rows.read(first), **how)
     except TypeError as error:
@@ -116,8 +113,8 @@ def shifted(data: Dataset, name: str, num: int | None = None, **how: Any) -> Dat
         for key in ("labels", "groups", "rows_in_file")
     }
     known = {key: array[: len(test)] for key, array in data.covariates.get("test", {}).items()}
-    source = f"{data.source}, test images {name}" + (f" ({told})" if told else "")
-    return replace(data, test=test, covariates={**data.covariates, "test": known}, source=source, **beside)
+    beside |= {"covariates": {**data.covariates, "test": known}}
+    return replace(data, test=test, source=f"{data.source}, test images {name}{told and f' ({told})'}", **beside)
 
 
 def _random(seed: int, shift: int, index: int, size: Any) -> np.ndarray:

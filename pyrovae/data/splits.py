@@ -35,10 +35,8 @@ def stratified(name: str, labels: Sequence[int] | Tensor, seed: int, **fractions
     order = order[labels[order].argsort(stable=True)]  # class by class, shuffled within
     # Every class's members at even places of the unit interval: any stretch of it holds classes in proportion.
     counts = labels.bincount()
-    size, begin, offset = (
-        of_class[labels[order]]
-        for of_class in (counts, counts.cumsum(0) - counts, torch.rand(len(counts), generator=generator))
-    )  # (N,) of each one's class
+    of_class = counts, counts.cumsum(0) - counts, torch.rand(len(counts), generator=generator)
+    size, begin, offset = (of[labels[order]] for of in of_class)  # (N,) each
     place = (torch.arange(len(order)) - begin + offset) / size
     order = order[place.argsort(stable=True)]
     parts = order.split([*sizes.values(), len(labels) - sum(sizes.values())])

@@ -1,7 +1,6 @@
 """What a data set is, in words, numbers and a picture."""
 
-from .catalogue import catalogue
 from .figure import figure
-from .report import DataReport, SplitReport, inspected, words
+from .report import DataReport, catalogue, inspected, words
 
-__all__ = ["DataReport", "SplitReport", "catalogue", "figure", "inspected", "words"]
+__all__ = ["DataReport", "catalogue", "figure", "inspected", "words"]

@@ -1,50 +1,28 @@
-"""What there is to know of a data set, in numbers and in words."""
+"""What data sets there are, and what there is to know of one, in numbers and in words."""
 
 import inspect
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
+import yaml
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data import SPLITS, Augmentation, Dataset, Rows, Split
+from ..config import COMPONENTS
+from ..config.components import Setting, signature
+from ..config.schema import COMMON
+from ..data import SPLITS, Dataset, Split
 from ..data.normalization import Preprocess
-from ..data.scaling import Scaled, as_floats
 from ..data.sizes import size
 
 _DATAPOINTS, _VALUES = 2048, 2**23  # looked at, of a split, at most; a batch at least
 _FEW = 20  # classes that are all listed
-_BINARIZE = {
-    "dynamic": "dynamic: x ~ Bernoulli(grey), drawn anew in each epoch; of validation and test once",
-    "static": "static: x ~ Bernoulli(grey), drawn once",
-    "none": "none",
-}
-
-
-@dataclass(frozen=True, eq=False)
-class SplitReport:
-    """One split.
-
-    Attributes:
-        rows: The raw datapoints.
-        x: Some of them as the model sees them, (M, *x_shape): of training the first batches of an epoch, augmented; of
-            validation and test datapoints at even distances.
-        class_counts: (num_classes,), or None without labels.
-        num_unlabelled: Datapoints whose class number is negative.
-
-    >>> import pyrovae as pv
-    >>> inspected(pv.data.Dataset("zeros", "made", *torch.zeros(3, 5, 6))).splits["val"].x.shape
-    torch.Size([5, 6])
-    """
-
-    rows: Rows
-    x: Tensor
-    class_counts: Tensor | None
-    num_unlabelled: int
+_KINDS = {1: "grey images", 3: "RGB images"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +31,18 @@ class DataReport:
 
     Attributes:
         data: Itself.
-        splits: By name.
-        batch_size: Datapoints a batch.
-        num_batches: Of an epoch of training.
-        num_timed: Batches that were timed.
-        per_second: Datapoints a second that training batches come with.
+        x: Datapoints of each split as the model sees them, (M, *x_shape): of training the first batches of an epoch,
+            augmented; of validation and test some at even distances.
+        batch_size, num_batches: Datapoints a batch, and batches an epoch of training.
+        num_timed, per_second: Batches that were timed, and datapoints a second that they came with.
 
     >>> import pyrovae as pv
-    >>> inspected(pv.data.Dataset("zeros", "made", *torch.zeros(3, 5, 6)), batch_size=2).num_batches
-    3
+    >>> inspected(pv.data.Dataset("zeros", "made", *torch.zeros(3, 5, 6)), batch_size=2).x["val"].shape
+    torch.Size([5, 6])
     """
 
     data: Dataset
-    splits: dict[Split, SplitReport]
+    x: dict[Split, Tensor]
     batch_size: int
     num_batches: int
     num_timed: int
@@ -73,13 +50,7 @@ class DataReport:
 
 
 def inspected(data: Dataset, *, batch_size: int = 128, seed: int = 0, progress: bool = False) -> DataReport:
-    """Reads some batches.
-
-    Args:
-        data: Any.
-        batch_size: Datapoints a batch.
-        seed: Of the order and the draws of training.
-        progress: Show a bar, where stderr is a terminal.
+    """Reads some batches, in the order and with the draws of `seed`; `progress` shows a bar where stderr is a terminal.
 
     >>> import pyrovae as pv
     >>> inspected(pv.data.Dataset("zeros", "made", *torch.zeros(3, 5, 6))).num_timed
@@ -87,38 +58,26 @@ def inspected(data: Dataset, *, batch_size: int = 128, seed: int = 0, progress: 
     """
     limit = max(1, min(_DATAPOINTS, _VALUES // math.prod(data.x_shape)))
     wanted = {split: min(limit, len(data.rows(split))) for split in SPLITS}
-    x: dict[Split, list[Tensor]] = {split: [] for split in SPLITS}
-    seconds, loader = list[float](), data.batches("train", batch_size, seed=seed)
+    seconds, train, loader = list[float](), list[Tensor](), data.batches("train", batch_size, seed=seed)
     bar = tqdm(total=sum(wanted.values()), desc="looking at data", unit="datapoint", disable=None if progress else True)
     with bar:
         start = perf_counter()
         for batch in loader:
             seconds.append(perf_counter() - start)
-            x["train"].append(batch)
+            train.append(batch)
             bar.update(len(batch))
-            if sum(map(len, x["train"])) >= wanted["train"]:
+            if sum(map(len, train)) >= wanted["train"]:
                 break
             start = perf_counter()
+        x: dict[Split, Tensor] = {"train": torch.cat(train)}
         for split in SPLITS[1:]:
-            rows, num = data.rows(split), wanted[split]
-            for numbers in (torch.arange(num, device=rows.device) * len(rows) // num).split(
-                batch_size
-            ):  # may be sorted
-                x[split].append(data.finish(split, rows.read(numbers), numbers))
-                bar.update(len(numbers))
+            rows, num = data.rows(split), wanted[split]  # at even distances, for they may be sorted
+            parts = (torch.arange(num, device=rows.device) * len(rows) // num).split(batch_size)
+            x[split] = torch.cat([data.finish(split, rows.read(numbers), numbers) for numbers in parts])
+            bar.update(num)
     first = min(1, len(seconds) - 1)  # the first batch of several also shuffles and warms up
-    per_second = sum(map(len, x["train"][first:])) / sum(seconds[first:])
-    splits = {split: SplitReport(data.rows(split), torch.cat(x[split]), *_classes(data, split)) for split in SPLITS}
-    return DataReport(data, splits, batch_size, len(loader), len(seconds) - first, per_second)
-
-
-def _classes(data: Dataset, split: Split) -> tuple[Tensor | None, int]:
-    """Datapoints of each class, and of none."""
-    if (labels := data.labels.get(split)) is None:
-        return None, 0
-    num = max(len(data.class_names), *(int(of.max()) + 1 for of in data.labels.values()))
-    counts = labels[labels >= 0].long().bincount(minlength=num)
-    return counts if num else None, int((labels < 0).sum())
+    per_second = sum(map(len, train[first:])) / sum(seconds[first:])
+    return DataReport(data, x, batch_size, len(loader), len(seconds) - first, per_second)
 
 
 def words(report: DataReport) -> str:
@@ -130,85 +89,72 @@ def words(report: DataReport) -> str:
     x          (6,), vectors of 6 entries
     ...
     """
-    data, dtype = report.data, report.data.rows("train").dtype
-    beside = [
-        f"{name} {array.dtype} {array.shape[1:] or ''}".strip()
-        for name, array in data.covariates.get("train", {}).items()
-    ]
+    data = report.data
+    known = data.covariates.get("train", {}).items()
     facts = {
         "data": f"{data.name}: {data.source}",
         "x": f"{data.x_shape}, {_kind(data.x_shape)}",
-        "raw to x": _of_function(data.preprocess, dtype),
-        "augment": "none" if data.augment is None else _of_function(data.augment, dtype),
-        "binarize": _BINARIZE[data.binarize],
-        "covariates": ", ".join(beside),
+        "raw to x": _of_function(data.preprocess),
+        "augment": "none" if data.augment is None else f"training images are {_of_function(data.augment)}",
+        "binarize": data.binarize,
+        "covariates": ", ".join(f"{name} {array.dtype} {array.shape[1:] or ''}".strip() for name, array in known),
         "groups": ", ".join(f"{_count(len(of.unique()), 'group')} in {split}" for split, of in data.groups.items()),
         "loading": f"{report.per_second:,.0f} datapoints/s over {_count(report.num_timed, 'batch', 'batches')} of "
         f"{report.batch_size}; {_count(report.num_batches, 'batch', 'batches')} an epoch",
     }
-    told = "\n".join(f"{name:<10} {text}" for name, text in facts.items() if text)
     lines = [("split", "datapoints", "raw", "size", "lies in")]
-    for name, split in report.splits.items():
-        rows, num_bytes = split.rows, math.prod(split.rows.shape) * split.rows.dtype.itemsize
-        lines.append((name, f"{len(rows):,}", str(rows.dtype).removeprefix("torch."), size(num_bytes), rows.place))
-    return "\n\n".join([told, _table(lines), _values(report), _classes_told(report)])
+    for split in SPLITS:
+        rows = data.rows(split)
+        kind, num_bytes = str(rows.dtype).removeprefix("torch."), math.prod(rows.shape) * rows.dtype.itemsize
+        lines.append((split, f"{len(rows):,}", kind, size(num_bytes), rows.place))
+    told = "\n".join(f"{name:<10} {text}" for name, text in facts.items() if text)
+    return "\n\n".join([told, _table(lines, "<>>><"), _values(report), _classes(data)])
 
 
 def _kind(x_shape: Sequence[int]) -> str:
-    if len(x_shape) == 1:
-        return f"vectors of {_count(x_shape[0], 'entry', 'entries')}"
-    if len(x_shape) != 3:
-        return f"arrays of {len(x_shape)} dimensions"
-    channels, height, width = x_shape
-    color = {1: "grey images", 3: "RGB images"}.get(channels, f"images of {channels} channels,")
-    return f"{color} of {height} x {width} pixels"
+    match x_shape:
+        case (num,):
+            return f"vectors of {_count(num, 'entry', 'entries')}"
+        case (channels, height, width):
+            return f"{_KINDS.get(channels, f'images of {channels} channels,')} of {height} x {width} pixels"
+    return f"arrays of {len(x_shape)} dimensions"
 
 
-def _of_function(function: Any, dtype: torch.dtype) -> str:
+def _of_function(function: Any) -> str:
     """What a function, or an object that is called, says of itself."""
-    if isinstance(function, Augmentation):
-        return f"training images are {function}" if function else "none"
-    if function is as_floats:
-        return "pixels of 8 bits, over 255" if dtype == torch.uint8 else "as it is"
-    if isinstance(function, Scaled):
-        return "as it is" if function.scale == 1 else f"over {function.scale:.4g}"
     if isinstance(function, Preprocess):
-        return f"{_of_function(function.first, dtype)}; then {_of_function(function.normalization, dtype)}"
-    about = (inspect.getdoc(function) or "").split("\n")[0]
-    if inspect.isroutine(function):
-        return about or function.__qualname__
-    return ": ".join(filter(None, [" ".join(repr(function).split()), about]))
+        return f"{_of_function(function.first)}; then {_of_function(function.normalization)}"
+    about = (inspect.getdoc(function) or "").split("\n")[0].rstrip(".")
+    return (about or function.__qualname__) if inspect.isroutine(function) else " ".join(str(function).split())
 
 
 def _values(report: DataReport) -> str:
-    lines: list[tuple[str, ...]] = [("x", "datapoints", "min", "mean", "sd", "max", "zeros")]
-    warnings = []
-    for name, split in report.splits.items():
-        x = split.x.double()
-        finite = x[x.isfinite()]
-        if len(finite) < x.numel():
-            warnings.append(f"{x.numel() - len(finite):,} of the values of {name} are not finite, and left out here")
+    lines, warnings = [["x", "datapoints", "min", "mean", "sd", "max", "zeros"]], []
+    for split, x in report.x.items():
+        finite = x[x.isfinite()].double()
+        if missing := x.numel() - len(finite):
+            warnings.append(f"{missing:,} of the values of {split} are not finite, and left out here")
         if len(finite):
-            numbers = (finite.min(), finite.mean(), finite.std(correction=0), finite.max())
-            zeros = f"{100 * (finite == 0).double().mean().item():.1f} %"
-            seen = f"{len(split.x):,} of {len(split.rows):,}"
-            lines.append((name, seen, *(f"{number.item():.4g}" for number in numbers), zeros))
+            low, mean, sd, high = finite.min(), finite.mean(), finite.std(correction=0), finite.max()
+            seen, zeros = f"{len(x):,} of {len(report.data.rows(split)):,}", (finite == 0).double().mean()
+            lines.append([split, seen, *(f"{number:.4g}" for number in (low, mean, sd, high)), f"{100 * zeros:.1f} %"])
     return "\n".join([_table(lines), *warnings])
 
 
-def _classes_told(report: DataReport) -> str:
-    counts = {name: split.class_counts for name, split in report.splits.items() if split.class_counts is not None}
-    if not counts:
+def _classes(data: Dataset) -> str:
+    labels = {split: data.labels[split].long() for split in SPLITS if split in data.labels}
+    num = max([len(data.class_names), *(int(of.max()) + 1 for of in labels.values())])
+    if not labels or not num:
         return "no labels"
-    total, names = torch.stack(list(counts.values())).sum(0), report.data.class_names
-    chosen, about = list(range(len(total))), ""
-    if len(total) > _FEW:
+    counts = {split: of[of >= 0].bincount(minlength=num) for split, of in labels.items()}
+    total, about, chosen = torch.stack([*counts.values()]).sum(0), "", [*range(num)]
+    names = [*data.class_names, *map(str, range(len(data.class_names), num))]
+    if num > _FEW:
         order, low, high = total.argsort(descending=True, stable=True).tolist(), total.min().item(), total.max().item()
         chosen, sizes = [*order[:3], *order[-3:]], f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        about = f"{len(total)} classes, of {sizes} datapoints; the largest and the smallest:\n"
-    names = (*names, *map(str, range(len(names), len(total))))
-    lines = [("class", *counts)] + [(names[i], *(f"{of[i].item():,}" for of in counts.values())) for i in chosen]
-    missing = sum(split.num_unlabelled for split in report.splits.values())
+        about = f"{num} classes, of {sizes} datapoints; the largest and the smallest:\n"
+    lines = [("class", *counts), *((names[i], *(f"{of[i].item():,}" for of in counts.values())) for i in chosen)]
+    missing = sum(int((of < 0).sum()) for of in labels.values())
     return about + _table(lines) + (f"\n{missing:,} datapoints have no label" if missing else "")
 
 
@@ -216,11 +162,36 @@ def _count(num: int, one: str, many: str = "") -> str:
     return f"{num:,} {one if num == 1 else many or f'{one}s'}"
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    """Columns, the first and long texts to the left, numbers to the right."""
-    columns = list(zip(*lines, strict=True))
-    padded = []
-    for i, column in enumerate(columns):
-        side, width = "<" if i == 0 or column[0] in ("raw", "lies in") else ">", max(map(len, column))
-        padded.append([f"{text:{side}{width}}" for text in column])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
+def _table(lines: Sequence[Sequence[str]], sides: str = "<>>>>>>") -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[f"{text:{side}{width}}" for text, side, width in zip(line, sides, widths)] for line in lines]  # noqa: B905
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def catalogue(width: int = 100) -> str:
+    """Every data set by its YAML name, what it is, and its keys with their defaults and what else they may be.
+
+    >>> "binarize: dynamic (or static | none)" in catalogue(width=100)
+    True
+    """
+    parts = []
+    for name, make in COMPONENTS["dataset"].items():
+        parts += [name, f"  {(inspect.getdoc(make) or '').splitlines()[0]}", _keys(signature(make)[1], width)]
+    common = {key: Setting(hint, default) for key, (hint, default) in COMMON["dataset"].items()}
+    return "\n".join([*parts, f"all of them\n{_keys(common, width)}"])
+
+
+def _keys(settings: Mapping[str, Setting], width: int) -> str:
+    text = ", ".join(f"{name}: {_default(setting)}".replace(" ", "\0") for name, setting in settings.items())
+    lines = textwrap.wrap(text, width - 4, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(f"    {line}" for line in lines).replace("\0", " ")
+
+
+def _default(setting: Setting) -> str:
+    value: Any = setting.default
+    if value is inspect.Parameter.empty:
+        return "(required)"
+    text = yaml.safe_dump([*value] if isinstance(value, tuple) else value, default_flow_style=True)
+    literals = [kind for kind in (setting.hint, *get_args(setting.hint)) if get_origin(kind) is Literal]
+    others = [str(word) for kind in literals for word in get_args(kind) if word != value]  # that may stand there
+    return text.strip().removesuffix("...").strip() + (f" (or {' | '.join(others)})" if others else "")
