@@ -370,3 +370,9 @@ def test_an_empty_share_of_patches(recwarn):
     data = NaturalPatches(min_variance=0.1, image_size=32, num_train=9, num_val=2, num_test=9)
     assert [len(x) for x in data.batches("val", 1, rank=2, world_size=3)] == [0]
     assert not recwarn
+
+
+def test_a_variance_that_no_patch_has_is_refused():
+    above = r"dataset.min_variance 1e\+09 is above that of every patch looked at, .* at most; lower it"
+    with pytest.raises(DataError, match=above):
+        NaturalPatches(min_variance=1e9, image_size=32, num_train=9, num_val=9, num_test=9)

@@ -236,6 +236,8 @@ def test_names():
     )
     with pytest.raises(ValueError, match=message):
         Torchvision(set="Kinetics")
+    with pytest.raises(ValueError, match=r"tried; did you mean FashionMNIST\? valid: "):
+        Torchvision(set="fashion_mnits")
 
 
 def test_missing_files_name_the_folder_and_the_remedy(tmp_path, monkeypatch, capsys):

@@ -90,9 +90,11 @@ def decoded(
         raise DataError(f"{name}: nothing to decode; name a folder that holds files")
     if cache is False:
         rows: Rows = Streamed(items)
-        made = _in_order(items, range(len(files) if on_bad == "skip" else 0), num_workers)
         states = np.full(len(files), _GOOD)
-        states[[number for number, array in made if isinstance(array, DataError)]] = _BAD
+        if on_bad == "skip":
+            made = _in_order(items, range(len(files)), num_workers)
+            looked = tqdm(made, f"reading {name} once, for damaged files", len(files), unit="file", disable=None)
+            states[[number for number, array in looked if isinstance(array, DataError)]] = _BAD
     else:
         where = _Cache(items, cache, skip=on_bad == "skip")
         try:

@@ -114,6 +114,11 @@ def NaturalPatches(  # noqa: N802 - named as the data set is
         cut(part, num, patch_size, key=draws.key(seed, _CROPS, i), anew=i == 0)
         for i, (part, num) in enumerate(zip(numbers, (num_train, num_val, num_test), strict=True))
     )
+    if min_variance > 0:
+        most = train.variances(train.read(torch.arange(min(num_train, _MEASURED)))).max()
+        if most < min_variance:
+            what = f"above that of every patch looked at, {most:.3g} at most"
+            raise DataError(f"NaturalPatches: dataset.min_variance {min_variance:g} is {what}; lower it")
     where = f"pictures in {root}" if source == "folder" else "photographs inside scikit-image and scikit-learn"
     what = f"{patch_size} x {patch_size} patches of {len(good)} {where} ({counts})"
     options: dict[str, Any] = {"seed": seed, "preprocess": preprocess, "num_workers": num_workers}

@@ -1,5 +1,6 @@
 """Image sets of torchvision, those that were tried: how their parts are named, and where images and labels are."""
 
+import difflib
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -181,11 +182,13 @@ def Torchvision(  # noqa: N802 - named as the data set is
 
 def _find(name: str) -> str:
     """torchvision's spelling of a set's name, which may be written without capitals and with underscores."""
-    for known in _SETS:
-        if known.lower() == "".join(filter(str.isalnum, name)).lower():
-            return known
+    spelled, plain = {known.lower(): known for known in _SETS}, "".join(filter(str.isalnum, name)).lower()
+    if plain in spelled:
+        return spelled[plain]
+    near = difflib.get_close_matches(plain, spelled, n=3)
+    hint = f"; did you mean {' or '.join(spelled[n] for n in near)}?" if near else ";"
     valid = f"valid: {', '.join(_SETS)}; any folder of pictures is data set image_folder"
-    raise ValueError(f"set {name!r} is no image set of torchvision that was tried; {valid}")
+    raise ValueError(f"set {name!r} is no image set of torchvision that was tried{hint} {valid}")
 
 
 def _parts(name: str, root: str, options: Mapping[str, Any], download: bool) -> dict[str, _Part]:
