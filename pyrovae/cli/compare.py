@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .base import EXIT_CODES, allow_argument, at_least, command_parser, guarded
 
 if TYPE_CHECKING:
-    from ..comparison import Cell, ComparisonSettings, Failure, Job, State
+    from ..comparison import Cell, ComparisonSettings, Failure, Job
 
 _EXAMPLES = """
 python scripts/compare.py --config configs/compare/quick.yaml
@@ -66,31 +66,29 @@ def _compare(args: argparse.Namespace, problems: _Problems) -> None:
     say: Callable[[str], None] = (lambda text: None) if args.quiet else partial(print, flush=True)
     searches = [c.Search(name, values, search, out, settings.seeds[0]) for name, values in schemes.items() if search]
 
-    def look() -> "tuple[list[Cell], dict[str, State]]":
-        cells = c.tuned(planned, searches)
-        return cells, {cell.file_name: c.state(cell.run_dir, settings.evaluation) for cell in cells}
+    def is_done(cell: "Cell") -> bool:
+        return c.state(cell.run_dir, settings.evaluation) == "done"
 
-    cells, states = look()
+    cells = c.tuned(planned, searches)
     c.check_unchanged(cells)
-    untrained = [cell for cell in cells if states[cell.file_name] in ("new", "interrupted")]
-    data = {} if args.report else c.check_builds(untrained)
+    if not args.report:
+        c.check_builds(cell for cell in cells if c.state(cell.run_dir, {}) in ("new", "interrupted"))
     if args.dry_run:
         first = f"{search.trials} trials of each scheme, then " if search else ""
-        print(f"{out}: {first}{c.described(cells, states, data, jobs=run.jobs or 1)}")
+        print(f"{out}: {first}{c.described(cells, settings.evaluation)}")
         return
-    todo = [cell for cell in cells if states[cell.file_name] != "done"]
     failures: list[Failure] = []
     jobs = run.jobs or 1
     with c.locked(out / ".lock"):
         try:
-            if (todo or searches) and not args.report:
+            if not args.report and (searches or not all(map(is_done, cells))):
                 most = max(len(cells), search.trials if search else 0)
                 with c.ENGINES[run.engine](run, out, most) as engine:
                     for one in searches:
                         failed = one.run(engine, lambda cell: _job(cell, None, args, out), say)
                         problems += [] if one.done else [(1, text) for text in failed]
-                    cells, states = look()
-                    todo = [cell for cell in cells if states[cell.file_name] != "done"]
+                    cells = c.tuned(planned, searches)
+                    todo = [cell for cell in cells if not is_done(cell)]
                     say(f"{len(todo)} of {len(cells)} cells to run; what they print is in {out / 'logs'}")
                     jobs = engine.jobs
                     work = [_job(cell, settings.evaluation, args, out) for cell in todo]
@@ -99,8 +97,8 @@ def _compare(args: argparse.Namespace, problems: _Problems) -> None:
         finally:  # an interrupt, too, leaves the report of what is there
             if searches:
                 c.write_trials(searches, out)
-            cells, states = look()
-            results, unreadable = c.read_results(cell for cell in cells if states[cell.file_name] == "done")
+            cells = c.tuned(planned, searches)
+            results, unreadable = c.read_results(filter(is_done, cells))
             problems += [(one.code, f"{one.cell.name}: {one.message}; see {one.log}") for one in failures]
             problems += [(EXIT_CODES["OSError"], text) for text in unreadable]
             if results or failures or unreadable:

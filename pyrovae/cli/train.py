@@ -1,6 +1,7 @@
 """`scripts/train.py`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def _train(args: argparse.Namespace) -> None:
         data,
         run_dir=folder.path,
         resume=folder.last_checkpoint if old else None,
-        progress=not args.quiet,
+        progress=not args.quiet and sys.stderr.isatty(),
         hparams={"data": data.source, **config.model_dump(mode="json")},
         **fit_arguments(config),
     )

@@ -11,7 +11,6 @@ from matplotlib.ticker import NullFormatter
 
 from ..evaluation.gaps import gap_bars
 from ..training.figures import image_rows
-from .measures import nested
 from .results import Result, paired_difference
 from .table import Row, number, shown_gap
 
@@ -103,14 +102,9 @@ def costs(table: Sequence[Row], split: str) -> Figure | None:
 
 def _mean_trajectory(group: Sequence[Result]) -> tuple[np.ndarray, ...]:
     """Steps that all seeds have, and means over seeds of ELBO and seconds there; NaN where these are unknown."""
-
-    def of_steps(result: Result, key: str) -> dict[int, float]:
-        values = (nested(result.evaluation, "trajectory", name) or [] for name in ("step", key))
-        return dict(zip(*values, strict=False))
-
-    steps = sorted(set.intersection(*({*of_steps(result, "step")} for result in group)))
+    steps = sorted(set.intersection(*({*result.along("step")} for result in group)))
     keys = ("elbo", "seconds_per_image")
-    found = [[[of_steps(result, key).get(step) for step in steps] for result in group] for key in keys]
+    found = [[[result.along(key).get(step) for step in steps] for result in group] for key in keys]
     return np.array(steps), *np.array(found, dtype=float).mean(1)
 
 

@@ -11,12 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..files import replacing
 from . import table as tables
 from .figures import FIGURES
-from .measures import nested
 from .plan import Cell
-from .results import Result, same_images
+from .results import Result, nested, same_images
 from .table import Row
 
-_FIGURES = {**FIGURES}
 _TOLD = 5  # differences that a sentence holds
 _NUMBER = re.compile(r"(?<![\w.,-])[-−+]?\d+(?:,\d{3})*(?:\.\d+)?")  # no part of a name
 
@@ -88,7 +86,7 @@ def _draw(folder: Path, table: Sequence[Row], split: str) -> tuple[dict[str, byt
     """The figures as PNG, and a line for each that cannot be drawn: it takes no other down."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures, broken = dict[str, bytes](), list[str]()
-    for name, draw in _FIGURES.items():
+    for name, draw in FIGURES.items():
         path = folder / f"{name}.png"
         path.unlink(missing_ok=True)  # no picture of what is no longer compared
         try:

@@ -10,8 +10,18 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from .measures import MEASURES, Estimate, measure, nested, over_seeds, pooled
-from .results import Difference, Result, by_scheme, paired_difference, stacked
+from .results import (
+    MEASURES,
+    Difference,
+    Estimate,
+    Result,
+    by_scheme,
+    nested,
+    over_seeds,
+    paired_difference,
+    pooled,
+    stacked,
+)
 
 # Read from left to right.
 LEVELS = {"elbo_init": "ELBO at λ₀", "elbo": "ELBO at λ_K", "elbo_optimum": "ELBO at λ*", "log_evidence": "log p̂"}
@@ -84,10 +94,9 @@ def rows(results: Sequence[Result], split: str) -> list[Row]:
 
 def _estimates(group: Sequence[Result], split: str) -> tuple[dict[str, Estimate], int]:
     """All that was measured; levels and gaps of one set of images, and how many are left out of these as not finite."""
-    taken = {name: [measure(result.evaluation, name, split) for result in group] for name in MEASURES}
+    taken = {name: [result.measure(name, split) for result in group] for name in MEASURES}
+    taken |= {name: [getattr(result, name) for result in group] for name in ("train_seconds", "ms_per_image")}
     found = {name: over_seeds(estimates) for name, estimates in taken.items()}
-    found["train_seconds"] = over_seeds([result.train_seconds for result in group])
-    found["ms_per_image"] = over_seeds([result.ms_per_image for result in group])
     for name in ("iwae", "mse"):
         values, _, groups = stacked(group, [name], split)
         found[name] = pooled(values[0], groups) if values.size else found[name]
@@ -168,7 +177,7 @@ def published_table(published: Mapping[str, Mapping[str, float | str]], results:
     groups, lines = by_scheme(results), []
     for scheme, numbers in published.items():
         for name in (name for name in numbers if name != "source"):
-            obtained = over_seeds([measure(result.evaluation, name, split) for result in groups.get(scheme, [])])
+            obtained = over_seeds(result.measure(name, split) for result in groups.get(scheme, []))
             value = float(numbers[name])
             gap = None if obtained is None else Estimate(obtained.mean - value)
             what, source = _NAMES.get(name, name.replace("_", " ")), str(numbers.get("source", ""))
