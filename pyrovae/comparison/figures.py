@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter
 from ..evaluation.gaps import gap_bars
 from ..training.figures import image_rows
 from .results import Result, paired_difference
-from .table import Row, number, shown_gap
+from .table import Row, number
 
 _MOST = 14  # rows of pictures that one can look at
 _COMPARED = {"elbo": "ELBO at λ_K", "log_evidence": "log p̂"}
@@ -49,12 +49,9 @@ def forest(table: Sequence[Row], split: str) -> Figure | None:
 
 def gaps(table: Sequence[Row], split: str) -> Figure | None:
     """What is lost at λ_K, in parts, and what refinement recovered; None where no gaps were measured."""
-    numbers = {}
-    for row in table:
-        found = {part: shown_gap(row, part) for part in ("approximation", "remaining", "recovered")}
-        if all(found.values()):
-            numbers[row.scheme] = {part: gap._asdict() for part, gap in found.items() if gap}
-    return gap_bars(numbers) if numbers else None
+    parts = ("approximation", "remaining", "recovered")
+    shown = {row.scheme: {p: row.gaps[p] for p in parts} for row in table if row.gaps.keys() >= {*parts}}
+    return gap_bars(shown) if shown else None
 
 
 def costs(table: Sequence[Row], split: str) -> Figure | None:

@@ -32,6 +32,11 @@ def _must(hold: Callable[[Any], bool], text: str) -> AfterValidator:
     return AfterValidator(checked)
 
 
+_SHARE = _must(lambda gpus: not gpus or gpus <= 1 or gpus % 1 == 0, "must be a share of one, or a whole number")
+_ONCE = _must(lambda seeds: len({*seeds}) == len(seeds), "each seed once")
+_BLOCK = _must(lambda family: isinstance(family, str) or "type" in family, "a family is a name, or a block with type")
+
+
 def _published(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for cell, numbers in value.items():
         for name, number in numbers.items():
@@ -48,10 +53,7 @@ class RunSettings(Strict):
     engine: Literal["local", "ray", "slurm"] = "local"
     jobs: PositiveInt | None = None  # cells side by side
     cpus: PositiveInt | None = None  # of a cell
-    gpus: Annotated[  # of a cell; 0.5 for two cells on each
-        NonNegativeFloat | None,
-        _must(lambda n: not n or n <= 1 or n % 1 == 0, "must be a share of one, or a whole number"),
-    ] = None
+    gpus: Annotated[NonNegativeFloat | None, _SHARE] = None  # of a cell; 0.5 for two cells on each
     retries: NonNegativeInt = 1
     slurm: dict[str, Any] = Field(default_factory=dict)  # options of submitit's
 
@@ -92,15 +94,8 @@ class ComparisonSettings(Strict):
     common: dict[str, Any] = Field(default_factory=dict)  # what all cells change of it
     cells: dict[str, dict[str, Any] | None] = Field(min_length=1)  # name -> what this cell changes
     # Each cell that names no `guide.family` is trained with each of these.
-    families: Annotated[
-        list[str | dict[str, Any]],
-        _must(
-            lambda all: all("type" in f for f in all if isinstance(f, dict)), "a family is a name, or a block with type"
-        ),
-    ] = Field(default_factory=list)
-    seeds: Annotated[list[NonNegativeInt], _must(lambda all: len({*all}) == len(all), "each seed once")] = Field(
-        default_factory=lambda: [0], min_length=1
-    )
+    families: list[Annotated[str | dict[str, Any], _BLOCK]] = Field(default_factory=list)
+    seeds: Annotated[list[NonNegativeInt], _ONCE] = Field(default_factory=lambda: [0], min_length=1)
     evaluation: dict[str, Any] = Field(default_factory=dict)  # settings of `evaluate_run`
     # Cell -> published numbers, and `source`.
     published: Annotated[dict[str, dict[str, float | str]], AfterValidator(_published)] = Field(default_factory=dict)

@@ -1,10 +1,12 @@
 """The folder that a comparison writes: tables, figures, and one page with all of it."""
 
 import base64
+import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -40,8 +42,7 @@ def write_report(
         failures: Cells that have no result: `cell`, exit `code`, `message` and `log`.
         unreadable: What `read_results` says of the others.
         published: Scheme -> published numbers and their source.
-        settings: What was run, as text.
-        run: How it was run: `engine`, `jobs` and the like.
+        settings, run: What was run, as text, and how: `engine`, `jobs` and the like.
         split: What is compared; by default the main split of the first result.
 
     Raises:
@@ -68,18 +69,21 @@ def write_report(
         "jobs": run.get("jobs") or 1,
         "settings": settings,
     }
-    _write(out / "table.csv", [tables.to_csv(table)])
-    _write(out / "values.csv", tables.long_csv(results))
+    for name, rows in (("table.csv", tables.short_csv(table)), ("values.csv", tables.long_csv(results))):
+        with _written(out / name) as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
     for name in ("table.tex", "table.md", "report.html"):
         options: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
         templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape="html" in name, **options)
         templates.filters["latex"] = tables.latex
-        _write(out / name, [templates.get_template(f"{name}.j2").render(page)])
+        with _written(out / name) as file:
+            file.write(templates.get_template(f"{name}.j2").render(page))
 
 
-def _write(path: Path, parts: Iterable[str]) -> None:
+@contextmanager
+def _written(path: Path) -> Iterator[TextIO]:
     with replacing(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(parts)
+        yield file
 
 
 def _draw(folder: Path, table: Sequence[Row], split: str) -> tuple[dict[str, bytes], list[str]]:

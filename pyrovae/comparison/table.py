@@ -1,15 +1,14 @@
 """The tables: a row for each scheme, as text and as CSV."""
 
-import csv
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from io import StringIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from ..evaluation.table import GAPS, shown_gaps
 from .results import (
     MEASURES,
     Difference,
@@ -25,13 +24,6 @@ from .results import (
 
 # Read from left to right.
 LEVELS = {"elbo_init": "ELBO at λ₀", "elbo": "ELBO at λ_K", "elbo_optimum": "ELBO at λ*", "log_evidence": "log p̂"}
-_GAPS = {  # between which levels
-    "recovered": ("elbo_init", "elbo"),
-    "remaining": ("elbo", "elbo_optimum"),
-    "approximation": ("elbo_optimum", "log_evidence"),
-    "inference": ("elbo", "log_evidence"),
-    "amortization": ("elbo_init", "elbo_optimum"),
-}
 _WORDS = {"recovered": "recovered by steps", "remaining": "amortization gap left"}  # of the others: approximation gap
 _MORE = {  # heading, decimals
     "iwae": ("IWAE at λ_K", 2),
@@ -71,6 +63,7 @@ class Row(NamedTuple):
     scheme: str
     group: Sequence[Result]
     estimates: Mapping[str, Estimate]
+    gaps: Mapping[str, Mapping[str, float]]  # of the rounded levels
     num_left_out: int
     difference: Difference | None
     told: Entry
@@ -88,7 +81,9 @@ def rows(results: Sequence[Result], split: str) -> list[Row]:
             levels = [of.get("elbo", Estimate(math.nan)).mean for of in (table[0].estimates, estimates)]
             rounded, mean = round(levels[1], 2) - round(levels[0], 2), difference.mean
             told = entry(Estimate(rounded if abs(rounded - mean) < 0.011 else mean, difference.se), "+")
-        table.append(Row(scheme, group, estimates, left_out, difference, told))
+        numbers = {name: estimate._asdict() for name, estimate in estimates.items()}
+        gaps = shown_gaps({**numbers, "gap": numbers})
+        table.append(Row(scheme, group, estimates, gaps, left_out, difference, told))
     return table
 
 
@@ -105,8 +100,8 @@ def _estimates(group: Sequence[Result], split: str) -> tuple[dict[str, Estimate]
     if values.size:
         level = dict(zip(names, values, strict=True))
         found |= {name: pooled(part, groups) for name, part in level.items()}
-        ends = {gap: pair for gap, pair in _GAPS.items() if {*pair} <= level.keys()}
-        found |= {gap: pooled(level[end] - level[start], groups) for gap, (start, end) in ends.items()}
+        ends = {gap: pair for gap, pair in GAPS.items() if {*pair} <= level.keys()}
+        found |= {gap: pooled(level[high] - level[low], groups) for gap, (high, low) in ends.items()}
     return {name: value for name, value in found.items() if value is not None}, left_out
 
 
@@ -121,19 +116,13 @@ def levels_table(table: Sequence[Row]) -> Table:
         header.append(f"ELBO − that of {table[0].scheme}")
         lines = [[*line, row.told] for line, row in zip(lines, table, strict=True)]
     for before, name in zip(["", *names], names, strict=False):
-        gap = next((gap for gap, ends in _GAPS.items() if ends == (before, name)), "")
+        gap = next((gap for gap, ends in GAPS.items() if ends == (name, before)), "")
         header += [f"+ {_WORDS.get(gap, f'{gap} gap')}", f"= {LEVELS[name]}"] if gap else [LEVELS[name]]
         for row, line in zip(table, lines, strict=True):
-            line.extend([entry(shown_gap(row, gap))] if gap else [])
+            if gap:
+                line.append(entry(Estimate(row.gaps[gap]["mean"], row.gaps[gap]["se"] or 0.0)))
             line.append(entry(row.estimates[name]))
     return Table("Where the nats are", header, lines)
-
-
-def shown_gap(row: Row, gap: str) -> Estimate | None:
-    """The difference of the rounded levels, so that what is shown adds up; None where there are none."""
-    start, end = (row.estimates.get(level) for level in _GAPS[gap])
-    error = row.estimates.get(gap, Estimate(0)).se
-    return Estimate(round(end.mean, 2) - round(start.mean, 2), error) if start and end else None
 
 
 def more_table(table: Sequence[Row]) -> Table:
@@ -209,29 +198,22 @@ def latex(text: object) -> str:
     return _TEX_PARTS.sub(lambda match: _TEX[match[0]], str(text))
 
 
-def to_csv(table: Sequence[Row]) -> str:
-    """All digits: each estimate in two columns, mean and standard error; empty where nothing was measured."""
-    lines: list[dict[str, float | str]] = []
+def short_csv(table: Sequence[Row]) -> Iterable[Sequence[object]]:
+    """Rows of a file, of all digits: estimates as mean and standard error; empty where nothing was measured."""
+    names = list(dict.fromkeys(name for row in table for name in row.estimates))
+    yield ["scheme", "seeds", *(column for name in names for column in (name, f"{name}_se"))]
     for row in table:
-        lines.append({"scheme": row.scheme, "seeds": len(row.group)})
-        for name, (mean, se) in row.estimates.items():
-            lines[-1] |= {name: mean, f"{name}_se": "" if math.isnan(se) else se}
-    out = StringIO()
-    writer = csv.DictWriter(out, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+        found = (row.estimates.get(name, Estimate(math.nan)) for name in names)
+        yield [row.scheme, len(row.group), *("" if math.isnan(value) else value for one in found for value in one)]
 
 
-def long_csv(results: Sequence[Result]) -> Iterator[str]:
-    """Every value of every image, a line each, in pieces."""
-    yield "scheme,seed,split,image,measure,value\n"
+def long_csv(results: Sequence[Result]) -> Iterator[Sequence[object]]:
+    """Rows of a file: every value of every image."""
+    yield "scheme", "seed", "split", "image", "measure", "value"
     for result in results:
         for key, values in result.values.items():
             split, _, name = key.partition("/")
             index = result.values.get(f"{split}/index")
             if index is not None and name != "index" and values.shape == index.shape:
-                out, what = StringIO(), (result.cell.scheme, result.cell.seed, split)
-                pairs = zip(index.tolist(), values.tolist(), strict=True)
-                csv.writer(out, lineterminator="\n").writerows([*what, image, name, value] for image, value in pairs)
-                yield out.getvalue()
+                for image, value in zip(index.tolist(), values.tolist(), strict=True):
+                    yield result.cell.scheme, result.cell.seed, split, image, name, value

@@ -6,7 +6,7 @@ from typing import Any
 
 _BOUNDS = {"ELBO at λ₀": "elbo_init", "ELBO at λ_K": "elbo", "ELBO at λ*": "elbo_optimum"}
 _BOUNDS |= {"IWAE": "iwae", "log p̂": "log_evidence"}
-_GAPS = {  # as the difference of two levels
+GAPS = {  # each the difference of two levels
     "approximation": ("log_evidence", "elbo_optimum"),
     "amortization": ("elbo_optimum", "elbo_init"),
     "recovered": ("elbo", "elbo_init"),
@@ -45,7 +45,7 @@ def shown_gaps(numbers: Mapping[str, Any], digits: int = 2) -> dict[str, dict[st
     {'inference': {'mean': 0.0, 'se': 0.001}}
     """
     found = {}
-    for part, ends in _GAPS.items():
+    for part, ends in GAPS.items():
         high, low = (lookup(numbers, f"{end}.mean") for end in ends)
         if high is not None and low is not None:
             difference = round(round(high, digits) - round(low, digits), digits)
@@ -70,7 +70,7 @@ def table(result: Mapping[str, Any]) -> str:
         _of_splits(splits, _BOUNDS),
         "the gap log p̂ − ELBO: approximation at the best q of the family, λ*; amortization from λ₀ to λ*, of which "
         "refinement\nrecovered some and some remains",
-        _of_splits(gaps, {part: part for part in _GAPS}),
+        _of_splits(gaps, {part: part for part in GAPS}),
         "the representation: latent dimensions in use by their KL, at λ_K reconstruction and accuracies of probes",
         _of_splits(splits, _REPRESENTATION, digits=3),
         "\n".join(_once(result)),
