@@ -5,8 +5,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if bool(args.config) == bool(args.runs):
         parser.error("name either --config FILE or finished runs")
     problems: _Problems = []
-    with _terminable():
-        code = guarded(lambda: _compare(args, problems), args.debug)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    code = guarded(lambda: _compare(args, problems), args.debug)
+    signal.signal(signal.SIGTERM, before)
     for _, text in problems:
         print(f"error: {text}", file=sys.stderr)
     if code == 0 and problems:
@@ -164,17 +164,8 @@ def _description(settings: "ComparisonSettings", cells: "Sequence[Cell]", args: 
     return yaml.safe_dump({**what, **more}, sort_keys=False, allow_unicode=True)
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
+def _terminate(number: int, frame: object) -> None:
     """SIGTERM ends the comparison as Ctrl-C does, so that its processes end with it."""
+    from ..training.fit import TerminatedError  # noqa: PLC0415
 
-    def end(number: int, frame: object) -> None:
-        from ..training.fit import TerminatedError  # noqa: PLC0415
-
-        raise TerminatedError("terminated; the same command goes on where it was")
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    raise TerminatedError("terminated; the same command goes on where it was")

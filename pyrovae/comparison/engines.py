@@ -29,17 +29,17 @@ Variables = tuple[tuple[str, str], ...]  # of an environment
 
 _GRACE = 30.0  # seconds for a training to finish its step and save, before it is killed
 _POLL = 0.1  # seconds
-_FINAL = {2, 3, 4}  # exit codes of a wrong configuration, data or checkpoint: a second attempt ends as the first
+_FINAL = {0, 2, 3, 4}  # exit codes: done; configuration, data or checkpoint wrong, as they would be again
 _AGAIN = "=== tried again"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A process to run: its command, the folder to run it in, and the file for all that it prints."""
+    """A process to run."""
 
     command: Sequence[str]
-    log: Path
-    folder: Path
+    log: Path  # for all that it prints
+    folder: Path  # to run it in
     variables: Variables = ()
 
     @property
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A cell whose process ended with an error: its exit code, the last thing that it said, and all that it said."""
+    """A cell whose process ended with an error, what it said last, and all that it said."""
 
     cell: Cell
     code: int
@@ -68,7 +68,7 @@ class Failure(NamedTuple):
 def run_job(job: Job) -> Outcome:
     """Runs a process to its end, which comes with that of the caller: first by SIGTERM, so that training saves.
 
-    Its standard input is a pipe, which closes even where the caller was killed; a cell ends then, too.
+    Where the caller was killed, its standard input, a pipe, closes; a cell ends then, too.
     """
     start = time.monotonic()
     again = job.log.exists()
@@ -155,7 +155,7 @@ class Engine:
                 outcome = attempts[i].result()
             except self.losses as error:
                 outcome = Outcome(-signal.SIGKILL, f"lost: {type(error).__name__}: {' '.join(str(error).split())}")
-            if outcome.code == 0 or outcome.code in _FINAL or job.stop.exists():
+            if outcome.code in _FINAL or job.stop.exists():
                 break
         return outcome
 
@@ -249,8 +249,7 @@ def _imported(name: str) -> Any:
 def device_slots(gpus: float | None, num_jobs: int) -> list[Variables]:
     """What each of the jobs side by side sets, so that it has devices of its own, or its share of one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    all_devices = map(str, range(torch.cuda.device_count())) if visible is None else visible.split(",")
-    devices = [device for device in all_devices if device]
+    devices = [*map(str, range(torch.cuda.device_count()))] if visible is None else [*filter(None, visible.split(","))]
     if gpus is None and (num_jobs == 1 or not devices):
         return [()] * num_jobs
     if gpus is None:  # in turn

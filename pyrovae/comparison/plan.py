@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -104,13 +103,7 @@ class ComparisonSettings(Strict):
 
 
 def load_settings(path: Path, overrides: Iterable[str] = ()) -> tuple[ComparisonSettings, list[str]]:
-    """Reads a comparison; returns it, and those of the `overrides` that are for the training of every cell.
-
-    `seeds=[0]` or `evaluation.num_data=100` change the comparison, `train.epochs=1` every cell.
-
-    Raises:
-        ConfigError: One line for each problem.
-    """
+    """Reads a comparison; returns it, and those of the `overrides` that are for the training of every cell."""
     values = read_yaml(path)
     if "cells" not in values and {"model", "guide"} & values.keys():
         raise ConfigError(f"{path}: is for training one run; a comparison has cells:, see configs/compare/quick.yaml")
@@ -160,11 +153,7 @@ class Cell:
 
 
 def plan(settings: ComparisonSettings, schemes: Mapping[str, Mapping[str, Any]], out: Path) -> list[Cell]:
-    """All cells, seed by seed, so that an interrupted comparison has compared all `schemes` on the first ones.
-
-    Raises:
-        ConfigError: One line for each problem of any cell.
-    """
+    """All cells, seed by seed, so that an interrupted comparison has compared all `schemes` on the first ones."""
     cells, problems = [], dict[str, dict[str, None]]()
     for seed in settings.seeds:
         for name, values in schemes.items():
@@ -188,11 +177,7 @@ def cell_of(scheme: str, seed: int, values: Mapping[str, Any], folder: Path) -> 
 
 
 def schemes_of(settings: ComparisonSettings, overrides: Iterable[str], file: Path) -> dict[str, dict[str, Any]]:
-    """The sections of each scheme's configuration, by name: base, common, the cell's own, families, `overrides`.
-
-    Raises:
-        ConfigError: Names that cannot be used, or an override that cannot be followed.
-    """
+    """The sections of each scheme's configuration, by name: base, common, the cell's own, families, `overrides`."""
     base = settings.base if isinstance(settings.base, dict) else read_yaml(find_config(file).parent / settings.base)
     base = merge({section: values for section, values in base.items() if values is not None}, settings.common)
     schemes: dict[str, dict[str, Any]] = {}
@@ -231,23 +216,11 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", name, flags=re.ASCII).strip("_") or "cell"
 
 
-def with_values(values: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections with single values set: `{"guide.refiner.lr": 0.1}`.
-
-    >>> with_values({"guide": "svi"}, {"guide.refiner.lr": 0.1})
-    {'guide': {'type': 'svi', 'refiner': {'lr': 0.1}}}
-    """
-    for key, value in chosen.items():
-        values = merge(values, reduce(lambda inner, section: {section: inner}, reversed(key.split(".")), value))
-    return dict(values)
-
-
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with `changes` laid over them, section by section; neither is altered.
 
     A component block of another `type` replaces what was there, because the arguments of one class mean nothing to
-    another, and a bare name does so always. One of the same type, or that names none, changes single arguments. Lists
-    and plain values are replaced.
+    another, and so does a bare name; one of the same type, or of none, changes single arguments.
 
     >>> merge({"guide": {"type": "svi", "family": "flow"}}, {"guide": "svi"})
     {'guide': 'svi'}

@@ -118,11 +118,10 @@ def _headline(table: Sequence[Row], split: str) -> str:
         verdict = f"gains {size} over {first}" if low > 0 else f"loses {size} to {first}" if high < 0 else unclear
         parts.append(f"{row.scheme} {verdict}")
     parts += [f"{len(told) - _TOLD} more are in the table"] if len(told) > _TOLD else []
-    nums, seeds = {difference.num_images for _, difference in told}, min(d.num_seeds for _, d in told)
-    num = " to ".join(str(num) for num in sorted({min(nums), max(nums)}))
-    what = f"On {num} {split} {noun}, by ELBO at λ_K: {'; '.join(parts)}. ± is one standard error over {noun}"
-    one_seed = ": with one seed, this is about these runs, not these schemes."
-    return what + (f" and {seeds} seeds." if seeds > 1 else one_seed)
+    nums, seeds = [difference.num_images for _, difference in told], min(d.num_seeds for _, d in told)
+    num = " to ".join(map(str, sorted({min(nums), max(nums)})))
+    end = f" and {seeds} seeds." if seeds > 1 else ": with one seed, this is about these runs, not these schemes."
+    return f"On {num} {split} {noun}, by ELBO at λ_K: {'; '.join(parts)}. ± is one standard error over {noun}{end}"
 
 
 def _warnings(results: Sequence[Result], table: Sequence[Row], split: str) -> list[tuple[str, list[Cell]]]:

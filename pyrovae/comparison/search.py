@@ -11,11 +11,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..config import ConfigError, check, to_yaml
+from ..config import ConfigError, apply_override, check, to_yaml
 from ..files import replacing
 from ..runs.load import read_summary
 from .engines import Engine, Job
-from .plan import Cell, Range, SearchSettings, cell_of, slug, with_values
+from .plan import Cell, Range, SearchSettings, cell_of, slug
 from .results import read_metrics
 from .state import check_unchanged
 
@@ -23,12 +23,9 @@ _POLL = 1.0  # seconds between two looks at how trials do
 
 
 class Search:
-    """Trials of one scheme, given by its configuration's sections; all train with one seed.
+    """Trials of one scheme, all of one seed, kept in `out/search.journal`, so that a search goes on.
 
-    They are kept in `search.journal` in the comparison's folder, `out`, so that a search goes on.
-
-    Raises:
-        ConfigError: A key or value that training refuses, or trials in `out` of another configuration.
+    A `ConfigError` names a key or value that training refuses, or trials in `out` of another configuration.
     """
 
     def __init__(self, scheme: str, values: Mapping[str, Any], settings: SearchSettings, out: Path, seed: int) -> None:
@@ -61,8 +58,14 @@ class Search:
 
     def cell(self, number: int, chosen: Mapping[str, Any], seed: int) -> Cell:
         """The cell of a trial."""
-        name = f"{self.scheme}-trial_{number}"
-        return cell_of(name, seed, with_values(self.values, chosen), self.out / "cells")
+        return cell_of(f"{self.scheme}-trial_{number}", seed, self.with_values(chosen), self.out / "cells")
+
+    def with_values(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """The scheme's sections with these: `{"guide.refiner.lr": 0.1}`."""
+        values = {**self.values}
+        for key, value in chosen.items():
+            apply_override(values, f"{key}={yaml.safe_dump(value, default_flow_style=True)}")
+        return values
 
     def of_trial(self, trial: Any) -> Cell:
         """The cell that a trial trains."""
@@ -104,8 +107,7 @@ class _Running:
         self.study, self.key, self.trial, self.job = search.study, search.settings.maximize, trial, job
         self.cell, self.pruned = search.of_trial(trial), False
         drawn = (
-            f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in trial.params.items()
+            f"{k} {value:.3g}" if isinstance(value, float) else f"{k} {value}" for k, value in trial.params.items()
         )
         self.name = f"{search.scheme}, trial {trial.number} ({', '.join(drawn)})"
         self.seen = {*search.study.trials[trial.number].intermediate_values}
@@ -113,9 +115,9 @@ class _Running:
     def look(self) -> None:
         """Reports validations so far, and asks the cell to end if others did better by then."""
         for row in read_metrics(self.cell):
-            if row.get("epoch") and row.get(self.key) and int(row["epoch"]) not in self.seen:
-                self.seen.add(int(row["epoch"]))
-                self.trial.report(float(row[self.key]), int(row["epoch"]))
+            if row.get("epoch") and row.get(self.key) and (epoch := int(row["epoch"])) not in self.seen:
+                self.seen.add(epoch)
+                self.trial.report(float(row[self.key]), epoch)
         if not self.pruned and self.seen and self.trial.should_prune():
             self.pruned = True
             self.job.stop.touch()
@@ -160,7 +162,7 @@ def write_trials(searches: Sequence[Search], out: Path) -> None:
             axis.plot([trial.params[key] for trial in done], [trial.value for trial in done], "o", label=search.scheme)
         if done:
             path = out / ("best.yaml" if len(searches) == 1 else f"best-{slug(search.scheme)}.yaml")
-            best = check(with_values(search.values, {**done[0].params, "train.name": path.stem}))
+            best = check(search.with_values({**done[0].params, "train.name": path.stem}))
             with replacing(path) as part:
                 part.write_text(f"# python scripts/train.py --config {path}\n{to_yaml(best)}", encoding="utf-8")
     with replacing(out / "trials.csv") as part, part.open("w", newline="", encoding="utf-8") as file:

@@ -50,12 +50,7 @@ def described(cells: Sequence[Cell], evaluation: Mapping[str, Any]) -> str:
 
 
 def check_builds(cells: Iterable[Cell]) -> None:
-    """Builds model and guide of each scheme once: pairs that cannot work are found before anything is trained.
-
-    Raises:
-        ConfigError: A pair that cannot work.
-        DataError: Data that cannot be had.
-    """
+    """Builds model and guide of each scheme once: pairs that cannot work are found before anything is trained."""
     read: dict[str, Dataset] = {}
     for config in {cell.scheme: cell.config for cell in cells}.values():
         likelihood = getattr(config.model, "likelihood", None)  # which a model of one's own may not have
@@ -66,12 +61,7 @@ def check_builds(cells: Iterable[Cell]) -> None:
 
 
 def check_unchanged(cells: Iterable[Cell]) -> None:
-    """Checks that runs which are there are those that are planned, of the same data wherever they lie by now.
-
-    Raises:
-        ConfigError: One line for each value that differs.
-        DataError: Data that a run was not made of, by their path, cannot be read.
-    """
+    """Checks that runs which are there are those that are planned, of the same data wherever they lie by now."""
     sketches: dict[str, list[float]] = {}
     lines = []
     for cell in cells:
@@ -102,11 +92,7 @@ def _is_of_its_data(cell: Cell, key: str, sketches: dict[str, list[float]]) -> b
 
 @contextmanager
 def locked(file: Path, seconds: float = 0) -> Iterator[None]:
-    """Holds a lock, on this file; waits for it so long.
-
-    Raises:
-        ConfigError: Another process has it.
-    """
+    """Holds a lock, on this file; waits for it so long; a `ConfigError` says that another process has it."""
     check_writable(file.parent, "name another place with --out")
     try:
         held = FileLock(file).acquire(seconds)
@@ -118,13 +104,10 @@ def locked(file: Path, seconds: float = 0) -> Iterator[None]:
 
 
 def cells_of_runs(run_dirs: Sequence[Path], allow: Collection[str] = ()) -> list[Cell]:
-    """A cell for each run; runs on the same data that differ in nothing learned but the seed are one scheme.
+    """A cell for each finished run; runs on the same data that differ in nothing learned but the seed are one scheme.
 
-    Schemes are named as their runs are, with more of the path where two would share a name.
-
-    Args:
-        run_dirs: Folders of finished runs.
-        allow: Packages beside pyrovae that their components may come from.
+    Schemes are named as their runs are, with more of the path where two would share a name. `allow`: packages beside
+    pyrovae that their components may come from.
 
     Raises:
         CheckpointError: A folder that holds no finished run, or components from packages not allowed.
@@ -152,7 +135,6 @@ def cells_of_runs(run_dirs: Sequence[Path], allow: Collection[str] = ()) -> list
 
 
 def _is_one_scheme(one: tuple[Path, Config], other: tuple[Path, Config]) -> bool:
-    """Whether two runs differ in no more than their seed and where and how they ran."""
     sketches = [read_summary(path).get("sketch") for path, _ in (one, other)]
     places = [[getattr(config.dataset, key, None) for key in ("path", "root")] for _, config in (one, other)]
     same_data = is_of(*sketches) if all(sketches) else places[0] == places[1]
