@@ -51,19 +51,18 @@ def write_report(
     split = split or (results[0].main if results else "test")
     table = tables.rows(results, split)
     pictures, broken = _draw(out / "figures", table, split)
-    warned = [*((text, list[Cell]()) for text in broken), *_warnings(results, table, split)]
     more, same = tables.without_constants(tables.more_table(table))
     runs, about = tables.without_constants(tables.runs_table(table, out))
     page = {
         "title": title,
         "headline": _headline(table, split),
         "failed": [*(f"{f.cell.name}: exit code {f.code}: {f.message} (log: {f.log})" for f in failures), *unreadable],
-        "pictures": {name: base64.b64encode(png).decode() for name, png in pictures.items()},
+        "pictures": pictures,
         "levels": tables.levels_table(table),
         "more": more,
         "same": _listed(same),
         "published": tables.published_table(published, results, split),
-        "warned": warned,
+        "warned": [*((text, list[Cell]()) for text in broken), *_warnings(results, table, split)],
         "facts": _facts(results, _listed(about), run, split),
         "runs": runs,
         "jobs": run.get("jobs") or 1,
@@ -73,8 +72,10 @@ def write_report(
         with _written(out / name) as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
     for name in ("table.tex", "table.md", "report.html"):
-        options: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-        templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape="html" in name, **options)
+        templates = Environment(
+            loader=FileSystemLoader(Path(__file__).parent), autoescape="html" in name, undefined=StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
         templates.filters["latex"] = tables.latex
         with _written(out / name) as file:
             file.write(templates.get_template(f"{name}.j2").render(page))
@@ -86,19 +87,18 @@ def _written(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _draw(folder: Path, table: Sequence[Row], split: str) -> tuple[dict[str, bytes], list[str]]:
-    """The figures as PNG, and a line for each that cannot be drawn: it takes no other down."""
+def _draw(folder: Path, table: Sequence[Row], split: str) -> tuple[dict[str, str], list[str]]:
+    """The figures as PNG, in base 64, and a line for each that cannot be drawn: it takes no other down."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures, broken = dict[str, bytes](), list[str]()
+    pictures, broken = dict[str, str](), list[str]()
     for name, draw in FIGURES.items():
         path = folder / f"{name}.png"
         path.unlink(missing_ok=True)  # no picture of what is no longer compared
         try:
-            figure = draw(table, split) if table else None
-            if figure is not None:
+            if figure := draw(table, split) if table else None:
                 with replacing(path) as part:
                     figure.savefig(part, dpi=150, format="png")
-                pictures[name] = path.read_bytes()
+                pictures[name] = base64.b64encode(path.read_bytes()).decode()
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             broken.append(f"figures/{name}.png was not drawn ({type(error).__name__}: {error}).")
     return pictures, broken
@@ -136,14 +136,14 @@ def _warnings(results: Sequence[Result], table: Sequence[Row], split: str) -> li
         if result.evaluation.get("settings") != results[0].evaluation.get("settings"):
             found.append(("This was evaluated with other settings than the first result.", result.cell))
     for row in table:
-        means, difference = row.num_left_out, row.difference.num_left_out if row.difference else 0
-        for num, what in ((means, "means"), (difference, "difference")):
-            text = f"{num} {split} datapoints are left out of the {what} of this scheme: they are not finite."
-            found += [(text, result.cell) for result in row.group] if num else []
+        for part, what in ((row, "means"), (row.difference, "difference")):
+            if part and part.num_left_out:
+                text = f"{part.num_left_out} {split} datapoints are left out of the {what} of this scheme"
+                found += [(f"{text}: they are not finite.", result.cell) for result in row.group]
     for result in results:
-        found += [(text, result.cell) for text in result.evaluation.get("warnings") or []]
         failed = nested(result.evaluation, "failed") or {}
-        found += [(f"{name} was not measured: {reason}", result.cell) for name, reason in failed.items()]
+        texts = [*(result.evaluation.get("warnings") or []), *(f"{n} was not measured: {r}" for n, r in failed.items())]
+        found += [(text, result.cell) for text in texts]
     groups: dict[str, list[tuple[str, Cell]]] = {}
     for text, cell in found:
         groups.setdefault(_NUMBER.sub("#", text), []).append((text, cell))

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from matplotlib.figure import Figure
 
 from ..config import ConfigError, apply_override, check, to_yaml
@@ -106,10 +107,8 @@ class _Running:
     def __init__(self, search: Search, trial: Any, job: Job) -> None:
         self.study, self.key, self.trial, self.job = search.study, search.settings.maximize, trial, job
         self.cell, self.pruned = search.of_trial(trial), False
-        drawn = (
-            f"{k} {value:.3g}" if isinstance(value, float) else f"{k} {value}" for k, value in trial.params.items()
-        )
-        self.name = f"{search.scheme}, trial {trial.number} ({', '.join(drawn)})"
+        drawn = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
+        self.name = f"{search.scheme}, trial {trial.number} ({drawn})"
         self.seen = {*search.study.trials[trial.number].intermediate_values}
 
     def look(self) -> None:

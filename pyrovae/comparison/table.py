@@ -127,10 +127,7 @@ def levels_table(table: Sequence[Row]) -> Table:
 
 def more_table(table: Sequence[Row]) -> Table:
     """Other measures, and what they cost."""
-    lines = [
-        [Entry(row.scheme), *(entry(row.estimates.get(name), "", decimals) for name, (_, decimals) in _MORE.items())]
-        for row in table
-    ]
+    lines = [[Entry(row.scheme), *(entry(row.estimates.get(n), "", d) for n, (_, d) in _MORE.items())] for row in table]
     return Table("Other measures, and the cost", ["scheme", *(heading for heading, _ in _MORE.values())], lines)
 
 
@@ -141,10 +138,9 @@ def runs_table(table: Sequence[Row], out: Path) -> Table:
         evaluation = row.group[0].evaluation
         texts = [str(nested(evaluation, "scheme", name) or _NOTHING) for name in names]
         size = evaluation.get("num_parameters")
-        paths = (os.path.relpath(result.cell.run_dir, out).replace(os.sep, "/") for result in row.group)
-        links = tuple((str(result.cell.seed), quote(path)) for result, path in zip(row.group, paths, strict=True))
-        found = Entry(", ".join(seed for seed, _ in links), links=links)
-        lines.append([*map(Entry, [row.scheme, *texts, f"{size:,}" if size else _NOTHING]), found])
+        runs = {str(r.cell.seed): os.path.relpath(r.cell.run_dir, out).replace(os.sep, "/") for r in row.group}
+        links = Entry(", ".join(runs), links=tuple((seed, quote(path)) for seed, path in runs.items()))
+        lines.append([*map(Entry, [row.scheme, *texts, f"{size:,}" if size else _NOTHING]), links])
     return Table("The runs", ["scheme", *names[:-1], "K", "parameters", "runs, by seed"], lines)
 
 
@@ -165,12 +161,13 @@ def published_table(published: Mapping[str, Mapping[str, float | str]], results:
     """A line for each published number; those not obtained yet have a dash."""
     groups, lines = by_scheme(results), []
     for scheme, numbers in published.items():
-        for name in (name for name in numbers if name != "source"):
-            obtained = over_seeds(result.measure(name, split) for result in groups.get(scheme, []))
-            value = float(numbers[name])
-            gap = None if obtained is None else Estimate(obtained.mean - value)
-            what, source = _NAMES.get(name, name.replace("_", " ")), str(numbers.get("source", ""))
-            lines.append([*map(Entry, (scheme, what, number(value))), entry(obtained), entry(gap, "+"), Entry(source)])
+        for name, value in numbers.items():
+            if name != "source":
+                obtained = over_seeds(result.measure(name, split) for result in groups.get(scheme, []))
+                gap = obtained and Estimate(obtained.mean - float(value))
+                words = (scheme, _NAMES.get(name, name.replace("_", " ")), number(float(value)))
+                source = Entry(str(numbers.get("source", "")))
+                lines.append([*map(Entry, words), entry(obtained), entry(gap, "+"), source])
     header = ["scheme", "measure", "published", "obtained", "obtained − published", "source"]
     return Table("Published and obtained", header, lines)
 
