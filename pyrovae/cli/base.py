@@ -48,9 +48,8 @@ def command_parser(prog: str, description: str, examples: str) -> argparse.Argum
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what every command about one trained run takes."""
     parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of a run, runs/ivae/version_0 say")
-    parser.add_argument(
-        "--checkpoint", choices=("best", "last"), default="best", help="best by validation ELBO (default), or last"
-    )
+    choices = ("best", "last")
+    parser.add_argument("--checkpoint", choices=choices, default="best", help="best by validation (default), or last")
     allow_argument(parser)
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: test")
     parser.add_argument(
@@ -60,9 +59,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def allow_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--allow`, the user's word that a run's folder may import a package."""
-    parser.add_argument(
-        "--allow", metavar="PACKAGE", action="append", default=[], help="import the run's own components from here"
-    )
+    told = "import the run's own components from here"
+    parser.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help=told)
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -130,13 +130,13 @@ def _planned(args: argparse.Namespace) -> "tuple[ComparisonSettings, dict[str, d
             raise ConfigError(f"{override}: these runs are trained; evaluation., dataset. and run. values can be set")
         apply_override(values, override)
     cells = c.cells_of_runs(args.runs, args.allow)
-    values["cells"], given = {cell.scheme: {} for cell in cells}, {*values["evaluation"]}
-    settings = c.checked_settings({key: value for key, value in values.items() if key != "dataset"})
+    del values["dataset"]  # for the evaluation of each cell
+    given = values["evaluation"].keys()
+    settings = c.checked_settings({**values, "cells": {cell.scheme: {} for cell in cells}})
     # What is not given may be as it is: an evaluation that is there is not made again for the sake of defaults.
     evaluation = {name: value for name, value in settings.evaluation.items() if name in given}
-    settings = settings.model_copy(update={"evaluation": evaluation})
-    names = dict.fromkeys(c.slug(cell.scheme) for cell in cells)
-    return settings, {}, cells, args.out or home / "_and_".join(names)[:100]
+    out = args.out or home / "_and_".join(dict.fromkeys(c.slug(cell.scheme) for cell in cells))[:100]
+    return settings.model_copy(update={"evaluation": evaluation}), {}, cells, out
 
 
 def _job(cell: "Cell", evaluation: dict[str, Any] | None, args: argparse.Namespace, out: Path) -> "Job":
@@ -159,9 +159,8 @@ def _description(settings: "ComparisonSettings", cells: "Sequence[Cell]", args: 
 
     shown = {"evaluation", "run"} if args.runs else {*type(settings).model_fields} - {"published"}
     what = settings.model_dump(mode="json", include=shown, exclude_none=True)
-    folders = {cell.name: str(cell.run_dir) for cell in cells}
-    more = {"overrides": args.overrides, "folders": folders}
-    return yaml.safe_dump({**what, **more}, sort_keys=False, allow_unicode=True)
+    what |= {"overrides": args.overrides, "folders": {cell.name: str(cell.run_dir) for cell in cells}}
+    return yaml.safe_dump(what, sort_keys=False, allow_unicode=True)
 
 
 def _terminate(number: int, frame: object) -> None:
