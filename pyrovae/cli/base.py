@@ -53,7 +53,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     allow_argument(parser)
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: test")
     parser.add_argument(
-        "overrides", nargs="*", metavar="dataset.key=value", help="where data lies now, dataset.root=DIR say"
+        "overrides", nargs="*", metavar="dataset.key=value", help="dataset.root=DIR for data that moved"
     )
 
 

@@ -91,12 +91,11 @@ def run_job(job: Job) -> Outcome:
             os.killpg(process.pid, signal.SIGKILL)  # and what it started
         process.wait()
         process.stdin.close()  # type: ignore[union-attr]
-    text = job.log.read_text(encoding="utf-8", errors="replace").rpartition(_AGAIN)[2]
+    code, text = process.returncode, job.log.read_text(encoding="utf-8", errors="replace").rpartition(_AGAIN)[2]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    killed = f"killed by signal {-process.returncode}; " if process.returncode < 0 else ""
-    last_words = killed + "; ".join(errors or lines[-1:] or ["it said nothing"])
-    return Outcome(process.returncode, last_words, time.monotonic() - start)
+    killed = f"killed by signal {-code}; " if code < 0 else ""
+    return Outcome(code, killed + "; ".join(errors or lines[-1:] or ["it said nothing"]), time.monotonic() - start)
 
 
 def _preempted(job: Job) -> Any:
@@ -110,9 +109,9 @@ run_job.checkpoint = _preempted  # type: ignore[attr-defined]
 
 
 class Engine:
-    """Runs jobs on this machine: threads wait for processes. As a context: all jobs have ended after it.
+    """Runs jobs, `num_jobs` in all, on this machine: threads wait for processes. As a context: all have ended after it.
 
-    `num_jobs` are to run, in all. A `ConfigError` says what this machine or cluster does not have.
+    A `ConfigError` says what this machine or cluster does not have.
     """
 
     losses: tuple[type[Exception], ...] = ()  # what `result` raises of a job that is lost with its machine

@@ -192,9 +192,8 @@ def schemes_of(settings: ComparisonSettings, overrides: Iterable[str], file: Pat
     for name in schemes:
         if (other := slugs.setdefault(slug(name).lower(), name)) != name:
             raise ConfigError(f"cells: {other!r} and {name!r} would share a folder; name them further apart")
-    for name in settings.published:
-        if name not in schemes:
-            raise ConfigError(f"published: no cell {name!r}; valid: {', '.join(map(repr, schemes))}")
+    if unknown := settings.published.keys() - schemes.keys():
+        raise ConfigError(f"published: no cell {min(unknown)!r}; valid: {', '.join(map(repr, schemes))}")
     for override in overrides:
         if settings.families and override.startswith("guide.family"):
             raise ConfigError("guide.family: the file lists families; override that, families=[full_normal] say")

@@ -176,8 +176,8 @@ def same_images(one: Result, other: Result, split: str) -> bool:
 def stacked(results: Sequence[Result], names: Sequence[str], split: str) -> tuple[np.ndarray, int, np.ndarray | None]:
     """Values (names, results, N) of the images that all results have, how many are left out, and the images' groups.
 
-    One mask for all: an image is in where every value of it is finite. There are none (N = 0) where results lack the
-    values, or are of different images.
+    One mask for all: an image is in where every value of it is finite. N = 0 where results lack the values, or are of
+    different images.
     """
     keys, first = [f"{split}/{name}" for name in names], results[0]
     known = keys and all(key in result.values for key in keys for result in results)
@@ -192,12 +192,12 @@ def stacked(results: Sequence[Result], names: Sequence[str], split: str) -> tupl
 
 
 class Difference(NamedTuple):
-    """A mean difference per image, in nats."""
+    """A mean difference per image over images and seeds, its error as of `pooled`, and of how many both have."""
 
-    mean: float  # over images and seeds
-    se: float  # over both, as `pooled` has it
-    num_images: int  # that both have in common, and that are finite
-    num_seeds: int  # that both have in common
+    mean: float  # nats
+    se: float
+    num_images: int  # in common and finite
+    num_seeds: int
     num_left_out: int  # images in common that are not finite
 
     @property

@@ -64,9 +64,7 @@ def check_unchanged(cells: Iterable[Cell]) -> None:
     """Checks that runs which are there are those that are planned, of the same data wherever they lie by now."""
     sketches: dict[str, list[float]] = {}
     lines = []
-    for cell in cells:
-        if not (cell.run_dir / "config.yaml").is_file():
-            continue
+    for cell in (cell for cell in cells if (cell.run_dir / "config.yaml").is_file()):
         before = read_config(cell.run_dir, allow=cell.config.own_modules)
         found = changes(before, cell.config)
         for key in ("path", "root") if not found else ():
@@ -81,10 +79,9 @@ def check_unchanged(cells: Iterable[Cell]) -> None:
 
 def _is_of_its_data(cell: Cell, key: str, sketches: dict[str, list[float]]) -> bool:
     """Whether what lies at the planned place is what the run was trained on; a path alone tells nothing."""
-    sketch = read_summary(cell.run_dir).get("sketch")
+    sketch, what = read_summary(cell.run_dir).get("sketch"), cell.config.dataset.model_dump_json()
     if not sketch:  # stopped; a root is the same data set's, as a rule
         return key == "root"
-    what = cell.config.dataset.model_dump_json()
     if what not in sketches:
         sketches[what] = build_data(cell.config).sketch()
     return is_of(sketch, sketches[what])
