@@ -52,9 +52,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", choices=choices, default="best", help="best by validation (default), or last")
     allow_argument(parser)
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: test")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="dataset.key=value", help="dataset.root=DIR for data that moved"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="dataset.key=value", help="where data lie now, if they moved")
 
 
 def allow_argument(parser: argparse.ArgumentParser) -> None:
