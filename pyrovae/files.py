@@ -3,7 +3,7 @@
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,54 +34,42 @@ def check_writable(folder: Path, remedy: str) -> None:
         raise OSError(f"cannot write to {folder} ({error.strerror}); {remedy}") from error
 
 
-class NpzStream:
-    """Writes arrays that come piece by piece to a .npz file, with memory for one piece.
+@contextmanager
+def npz_stream(path: Path, arrays: Mapping[str, tuple[tuple[int, ...], DTypeLike]]) -> Iterator[Callable[..., None]]:
+    """Writes arrays, of these shapes and types, that come piece by piece to a .npz file, with memory for one piece.
 
-    As a context: inside, each array, whose shape and data type are given by name, grows as a file of its own beside
-    `path`; at the end they become one, which takes the place of `path`. An error, of an array without all of its rows
-    too, leaves nothing behind. Nothing is mapped into memory: a full disk is an OSError, and no crash.
+    Gives a function that adds rows to arrays, by name; to an array of shape (), its value. Arrays grow as files beside
+    `path`, which become one at the end. An error, of an array without all of its rows too, leaves nothing behind.
+    Nothing is mapped into memory: a full disk is an OSError, and no crash.
     """
+    types = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in arrays.items()}
+    files, sizes = dict[str, Any](), dict.fromkeys(arrays, 0)
 
-    def __init__(self, path: Path, arrays: Mapping[str, tuple[tuple[int, ...], DTypeLike]]) -> None:
-        self.path, self.arrays = path, {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in arrays.items()}
-        self._stack, self._files, self._sizes = ExitStack(), dict[str, Any](), dict.fromkeys(arrays, 0)
-
-    def __enter__(self) -> "NpzStream":
-        with self._stack as stack:  # nothing stays where a file cannot be opened
-            beside = tempfile.TemporaryDirectory(prefix=f".{self.path.name}.", dir=self.path.parent)
-            folder = Path(stack.enter_context(beside))
-            for name, (shape, dtype) in self.arrays.items():
-                self._files[name] = file = stack.enter_context((folder / f"{name}.npy").open("wb"))
-                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-            self._stack = stack.pop_all()
-        return self
-
-    def append(self, **pieces: np.ndarray) -> None:
-        """Adds rows to arrays, by name; to an array of shape (), its value."""
+    def append(**pieces: np.ndarray) -> None:
         for name, piece in pieces.items():
-            shape, dtype = self.arrays[name]
+            shape, dtype = types[name]
             if piece.shape[1:] != shape[1:]:
                 raise ValueError(f"{name}: rows must be {shape[1:]}, got {piece.shape[1:]}")
-            with _explained(self.path):
-                self._sizes[name] += self._files[name].write(
-                    np.ascontiguousarray(piece, dtype).reshape(-1).view(np.uint8)
-                )
+            with _explained(path):
+                sizes[name] += files[name].write(np.ascontiguousarray(piece, dtype).reshape(-1).view(np.uint8))
 
-    def __exit__(self, error_type: type[BaseException] | None, *_: Any) -> None:
-        with self._stack:
-            if error_type is not None:
-                return
-            for name, (shape, dtype) in self.arrays.items():
-                if (size := self._sizes[name]) != (expected := int(np.prod(shape)) * dtype.itemsize):
-                    raise ValueError(f"{name}: {expected} bytes were to come, for shape {shape}, and {size} came")
-            # Times before 1980 become 1980: equal arrays make equal files.
-            with replacing(self.path) as part, zipfile.ZipFile(part, "w", strict_timestamps=False) as archive:
-                for name, file in self._files.items():
-                    file.close()
-                    os.utime(file.name, (0, 0))
-                    archive.write(file.name, f"{name}.npy")
-                    os.unlink(file.name)  # what is packed is not needed twice on disk
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent))
+        for name, (shape, dtype) in types.items():
+            files[name] = file = stack.enter_context(Path(folder, f"{name}.npy").open("wb"))
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        yield append
+        for name, (shape, dtype) in types.items():
+            if sizes[name] != (expected := int(np.prod(shape)) * dtype.itemsize):
+                raise ValueError(f"{name}: {expected} bytes were to come, for shape {shape}, and {sizes[name]} came")
+        # Times before 1980 become 1980: equal arrays make equal files.
+        with replacing(path) as part, zipfile.ZipFile(part, "w", strict_timestamps=False) as archive:
+            for name, file in files.items():
+                file.close()
+                os.utime(file.name, (0, 0))
+                archive.write(file.name, f"{name}.npy")
+                os.unlink(file.name)  # what is packed is not needed twice on disk
 
 
 @contextmanager

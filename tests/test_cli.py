@@ -104,6 +104,21 @@ def test_a_process_ends_with_the_code():
     assert err == "error: model.z_dim: must be >= 1, got 0\n"
 
 
+@pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (False, False), (True, True)])
+def test_a_bar_is_for_a_terminal(terminal, quiet, tmp_path, monkeypatch):
+    shown = []
+
+    def fit(*_, progress, **__):
+        shown.append(progress)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyrovae.training.fit", fit)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    words = ["--quiet"] if quiet else []
+    assert train_here(*config("ivae"), *SMALL, f"train.save_dir={tmp_path}", *words) == 130
+    assert shown == [terminal and not quiet]
+
+
 def test_debug_shows_the_traceback(capsys):
     assert train_here(*config("ivae"), "model.z_dim=0", "--debug") == 2
     err = capsys.readouterr().err

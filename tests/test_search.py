@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pyrovae import comparison as c
-from pyrovae.comparison.settings import SearchSettings
+from pyrovae.comparison.plan import SearchSettings
 from pyrovae.config import ConfigError, load_config
 
 optuna = pytest.importorskip("optuna")

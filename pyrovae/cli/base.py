@@ -8,6 +8,8 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import indent
+from types import SimpleNamespace
 
 EXIT_CODES = {
     "ConfigError": 2,
@@ -19,30 +21,25 @@ EXIT_CODES = {
     "TerminatedError": 143,
 }
 
-_EXIT_CODES_IN_WORDS = (
-    "exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 6 input/output, 130 interrupted, "
-    "143 terminated"
-)
+_EPILOG = """exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 6 input/output,
+130 interrupted, 143 terminated
+
+examples:
+"""
 
 
 def command_parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """A parser with the options that every command has: `--quiet` and `--debug`.
+    """A parser with `--quiet` and `--debug`, which every command has; `examples` are commands to copy, a line each.
 
-    Args:
-        prog: Name of the script; `pyrovae train` stands in its place, here and in the examples, where that was called.
-        description: What it does.
-        examples: Commands to copy, a line each.
+    `pyrovae train` stands in the place of `prog`, the script, here and in the examples, where that was called.
     """
     if Path(sys.argv[0]).stem in ("pyrovae", "main"):
         script, prog = prog, f"pyrovae {prog.removesuffix('.py')}"
         examples = re.sub(r"configs/(\S+)\.yaml", r"\1", examples.replace(f"python scripts/{script}", prog))
-    lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
     parser = argparse.ArgumentParser(
-        prog=prog,
-        description=description,
-        epilog=f"{_EXIT_CODES_IN_WORDS}\n\nexamples:\n{lines}",
+        prog=prog, description=description, epilog=_EPILOG + indent(examples.strip(), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     return parser
@@ -51,21 +48,17 @@ def command_parser(prog: str, description: str, examples: str) -> argparse.Argum
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what every command about one trained run takes."""
     parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of a run, runs/ivae/version_0 say")
-    parser.add_argument(
-        "--checkpoint", choices=("best", "last"), default="best", help="best by validation ELBO (default), or last"
-    )
+    choices = ("best", "last")
+    parser.add_argument("--checkpoint", choices=choices, default="best", help="best by validation (default), or last")
     allow_argument(parser)
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: test")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="dataset.key=value", help="where data lies now, dataset.root=DIR say"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="dataset.key=value", help="where data lie now, if they moved")
 
 
 def allow_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--allow`, the user's word that a run's folder may import a package."""
-    parser.add_argument(
-        "--allow", metavar="PACKAGE", action="append", default=[], help="import the run's own components from here"
-    )
+    told = "import the run's own components from here"
+    parser.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help=told)
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -79,12 +72,12 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
-def guarded(job: Callable[[], None], debug: bool) -> int:
-    """Runs `job`, with the current folder on the import path, for components of one's own; returns the exit code."""
+def guarded(job: Callable[[], int | None], debug: bool) -> int:
+    """Runs `job`, with the current folder, for components of one's own, on the import path; returns the exit code."""
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
     try:
-        job()
+        return job() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -97,20 +90,13 @@ def guarded(job: Callable[[], None], debug: bool) -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return code
-    return 0
 
 
 def show_log() -> None:
-    """Prints what the package logs, compiling say, which takes seconds in which no bar moves."""
+    """Prints what the package logs, compiling say, which takes seconds in which no bar moves; bars stay whole."""
+    from tqdm import tqdm  # noqa: PLC0415
+
+    above_bars = SimpleNamespace(write=lambda text: tqdm.write(text, sys.stderr, end=""), flush=lambda: None)
     log = logging.getLogger("pyrovae")
     log.setLevel(logging.INFO)
-    log.addHandler(_AboveBars())
-
-
-class _AboveBars(logging.Handler):
-    """Prints messages so that progress bars stay whole."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm  # noqa: PLC0415
-
-        tqdm.write(record.getMessage(), file=sys.stderr)
+    log.addHandler(logging.StreamHandler(above_bars))

@@ -30,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.tied:
         threading.Thread(target=_end_with_parent, daemon=True).start()
-    codes = list[int]()
-    return guarded(lambda: codes.append(_run(args)), debug=False) or codes[0]
+    return guarded(lambda: _run(args), debug=False)
 
 
 def _run(args: argparse.Namespace) -> int:

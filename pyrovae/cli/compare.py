@@ -5,8 +5,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .base import EXIT_CODES, allow_argument, at_least, command_parser, guarded
 
 if TYPE_CHECKING:
-    from ..comparison import Cell, ComparisonSettings, Failure, Job, State
+    from ..comparison import Cell, ComparisonSettings, Failure, Job
 
 _EXAMPLES = """
 python scripts/compare.py --config configs/compare/quick.yaml
@@ -48,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if bool(args.config) == bool(args.runs):
         parser.error("name either --config FILE or finished runs")
     problems: _Problems = []
-    with _terminable():
-        code = guarded(lambda: _compare(args, problems), args.debug)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    code = guarded(lambda: _compare(args, problems), args.debug)
+    signal.signal(signal.SIGTERM, before)
     for _, text in problems:
         print(f"error: {text}", file=sys.stderr)
     if code == 0 and problems:
@@ -66,31 +66,29 @@ def _compare(args: argparse.Namespace, problems: _Problems) -> None:
     say: Callable[[str], None] = (lambda text: None) if args.quiet else partial(print, flush=True)
     searches = [c.Search(name, values, search, out, settings.seeds[0]) for name, values in schemes.items() if search]
 
-    def look() -> "tuple[list[Cell], dict[str, State]]":
-        cells = c.tuned(planned, searches)
-        return cells, {cell.file_name: c.state(cell.run_dir, settings.evaluation) for cell in cells}
+    def is_done(cell: "Cell") -> bool:
+        return c.state(cell.run_dir, settings.evaluation) == "done"
 
-    cells, states = look()
+    cells = c.tuned(planned, searches)
     c.check_unchanged(cells)
-    untrained = [cell for cell in cells if states[cell.file_name] in ("new", "interrupted")]
-    data = {} if args.report else c.check_builds(untrained)
+    if not args.report:
+        c.check_builds(cell for cell in cells if c.state(cell.run_dir, {}) in ("new", "interrupted"))
     if args.dry_run:
         first = f"{search.trials} trials of each scheme, then " if search else ""
-        print(f"{out}: {first}{c.described(cells, states, data, jobs=run.jobs or 1)}")
+        print(f"{out}: {first}{c.described(cells, settings.evaluation)}")
         return
-    todo = [cell for cell in cells if states[cell.file_name] != "done"]
     failures: list[Failure] = []
     jobs = run.jobs or 1
     with c.locked(out / ".lock"):
         try:
-            if (todo or searches) and not args.report:
+            if not args.report and (searches or not all(map(is_done, cells))):
                 most = max(len(cells), search.trials if search else 0)
                 with c.ENGINES[run.engine](run, out, most) as engine:
                     for one in searches:
                         failed = one.run(engine, lambda cell: _job(cell, None, args, out), say)
                         problems += [] if one.done else [(1, text) for text in failed]
-                    cells, states = look()
-                    todo = [cell for cell in cells if states[cell.file_name] != "done"]
+                    cells = c.tuned(planned, searches)
+                    todo = [cell for cell in cells if not is_done(cell)]
                     say(f"{len(todo)} of {len(cells)} cells to run; what they print is in {out / 'logs'}")
                     jobs = engine.jobs
                     work = [_job(cell, settings.evaluation, args, out) for cell in todo]
@@ -99,8 +97,8 @@ def _compare(args: argparse.Namespace, problems: _Problems) -> None:
         finally:  # an interrupt, too, leaves the report of what is there
             if searches:
                 c.write_trials(searches, out)
-            cells, states = look()
-            results, unreadable = c.read_results(cell for cell in cells if states[cell.file_name] == "done")
+            cells = c.tuned(planned, searches)
+            results, unreadable = c.read_results(filter(is_done, cells))
             problems += [(one.code, f"{one.cell.name}: {one.message}; see {one.log}") for one in failures]
             problems += [(EXIT_CODES["OSError"], text) for text in unreadable]
             if results or failures or unreadable:
@@ -132,13 +130,13 @@ def _planned(args: argparse.Namespace) -> "tuple[ComparisonSettings, dict[str, d
             raise ConfigError(f"{override}: these runs are trained; evaluation., dataset. and run. values can be set")
         apply_override(values, override)
     cells = c.cells_of_runs(args.runs, args.allow)
-    values["cells"], given = {cell.scheme: {} for cell in cells}, {*values["evaluation"]}
-    settings = c.checked_settings({key: value for key, value in values.items() if key != "dataset"})
+    del values["dataset"]  # for the evaluation of each cell
+    given = values["evaluation"].keys()
+    settings = c.checked_settings({**values, "cells": {cell.scheme: {} for cell in cells}})
     # What is not given may be as it is: an evaluation that is there is not made again for the sake of defaults.
     evaluation = {name: value for name, value in settings.evaluation.items() if name in given}
-    settings = settings.model_copy(update={"evaluation": evaluation})
-    names = dict.fromkeys(c.slug(cell.scheme) for cell in cells)
-    return settings, {}, cells, args.out or home / "_and_".join(names)[:100]
+    out = args.out or home / "_and_".join(dict.fromkeys(c.slug(cell.scheme) for cell in cells))[:100]
+    return settings.model_copy(update={"evaluation": evaluation}), {}, cells, out
 
 
 def _job(cell: "Cell", evaluation: dict[str, Any] | None, args: argparse.Namespace, out: Path) -> "Job":
@@ -161,22 +159,12 @@ def _description(settings: "ComparisonSettings", cells: "Sequence[Cell]", args: 
 
     shown = {"evaluation", "run"} if args.runs else {*type(settings).model_fields} - {"published"}
     what = settings.model_dump(mode="json", include=shown, exclude_none=True)
-    folders = {cell.name: str(cell.run_dir) for cell in cells}
-    more = {"overrides": args.overrides, "folders": folders}
-    return yaml.safe_dump({**what, **more}, sort_keys=False, allow_unicode=True)
+    what |= {"overrides": args.overrides, "folders": {cell.name: str(cell.run_dir) for cell in cells}}
+    return yaml.safe_dump(what, sort_keys=False, allow_unicode=True)
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
+def _terminate(number: int, frame: object) -> None:
     """SIGTERM ends the comparison as Ctrl-C does, so that its processes end with it."""
+    from ..training.fit import TerminatedError  # noqa: PLC0415
 
-    def end(number: int, frame: object) -> None:
-        from ..training.fit import TerminatedError  # noqa: PLC0415
-
-        raise TerminatedError("terminated; the same command goes on where it was")
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    raise TerminatedError("terminated; the same command goes on where it was")

@@ -1,6 +1,7 @@
 """`scripts/train.py`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,14 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains from a YAML file; returns the exit code."""
     description = "Train a variational autoencoder: model, guide and data from one YAML file."
     parser = command_parser("train.py", description, _EXAMPLES)
-    parser.add_argument(
-        "--config", metavar="FILE", help="YAML file, or one of pyrovae's own, ivae say (default: default)"
-    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file, or one of pyrovae's own (default: default)")
     parser.add_argument("--resume", metavar="RUN_DIR", help="go on with a run, with its own configuration")
     allow_argument(parser)
-    parser.add_argument(
-        "--print", action="store_true", help="print the whole configuration, defaults included, and stop"
-    )
+    parser.add_argument("--print", action="store_true", help="print the configuration, defaults included, and stop")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="override one value of the file")
     args = parser.parse_intermixed_args(argv)
     if args.resume and args.config:
@@ -45,14 +42,14 @@ def _train(args: argparse.Namespace) -> None:
     from ..training import fit  # noqa: PLC0415
 
     old = RunFolder.reopen(Path(args.resume)) if args.resume else None
-    if old is not None:
+    if old:
         config = read_config(old.path, args.overrides, args.allow)
     else:
         config = load_config(args.config or "default", args.overrides)
     if args.print:
         print(f"# {config.note}\n" * bool(config.note) + to_yaml(config), end="")
         return
-    if old is not None:
+    if old:
         old.change(config, args.allow)
     if not args.quiet:
         show_log()
@@ -63,13 +60,8 @@ def _train(args: argparse.Namespace) -> None:
     folder = old or RunFolder.create(config)
     folder.announce(config, data)
     metrics = fit(
-        model,
-        guide,
-        data,
-        run_dir=folder.path,
-        resume=folder.last_checkpoint if old else None,
-        progress=not args.quiet,
-        hparams={"data": data.source, **config.model_dump(mode="json")},
-        **fit_arguments(config),
-    )
+        model, guide, data, run_dir=folder.path, resume=folder.last_checkpoint if old else None,
+        progress=not args.quiet and sys.stderr.isatty(),
+        hparams={"data": data.source, **config.model_dump(mode="json")}, **fit_arguments(config),
+    )  # fmt: skip
     folder.report(folder.summarize(config, data, metrics), data)

@@ -14,33 +14,33 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 
 from ..config import ConfigError
-from .plan import Cell
-from .settings import RunSettings
+from .plan import Cell, RunSettings
 
 Variables = tuple[tuple[str, str], ...]  # of an environment
 
 _GRACE = 30.0  # seconds for a training to finish its step and save, before it is killed
 _POLL = 0.1  # seconds
-_FINAL = {2, 3, 4}  # exit codes of a wrong configuration, data or checkpoint: a second attempt ends as the first
+_FINAL = {0, 2, 3, 4}  # exit codes: done; configuration, data or checkpoint wrong, as they would be again
 _AGAIN = "=== tried again"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A process to run: its command, the folder to run it in, and the file for all that it prints."""
+    """A process to run."""
 
     command: Sequence[str]
-    log: Path
-    folder: Path
+    log: Path  # for all that it prints
+    folder: Path  # to run it in
     variables: Variables = ()
-    again: bool = False
 
     @property
     def stop(self) -> Path:
@@ -48,8 +48,7 @@ class Job:
         return self.log.with_suffix(".stop")
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a process ended: its exit code, negative for a signal, and the last thing that it said."""
 
     code: int
@@ -57,9 +56,8 @@ class Outcome:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A cell whose process ended with an error: its exit code, the last thing that it said, and all that it said."""
+class Failure(NamedTuple):
+    """A cell whose process ended with an error, what it said last, and all that it said."""
 
     cell: Cell
     code: int
@@ -70,11 +68,12 @@ class Failure:
 def run_job(job: Job) -> Outcome:
     """Runs a process to its end, which comes with that of the caller: first by SIGTERM, so that training saves.
 
-    Its standard input is a pipe, which closes even where the caller was killed; a cell ends then, too.
+    Where the caller was killed, its standard input, a pipe, closes; a cell ends then, too.
     """
     start = time.monotonic()
-    with job.log.open("a" if job.again else "w", encoding="utf-8") as log:
-        if job.again:
+    again = job.log.exists()
+    with job.log.open("a", encoding="utf-8") as log:
+        if again:
             print(_AGAIN, file=log, flush=True)
         process = subprocess.Popen(
             job.command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, cwd=job.folder,
@@ -92,21 +91,27 @@ def run_job(job: Job) -> Outcome:
             os.killpg(process.pid, signal.SIGKILL)  # and what it started
         process.wait()
         process.stdin.close()  # type: ignore[union-attr]
-    return Outcome(process.returncode, _last_words(job.log, process.returncode), time.monotonic() - start)
-
-
-def _last_words(log: Path, code: int) -> str:
-    text = log.read_text(encoding="utf-8", errors="replace").rpartition(_AGAIN)[2]
+    code, text = process.returncode, job.log.read_text(encoding="utf-8", errors="replace").rpartition(_AGAIN)[2]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     killed = f"killed by signal {-code}; " if code < 0 else ""
-    return killed + "; ".join(errors or lines[-1:] or ["it said nothing"])
+    return Outcome(code, killed + "; ".join(errors or lines[-1:] or ["it said nothing"]), time.monotonic() - start)
+
+
+def _preempted(job: Job) -> Any:
+    """What submitit queues in place of a job that SLURM preempts: the cell goes on from its checkpoint."""
+    from submitit.helpers import DelayedSubmission  # noqa: PLC0415
+
+    return DelayedSubmission(run_job, job)
+
+
+run_job.checkpoint = _preempted  # type: ignore[attr-defined]
 
 
 class Engine:
-    """Runs jobs on this machine: threads wait for processes. As a context: all jobs have ended after it.
+    """Runs jobs, `num_jobs` in all, on this machine: threads wait for processes. As a context: all have ended after it.
 
-    `num_jobs` are to run, in all. A `ConfigError` says what this machine or cluster does not have.
+    A `ConfigError` says what this machine or cluster does not have.
     """
 
     losses: tuple[type[Exception], ...] = ()  # what `result` raises of a job that is lost with its machine
@@ -121,7 +126,7 @@ class Engine:
     def _set_up(self, run: RunSettings, jobs: int, cores: int, threads: int = 0) -> None:
         self.run, self.jobs, self.cpus = run, jobs, run.cpus or max(cores // jobs, 1)
         self._pool = ThreadPoolExecutor(max(threads, jobs))
-        self._given: dict[Future, tuple[Job, list[Any]]] = {}
+        self._given: dict[Future, tuple[Job, list[Any]]] = {}  # each with its attempts
 
     def submit(self, *jobs: Job) -> list[Future[Outcome]]:
         """A future for each job; one that dies, or is lost, is tried again `run.retries` times."""
@@ -132,51 +137,50 @@ class Engine:
             job.log.parent.mkdir(parents=True, exist_ok=True)
             job.log.unlink(missing_ok=True)
             job.stop.unlink(missing_ok=True)
-        given = [(job, handles) for job, handles in zip(jobs, self._together(jobs), strict=True)]
+        given = [*zip(jobs, self._begun(jobs), strict=True)]
         futures = [self._pool.submit(self._attempts, *one) for one in given]
         self._given.update(zip(futures, given, strict=True))
         return futures
 
-    def _together(self, jobs: Sequence[Job]) -> list[list[Any]]:
+    def _begun(self, jobs: Sequence[Job]) -> list[list[Any]]:
         """For each job a list of those attempts that are begun already."""
         return [[] for _ in jobs]
 
-    def _attempts(self, job: Job, handles: list[Any]) -> Outcome:
-        for attempt in range(self.run.retries + 1):
-            if attempt == len(handles):
-                handles.append(self._begin(replace(job, again=attempt > 0)))
+    def _attempts(self, job: Job, attempts: list[Any]) -> Outcome:
+        for i in range(self.run.retries + 1):
+            if i == len(attempts):
+                attempts.append(self._begin(job))
             try:
-                outcome = self._result(handles[attempt])
+                outcome = attempts[i].result()
             except self.losses as error:
                 outcome = Outcome(-signal.SIGKILL, f"lost: {type(error).__name__}: {' '.join(str(error).split())}")
-            if outcome.code == 0 or outcome.code in _FINAL or job.stop.exists():
+            if outcome.code in _FINAL or job.stop.exists():
                 break
         return outcome
 
     def _begin(self, job: Job) -> Any:
-        return job
+        """Something that waits for the outcome (`result`), and can take back a job that has not begun (`cancel`)."""
 
-    def _result(self, handle: Any) -> Outcome:
-        devices = self._slots.get()
-        try:
-            return run_job(replace(handle, variables=(*handle.variables, *devices)))
-        finally:
-            self._slots.put(devices)
+        def result() -> Outcome:
+            devices = self._slots.get()
+            try:
+                return run_job(replace(job, variables=(*job.variables, *devices)))
+            finally:
+                self._slots.put(devices)
 
-    def _cancel(self, handle: Any) -> None:
-        """Takes back a job that waits for a machine."""
+        return SimpleNamespace(result=result, cancel=lambda: None)
 
     def __enter__(self) -> "Engine":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for future, (job, handles) in self._given.items():
+        for future, (job, attempts) in self._given.items():
             if not future.done():
                 job.stop.touch()
-                if handles and not job.log.exists():
-                    self._cancel(handles[-1])
+                if attempts and not job.log.exists():
+                    attempts[-1].cancel()
         self._pool.shutdown(cancel_futures=True)
-        for job, _handles in self._given.values():
+        for job, _attempts in self._given.values():
             job.stop.unlink(missing_ok=True)
 
 
@@ -200,29 +204,12 @@ class RayEngine(Engine):
         self._task = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_retries=0)(run_job)
 
     def _begin(self, job: Job) -> Any:
-        return self._task.remote(job)
-
-    def _result(self, handle: Any) -> Outcome:
-        return self._ray.get(handle)
-
-    def _cancel(self, handle: Any) -> None:
-        self._ray.cancel(handle)
+        ref = self._task.remote(job)
+        return SimpleNamespace(result=partial(self._ray.get, ref), cancel=partial(self._ray.cancel, ref))
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._ray.shutdown()
-
-
-class _Requeued:
-    """A job that SLURM may preempt: it is queued again, and the cell goes on from its checkpoint."""
-
-    def __call__(self, job: Job) -> Outcome:
-        return run_job(job)
-
-    def checkpoint(self, job: Job) -> Any:
-        from submitit.helpers import DelayedSubmission  # noqa: PLC0415
-
-        return DelayedSubmission(self, replace(job, again=True))
 
 
 class SlurmEngine(Engine):
@@ -241,17 +228,11 @@ class SlurmEngine(Engine):
         except (RuntimeError, NameError, ValueError, TypeError) as error:
             raise ConfigError(f"run.slurm: {' '.join(str(error).split())}") from error
 
-    def _together(self, jobs: Sequence[Job]) -> list[list[Any]]:
-        return [[handle] for handle in self._executor.map_array(_Requeued(), jobs)]
+    def _begun(self, jobs: Sequence[Job]) -> list[list[Any]]:
+        return [[attempt] for attempt in self._executor.map_array(run_job, jobs)]
 
     def _begin(self, job: Job) -> Any:
-        return self._executor.submit(_Requeued(), job)
-
-    def _result(self, handle: Any) -> Outcome:
-        return handle.result()
-
-    def _cancel(self, handle: Any) -> None:
-        handle.cancel()
+        return self._executor.submit(run_job, job)
 
 
 ENGINES = {"local": Engine, "ray": RayEngine, "slurm": SlurmEngine}
@@ -267,8 +248,7 @@ def _imported(name: str) -> Any:
 def device_slots(gpus: float | None, num_jobs: int) -> list[Variables]:
     """What each of the jobs side by side sets, so that it has devices of its own, or its share of one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    all_devices = map(str, range(torch.cuda.device_count())) if visible is None else visible.split(",")
-    devices = [device for device in all_devices if device]
+    devices = [*map(str, range(torch.cuda.device_count()))] if visible is None else [*filter(None, visible.split(","))]
     if gpus is None and (num_jobs == 1 or not devices):
         return [()] * num_jobs
     if gpus is None:  # in turn

@@ -11,9 +11,8 @@ from matplotlib.ticker import NullFormatter
 
 from ..evaluation.gaps import gap_bars
 from ..training.figures import image_rows
-from .measures import nested
 from .results import Result, paired_difference
-from .table import Row, number, shown_gap
+from .table import Row, number
 
 _MOST = 14  # rows of pictures that one can look at
 _COMPARED = {"elbo": "ELBO at λ_K", "log_evidence": "log p̂"}
@@ -22,40 +21,38 @@ _COMPARED = {"elbo": "ELBO at λ_K", "log_evidence": "log p̂"}
 def forest(table: Sequence[Row], split: str) -> Figure | None:
     """Paired differences to the first scheme with 95 % intervals; None where there are none."""
     others, panels = [row.scheme for row in table[1:]], {}
-    for name in _COMPARED:
+    for name, what in _COMPARED.items():
         found = {row.scheme: paired_difference(table[0].group, row.group, name, split) for row in table[1:]}
-        panels[name] = {scheme: difference for scheme, difference in found.items() if difference is not None}
-    shown = [name for name, differences in panels.items() if differences]
-    if not shown:
+        if any(found.values()):
+            panels[what] = {scheme: difference for scheme, difference in found.items() if difference}
+    if not panels:
         return None
     figure = Figure(figsize=(9, 1.1 + 0.32 * len(others)), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
-        for scheme, difference in panels[name].items():
+    all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (what, differences) in zip(all_axes, panels.items(), strict=True):
+        for scheme, difference in differences.items():
             (low, high), y = difference.interval, others.index(scheme)
             axes.plot([low, high], [y, y], color="#1f4e79", linewidth=1.8, solid_capstyle="butt")
             axes.plot(difference.mean, y, "s", color="#1f4e79", markersize=5)
             text, place = f"[{number(low)}, {number(high)}]", axes.get_yaxis_transform()
             axes.text(0.99, y, text, transform=place, ha="right", va="center", fontsize=8)
-        ends = np.array([0.0, *(end for difference in panels[name].values() for end in difference.interval)])
+        ends = np.array([0.0, *(end for difference in differences.values() for end in difference.interval)])
         span = np.ptp(ends) or 1.0
         axes.set_xlim(ends.min() - 0.06 * span, ends.max() + 0.5 * span)  # room for the numbers
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(others)), others, fontsize=8)
         axes.set_ylim(len(others) - 0.5, -0.5)
         axes.set_xlabel("nats a datapoint", fontsize=8)
-        axes.set_title(f"{_COMPARED[name]} − that of {table[0].scheme}", fontsize=9)
+        axes.set_title(f"{what} − that of {table[0].scheme}", fontsize=9)
         _finish(axes)
     return figure
 
 
 def gaps(table: Sequence[Row], split: str) -> Figure | None:
     """What is lost at λ_K, in parts, and what refinement recovered; None where no gaps were measured."""
-    numbers = {}
-    for row in table:
-        found = {part: shown_gap(row, part) for part in ("approximation", "remaining", "recovered")}
-        if all(found.values()):
-            numbers[row.scheme] = {part: gap._asdict() for part, gap in found.items() if gap}
-    return gap_bars(numbers) if numbers else None
+    parts = ("approximation", "remaining", "recovered")
+    shown = {row.scheme: {p: row.gaps[p] for p in parts} for row in table if row.gaps.keys() >= {*parts}}
+    return gap_bars(shown) if shown else None
 
 
 def costs(table: Sequence[Row], split: str) -> Figure | None:
@@ -78,24 +75,24 @@ def costs(table: Sequence[Row], split: str) -> Figure | None:
         if not axes.lines:
             axes.remove()
             continue
-        x = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in axes.lines])
+        all_x, all_y = ([np.asarray(line.get_data()[i], dtype=float) for line in axes.lines] for i in (0, 1))
+        positive = np.concatenate([part[part > 0] for part in all_x])
         if axes is panels[0]:
             axes.set_xscale("symlog", linthresh=1)
             axes.set_xlim(left=0)
-        elif (x > 0).any():
+        elif positive.size:
             axes.set_xscale("log", nonpositive="clip")
-            axes.set_xlim(left=0.7 * max(x[x > 0].min(), x.max() / 1e4))  # a start may take next to nothing
+            axes.set_xlim(left=0.7 * max(positive.min(), positive.max() / 1e4))  # a start may take next to nothing
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=label, ylabel="validation ELBO (nats)" if axes is panels[2] else "ELBO at λ_k (nats)")
         # Starts far below are left out, beside which schemes could not be told apart; dots and ends stay in.
-        y = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
-        low, high = np.nanquantile(np.concatenate(y), [0.1, 1])
-        low = np.nanmin([low, *(part[-1] for part in y)])  # a dot is a line of one point
+        low, high = np.nanquantile(np.concatenate(all_y), [0.1, 1])
+        low = np.nanmin([low, *(part[-1] for part in all_y)])  # a dot is a line of one point
         axes.set_ylim(low - 0.15 * (high - low), high + 0.08 * (high - low))
         _finish(axes)
-    named = [(line, str(line.get_label())) for axes in figure.axes for line in axes.lines]
-    lines = {name: line for line, name in named if name[0] != "_"}
+    named = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
+    lines = {name: line for name, line in named.items() if name[0] != "_"}
     columns = max(1, min(6, 120 // max(map(len, lines), default=1)))
     figure.legend(lines.values(), [*lines], loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     return figure if lines else None
@@ -103,14 +100,9 @@ def costs(table: Sequence[Row], split: str) -> Figure | None:
 
 def _mean_trajectory(group: Sequence[Result]) -> tuple[np.ndarray, ...]:
     """Steps that all seeds have, and means over seeds of ELBO and seconds there; NaN where these are unknown."""
-
-    def of_steps(result: Result, key: str) -> dict[int, float]:
-        values = (nested(result.evaluation, "trajectory", name) or [] for name in ("step", key))
-        return dict(zip(*values, strict=False))
-
-    steps = sorted(set.intersection(*({*of_steps(result, "step")} for result in group)))
+    steps = sorted(set.intersection(*({*result.along("step")} for result in group)))
     keys = ("elbo", "seconds_per_image")
-    found = [[[of_steps(result, key).get(step) for step in steps] for result in group] for key in keys]
+    found = [[[result.along(key).get(step) for step in steps] for result in group] for key in keys]
     return np.array(steps), *np.array(found, dtype=float).mean(1)
 
 

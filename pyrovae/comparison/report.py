@@ -1,22 +1,22 @@
 """The folder that a comparison writes: tables, figures, and one page with all of it."""
 
 import base64
+import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..files import replacing
 from . import table as tables
 from .figures import FIGURES
-from .measures import nested
 from .plan import Cell
-from .results import Result, same_images
+from .results import Result, nested, same_images
 from .table import Row
 
-_FIGURES = {**FIGURES}
 _TOLD = 5  # differences that a sentence holds
 _NUMBER = re.compile(r"(?<![\w.,-])[-−+]?\d+(?:,\d{3})*(?:\.\d+)?")  # no part of a name
 
@@ -42,8 +42,7 @@ def write_report(
         failures: Cells that have no result: `cell`, exit `code`, `message` and `log`.
         unreadable: What `read_results` says of the others.
         published: Scheme -> published numbers and their source.
-        settings: What was run, as text.
-        run: How it was run: `engine`, `jobs` and the like.
+        settings, run: What was run, as text, and how: `engine`, `jobs` and the like.
         split: What is compared; by default the main split of the first result.
 
     Raises:
@@ -52,51 +51,54 @@ def write_report(
     split = split or (results[0].main if results else "test")
     table = tables.rows(results, split)
     pictures, broken = _draw(out / "figures", table, split)
-    warned = [*((text, list[Cell]()) for text in broken), *_warnings(results, table, split)]
     more, same = tables.without_constants(tables.more_table(table))
     runs, about = tables.without_constants(tables.runs_table(table, out))
     page = {
         "title": title,
         "headline": _headline(table, split),
         "failed": [*(f"{f.cell.name}: exit code {f.code}: {f.message} (log: {f.log})" for f in failures), *unreadable],
-        "pictures": {name: base64.b64encode(png).decode() for name, png in pictures.items()},
+        "pictures": pictures,
         "levels": tables.levels_table(table),
         "more": more,
         "same": _listed(same),
         "published": tables.published_table(published, results, split),
-        "warned": warned,
+        "warned": [*((text, list[Cell]()) for text in broken), *_warnings(results, table, split)],
         "facts": _facts(results, _listed(about), run, split),
         "runs": runs,
         "jobs": run.get("jobs") or 1,
         "settings": settings,
     }
-    _write(out / "table.csv", [tables.to_csv(table)])
-    _write(out / "values.csv", tables.long_csv(results))
+    for name, rows in (("table.csv", tables.short_csv(table)), ("values.csv", tables.long_csv(results))):
+        with _written(out / name) as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
     for name in ("table.tex", "table.md", "report.html"):
-        options: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-        templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape="html" in name, **options)
+        templates = Environment(
+            loader=FileSystemLoader(Path(__file__).parent), autoescape="html" in name, undefined=StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
         templates.filters["latex"] = tables.latex
-        _write(out / name, [templates.get_template(f"{name}.j2").render(page)])
+        with _written(out / name) as file:
+            file.write(templates.get_template(f"{name}.j2").render(page))
 
 
-def _write(path: Path, parts: Iterable[str]) -> None:
+@contextmanager
+def _written(path: Path) -> Iterator[TextIO]:
     with replacing(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(parts)
+        yield file
 
 
-def _draw(folder: Path, table: Sequence[Row], split: str) -> tuple[dict[str, bytes], list[str]]:
-    """The figures as PNG, and a line for each that cannot be drawn: it takes no other down."""
+def _draw(folder: Path, table: Sequence[Row], split: str) -> tuple[dict[str, str], list[str]]:
+    """The figures as PNG, in base 64, and a line for each that cannot be drawn: it takes no other down."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures, broken = dict[str, bytes](), list[str]()
-    for name, draw in _FIGURES.items():
+    pictures, broken = dict[str, str](), list[str]()
+    for name, draw in FIGURES.items():
         path = folder / f"{name}.png"
         path.unlink(missing_ok=True)  # no picture of what is no longer compared
         try:
-            figure = draw(table, split) if table else None
-            if figure is not None:
+            if figure := draw(table, split) if table else None:
                 with replacing(path) as part:
                     figure.savefig(part, dpi=150, format="png")
-                pictures[name] = path.read_bytes()
+                pictures[name] = base64.b64encode(path.read_bytes()).decode()
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             broken.append(f"figures/{name}.png was not drawn ({type(error).__name__}: {error}).")
     return pictures, broken
@@ -116,11 +118,10 @@ def _headline(table: Sequence[Row], split: str) -> str:
         verdict = f"gains {size} over {first}" if low > 0 else f"loses {size} to {first}" if high < 0 else unclear
         parts.append(f"{row.scheme} {verdict}")
     parts += [f"{len(told) - _TOLD} more are in the table"] if len(told) > _TOLD else []
-    nums, seeds = {difference.num_images for _, difference in told}, min(d.num_seeds for _, d in told)
-    num = " to ".join(str(num) for num in sorted({min(nums), max(nums)}))
-    what = f"On {num} {split} {noun}, by ELBO at λ_K: {'; '.join(parts)}. ± is one standard error over {noun}"
-    one_seed = ": with one seed, this is about these runs, not these schemes."
-    return what + (f" and {seeds} seeds." if seeds > 1 else one_seed)
+    nums, seeds = [difference.num_images for _, difference in told], min(d.num_seeds for _, d in told)
+    num = " to ".join(map(str, sorted({min(nums), max(nums)})))
+    end = f" and {seeds} seeds." if seeds > 1 else ": with one seed, this is about these runs, not these schemes."
+    return f"On {num} {split} {noun}, by ELBO at λ_K: {'; '.join(parts)}. ± is one standard error over {noun}{end}"
 
 
 def _warnings(results: Sequence[Result], table: Sequence[Row], split: str) -> list[tuple[str, list[Cell]]]:
@@ -135,14 +136,14 @@ def _warnings(results: Sequence[Result], table: Sequence[Row], split: str) -> li
         if result.evaluation.get("settings") != results[0].evaluation.get("settings"):
             found.append(("This was evaluated with other settings than the first result.", result.cell))
     for row in table:
-        means, difference = row.num_left_out, row.difference.num_left_out if row.difference else 0
-        for num, what in ((means, "means"), (difference, "difference")):
-            text = f"{num} {split} datapoints are left out of the {what} of this scheme: they are not finite."
-            found += [(text, result.cell) for result in row.group] if num else []
+        for part, what in ((row, "means"), (row.difference, "difference")):
+            if part and part.num_left_out:
+                text = f"{part.num_left_out} {split} datapoints are left out of the {what} of this scheme"
+                found += [(f"{text}: they are not finite.", result.cell) for result in row.group]
     for result in results:
-        found += [(text, result.cell) for text in result.evaluation.get("warnings") or []]
         failed = nested(result.evaluation, "failed") or {}
-        found += [(f"{name} was not measured: {reason}", result.cell) for name, reason in failed.items()]
+        texts = [*(result.evaluation.get("warnings") or []), *(f"{n} was not measured: {r}" for n, r in failed.items())]
+        found += [(text, result.cell) for text in texts]
     groups: dict[str, list[tuple[str, Cell]]] = {}
     for text, cell in found:
         groups.setdefault(_NUMBER.sub("#", text), []).append((text, cell))

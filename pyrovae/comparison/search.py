@@ -9,37 +9,36 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError, check, to_yaml
+import yaml
+from matplotlib.figure import Figure
+
+from ..config import ConfigError, apply_override, check, to_yaml
 from ..files import replacing
 from ..runs.load import read_summary
 from .engines import Engine, Job
-from .plan import Cell, cell_of, slug, with_values
-from .settings import Range, SearchSettings
+from .plan import Cell, Range, SearchSettings, cell_of, slug
+from .results import read_metrics
 from .state import check_unchanged
 
 _POLL = 1.0  # seconds between two looks at how trials do
 
 
 class Search:
-    """Trials of one scheme, given by its configuration's sections; all train with one seed.
+    """Trials of one scheme, all of one seed, kept in `out/search.journal`, so that a search goes on.
 
-    They are kept in `search.journal` in the comparison's folder, `out`, so that a search goes on.
-
-    Raises:
-        ConfigError: A key or value that training refuses, or trials in `out` of another configuration.
+    A `ConfigError` names a key or value that training refuses, or trials in `out` of another configuration.
     """
 
     def __init__(self, scheme: str, values: Mapping[str, Any], settings: SearchSettings, out: Path, seed: int) -> None:
         self.scheme, self.values, self.settings, self.out, self.seed = scheme, values, settings, out, seed
         self._space, kinds = dict[str, Any](), _optuna().distributions
         for key, choices in settings.space.items():
+            ends = [choices.low, choices.high] if isinstance(choices, Range) else choices
             if isinstance(choices, Range):
-                ends = [choices.low, choices.high]
-                whole = all(isinstance(end, int) for end in ends)
-                kind = kinds.IntDistribution if whole else kinds.FloatDistribution
+                kind = kinds.IntDistribution if {*map(type, ends)} == {int} else kinds.FloatDistribution
                 self._space[key] = kind(*ends, log=choices.log)
             else:
-                ends, self._space[key] = choices, kinds.CategoricalDistribution(choices)
+                self._space[key] = kinds.CategoricalDistribution(choices)
             for value in ends:  # does training take it?
                 self.cell(0, {key: value}, seed)
 
@@ -60,8 +59,14 @@ class Search:
 
     def cell(self, number: int, chosen: Mapping[str, Any], seed: int) -> Cell:
         """The cell of a trial."""
-        name = f"{self.scheme}-trial_{number}"
-        return cell_of(name, seed, with_values(self.values, chosen), self.out / "cells")
+        return cell_of(f"{self.scheme}-trial_{number}", seed, self.with_values(chosen), self.out / "cells")
+
+    def with_values(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """The scheme's sections with these: `{"guide.refiner.lr": 0.1}`."""
+        values = {**self.values}
+        for key, value in chosen.items():
+            apply_override(values, f"{key}={yaml.safe_dump(value, default_flow_style=True)}")
+        return values
 
     def of_trial(self, trial: Any) -> Cell:
         """The cell that a trial trains."""
@@ -80,13 +85,10 @@ class Search:
         unfinished = [trial for trial in self.study.trials if trial.state.name == "RUNNING"]  # of an interrupted search
         while True:
             while len(running) < engine.jobs and (unfinished or len(self.study.trials) < self.settings.trials):
-                if unfinished:
-                    trial = _optuna().trial.Trial(self.study, unfinished.pop()._trial_id)
-                else:
-                    trial = self.study.ask(self._space)
+                old = unfinished.pop()._trial_id if unfinished else None
+                trial = self.study.ask(self._space) if old is None else _optuna().trial.Trial(self.study, old)
                 job = job_of(self.of_trial(trial))
-                (future,) = engine.submit(job)
-                running[future] = _Running(self, trial, job)
+                running[engine.submit(job)[0]] = _Running(self, trial, job)
             if not running:
                 return failed
             for future in wait(running, timeout=_POLL, return_when=FIRST_COMPLETED).done:
@@ -104,27 +106,24 @@ class _Running:
 
     def __init__(self, search: Search, trial: Any, job: Job) -> None:
         self.study, self.key, self.trial, self.job = search.study, search.settings.maximize, trial, job
-        self.run_dir, self.pruned = search.of_trial(trial).run_dir, False
-        values = (f"{value:.3g}" if isinstance(value, float) else value for value in trial.params.values())
-        drawn = ", ".join(f"{key} {value}" for key, value in zip(trial.params, values, strict=True))
+        self.cell, self.pruned = search.of_trial(trial), False
+        drawn = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
         self.name = f"{search.scheme}, trial {trial.number} ({drawn})"
         self.seen = {*search.study.trials[trial.number].intermediate_values}
 
     def look(self) -> None:
         """Reports validations so far, and asks the cell to end if others did better by then."""
-        path = self.run_dir / "metrics.csv"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        for row in csv.DictReader(lines):
-            if row.get("epoch") and row.get(self.key) and int(row["epoch"]) not in self.seen:
-                self.seen.add(int(row["epoch"]))
-                self.trial.report(float(row[self.key]), int(row["epoch"]))
+        for row in read_metrics(self.cell):
+            if row.get("epoch") and row.get(self.key) and (epoch := int(row["epoch"])) not in self.seen:
+                self.seen.add(epoch)
+                self.trial.report(float(row[self.key]), epoch)
         if not self.pruned and self.seen and self.trial.should_prune():
             self.pruned = True
             self.job.stop.touch()
 
     def ended(self, code: int) -> str:
         """Tells the study how it ended."""
-        summary, states = read_summary(self.run_dir), _optuna().trial.TrialState
+        summary, states = read_summary(self.cell.run_dir), _optuna().trial.TrialState
         if code == 0 and self.key not in summary:
             numbers = [name for name, value in summary.items() if isinstance(value, float)]
             raise ConfigError(f"search.maximize: {self.key} is not in summary.json; valid: {', '.join(numbers)}")
@@ -149,33 +148,29 @@ def tuned(cells: Iterable[Cell], searches: Sequence[Search]) -> list[Cell]:
 
 def write_trials(searches: Sequence[Search], out: Path) -> None:
     """Writes `trials.csv`, `figures/search.png`, and of each scheme the best configuration, for `scripts/train.py`."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - imports much
-
-    keys = [*searches[0].settings.space]
-    figure = Figure((3.2 * len(keys) + 1.5, 3.2), layout="constrained")
-    axes = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
+    space, maximized = searches[0].settings.space, searches[0].settings.maximize
+    figure = Figure((3.2 * len(space) + 1.5, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(space), sharey=True, squeeze=False)[0]
+    rows: list[list[Any]] = [["scheme", "trial", "state", maximized, "epochs", *space]]
+    for search in searches:
+        for trial in search.study.trials:
+            told = [trial.number, trial.state.name.lower(), trial.value, len(trial.intermediate_values)]
+            rows.append([search.scheme, *told, *(trial.params.get(key) for key in space)])
+        done = search.done
+        for axis, key in zip(axes, space, strict=True):
+            axis.plot([trial.params[key] for trial in done], [trial.value for trial in done], "o", label=search.scheme)
+        if done:
+            path = out / ("best.yaml" if len(searches) == 1 else f"best-{slug(search.scheme)}.yaml")
+            best = check(search.with_values({**done[0].params, "train.name": path.stem}))
+            with replacing(path) as part:
+                part.write_text(f"# python scripts/train.py --config {path}\n{to_yaml(best)}", encoding="utf-8")
     with replacing(out / "trials.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["scheme", "trial", "state", searches[0].settings.maximize, "epochs", *keys])
-        for search in searches:
-            for trial in search.study.trials:
-                chosen = [trial.params.get(key) for key in keys]
-                epochs = len(trial.intermediate_values)
-                table.writerow([search.scheme, trial.number, trial.state.name.lower(), trial.value, epochs, *chosen])
-            done = search.done
-            for axis, key in zip(axes, keys, strict=True):
-                axis.plot([t.params[key] for t in done], [t.value for t in done], "o", label=search.scheme)
-            if done:
-                path = out / ("best.yaml" if len(searches) == 1 else f"best-{slug(search.scheme)}.yaml")
-                best = check(with_values(search.values, {**done[0].params, "train.name": path.stem}))
-                text = f"# python scripts/train.py --config {path}\n{to_yaml(best)}"
-                with replacing(path) as part_of_best:
-                    part_of_best.write_text(text, encoding="utf-8")
-    for axis, key in zip(axes, keys, strict=True):
+        csv.writer(file).writerows(rows)
+    for axis, (key, choices) in zip(axes, space.items(), strict=True):
         axis.set_xlabel(key)
-        if getattr(searches[0].settings.space[key], "log", False):
+        if isinstance(choices, Range) and choices.log:
             axis.set_xscale("log")
-    axes[0].set_ylabel(searches[0].settings.maximize)
+    axes[0].set_ylabel(maximized)
     axes[-1].legend()
     (out / "figures").mkdir(exist_ok=True)
     figure.savefig(out / "figures" / "search.png", dpi=150)

@@ -1,27 +1,29 @@
 """The tables: a row for each scheme, as text and as CSV."""
 
-import csv
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from io import StringIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from .measures import MEASURES, Estimate, measure, nested, over_seeds, pooled
-from .results import Difference, Result, by_scheme, paired_difference, stacked
+from ..evaluation.table import GAPS, shown_gaps
+from .results import (
+    MEASURES,
+    Difference,
+    Estimate,
+    Result,
+    by_scheme,
+    nested,
+    over_seeds,
+    paired_difference,
+    pooled,
+    stacked,
+)
 
 # Read from left to right.
 LEVELS = {"elbo_init": "ELBO at λ₀", "elbo": "ELBO at λ_K", "elbo_optimum": "ELBO at λ*", "log_evidence": "log p̂"}
-_GAPS = {  # between which levels
-    "recovered": ("elbo_init", "elbo"),
-    "remaining": ("elbo", "elbo_optimum"),
-    "approximation": ("elbo_optimum", "log_evidence"),
-    "inference": ("elbo", "log_evidence"),
-    "amortization": ("elbo_init", "elbo_optimum"),
-}
 _WORDS = {"recovered": "recovered by steps", "remaining": "amortization gap left"}  # of the others: approximation gap
 _MORE = {  # heading, decimals
     "iwae": ("IWAE at λ_K", 2),
@@ -61,6 +63,7 @@ class Row(NamedTuple):
     scheme: str
     group: Sequence[Result]
     estimates: Mapping[str, Estimate]
+    gaps: Mapping[str, Mapping[str, float]]  # of the rounded levels
     num_left_out: int
     difference: Difference | None
     told: Entry
@@ -78,16 +81,17 @@ def rows(results: Sequence[Result], split: str) -> list[Row]:
             levels = [of.get("elbo", Estimate(math.nan)).mean for of in (table[0].estimates, estimates)]
             rounded, mean = round(levels[1], 2) - round(levels[0], 2), difference.mean
             told = entry(Estimate(rounded if abs(rounded - mean) < 0.011 else mean, difference.se), "+")
-        table.append(Row(scheme, group, estimates, left_out, difference, told))
+        numbers = {name: estimate._asdict() for name, estimate in estimates.items()}
+        gaps = shown_gaps({**numbers, "gap": numbers})
+        table.append(Row(scheme, group, estimates, gaps, left_out, difference, told))
     return table
 
 
 def _estimates(group: Sequence[Result], split: str) -> tuple[dict[str, Estimate], int]:
     """All that was measured; levels and gaps of one set of images, and how many are left out of these as not finite."""
-    taken = {name: [measure(result.evaluation, name, split) for result in group] for name in MEASURES}
+    taken = {name: [result.measure(name, split) for result in group] for name in MEASURES}
+    taken |= {name: [getattr(result, name) for result in group] for name in ("train_seconds", "ms_per_image")}
     found = {name: over_seeds(estimates) for name, estimates in taken.items()}
-    found["train_seconds"] = over_seeds([result.train_seconds for result in group])
-    found["ms_per_image"] = over_seeds([result.ms_per_image for result in group])
     for name in ("iwae", "mse"):
         values, _, groups = stacked(group, [name], split)
         found[name] = pooled(values[0], groups) if values.size else found[name]
@@ -96,8 +100,8 @@ def _estimates(group: Sequence[Result], split: str) -> tuple[dict[str, Estimate]
     if values.size:
         level = dict(zip(names, values, strict=True))
         found |= {name: pooled(part, groups) for name, part in level.items()}
-        ends = {gap: pair for gap, pair in _GAPS.items() if {*pair} <= level.keys()}
-        found |= {gap: pooled(level[end] - level[start], groups) for gap, (start, end) in ends.items()}
+        ends = {gap: pair for gap, pair in GAPS.items() if {*pair} <= level.keys()}
+        found |= {gap: pooled(level[high] - level[low], groups) for gap, (high, low) in ends.items()}
     return {name: value for name, value in found.items() if value is not None}, left_out
 
 
@@ -112,27 +116,18 @@ def levels_table(table: Sequence[Row]) -> Table:
         header.append(f"ELBO − that of {table[0].scheme}")
         lines = [[*line, row.told] for line, row in zip(lines, table, strict=True)]
     for before, name in zip(["", *names], names, strict=False):
-        gap = next((gap for gap, ends in _GAPS.items() if ends == (before, name)), "")
+        gap = next((gap for gap, ends in GAPS.items() if ends == (name, before)), "")
         header += [f"+ {_WORDS.get(gap, f'{gap} gap')}", f"= {LEVELS[name]}"] if gap else [LEVELS[name]]
         for row, line in zip(table, lines, strict=True):
-            line.extend([entry(shown_gap(row, gap))] if gap else [])
+            if gap:
+                line.append(entry(Estimate(row.gaps[gap]["mean"], row.gaps[gap]["se"] or 0.0)))
             line.append(entry(row.estimates[name]))
     return Table("Where the nats are", header, lines)
 
 
-def shown_gap(row: Row, gap: str) -> Estimate | None:
-    """The difference of the rounded levels, so that what is shown adds up; None where there are none."""
-    start, end = (row.estimates.get(level) for level in _GAPS[gap])
-    error = row.estimates.get(gap, Estimate(0)).se
-    return Estimate(round(end.mean, 2) - round(start.mean, 2), error) if start and end else None
-
-
 def more_table(table: Sequence[Row]) -> Table:
     """Other measures, and what they cost."""
-    lines = [
-        [Entry(row.scheme), *(entry(row.estimates.get(name), "", decimals) for name, (_, decimals) in _MORE.items())]
-        for row in table
-    ]
+    lines = [[Entry(row.scheme), *(entry(row.estimates.get(n), "", d) for n, (_, d) in _MORE.items())] for row in table]
     return Table("Other measures, and the cost", ["scheme", *(heading for heading, _ in _MORE.values())], lines)
 
 
@@ -143,10 +138,9 @@ def runs_table(table: Sequence[Row], out: Path) -> Table:
         evaluation = row.group[0].evaluation
         texts = [str(nested(evaluation, "scheme", name) or _NOTHING) for name in names]
         size = evaluation.get("num_parameters")
-        paths = (os.path.relpath(result.cell.run_dir, out).replace(os.sep, "/") for result in row.group)
-        links = tuple((str(result.cell.seed), quote(path)) for result, path in zip(row.group, paths, strict=True))
-        found = Entry(", ".join(seed for seed, _ in links), links=links)
-        lines.append([*map(Entry, [row.scheme, *texts, f"{size:,}" if size else _NOTHING]), found])
+        runs = {str(r.cell.seed): os.path.relpath(r.cell.run_dir, out).replace(os.sep, "/") for r in row.group}
+        links = Entry(", ".join(runs), links=tuple((seed, quote(path)) for seed, path in runs.items()))
+        lines.append([*map(Entry, [row.scheme, *texts, f"{size:,}" if size else _NOTHING]), links])
     return Table("The runs", ["scheme", *names[:-1], "K", "parameters", "runs, by seed"], lines)
 
 
@@ -167,12 +161,13 @@ def published_table(published: Mapping[str, Mapping[str, float | str]], results:
     """A line for each published number; those not obtained yet have a dash."""
     groups, lines = by_scheme(results), []
     for scheme, numbers in published.items():
-        for name in (name for name in numbers if name != "source"):
-            obtained = over_seeds([measure(result.evaluation, name, split) for result in groups.get(scheme, [])])
-            value = float(numbers[name])
-            gap = None if obtained is None else Estimate(obtained.mean - value)
-            what, source = _NAMES.get(name, name.replace("_", " ")), str(numbers.get("source", ""))
-            lines.append([*map(Entry, (scheme, what, number(value))), entry(obtained), entry(gap, "+"), Entry(source)])
+        for name, value in numbers.items():
+            if name != "source":
+                obtained = over_seeds(result.measure(name, split) for result in groups.get(scheme, []))
+                gap = obtained and Estimate(obtained.mean - float(value))
+                words = (scheme, _NAMES.get(name, name.replace("_", " ")), number(float(value)))
+                source = Entry(str(numbers.get("source", "")))
+                lines.append([*map(Entry, words), entry(obtained), entry(gap, "+"), source])
     header = ["scheme", "measure", "published", "obtained", "obtained − published", "source"]
     return Table("Published and obtained", header, lines)
 
@@ -200,29 +195,22 @@ def latex(text: object) -> str:
     return _TEX_PARTS.sub(lambda match: _TEX[match[0]], str(text))
 
 
-def to_csv(table: Sequence[Row]) -> str:
-    """All digits: each estimate in two columns, mean and standard error; empty where nothing was measured."""
-    lines: list[dict[str, float | str]] = []
+def short_csv(table: Sequence[Row]) -> Iterable[Sequence[object]]:
+    """Rows of a file, of all digits: estimates as mean and standard error; empty where nothing was measured."""
+    names = list(dict.fromkeys(name for row in table for name in row.estimates))
+    yield ["scheme", "seeds", *(column for name in names for column in (name, f"{name}_se"))]
     for row in table:
-        lines.append({"scheme": row.scheme, "seeds": len(row.group)})
-        for name, (mean, se) in row.estimates.items():
-            lines[-1] |= {name: mean, f"{name}_se": "" if math.isnan(se) else se}
-    out = StringIO()
-    writer = csv.DictWriter(out, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+        found = (row.estimates.get(name, Estimate(math.nan)) for name in names)
+        yield [row.scheme, len(row.group), *("" if math.isnan(value) else value for one in found for value in one)]
 
 
-def long_csv(results: Sequence[Result]) -> Iterator[str]:
-    """Every value of every image, a line each, in pieces."""
-    yield "scheme,seed,split,image,measure,value\n"
+def long_csv(results: Sequence[Result]) -> Iterator[Sequence[object]]:
+    """Rows of a file: every value of every image."""
+    yield "scheme", "seed", "split", "image", "measure", "value"
     for result in results:
         for key, values in result.values.items():
             split, _, name = key.partition("/")
             index = result.values.get(f"{split}/index")
             if index is not None and name != "index" and values.shape == index.shape:
-                out, what = StringIO(), (result.cell.scheme, result.cell.seed, split)
-                pairs = zip(index.tolist(), values.tolist(), strict=True)
-                csv.writer(out, lineterminator="\n").writerows([*what, image, name, value] for image, value in pairs)
-                yield out.getvalue()
+                for image, value in zip(index.tolist(), values.tolist(), strict=True):
+                    yield result.cell.scheme, result.cell.seed, split, image, name, value

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..capture import engine
 from ..data import Dataset, Split
 from ..evaluation.subject import posterior_mean
-from ..files import NpzStream
+from ..files import npz_stream
 from ..training.noise import seed_noise
 from .folder import provenance
 from .load import Trained
@@ -61,13 +61,13 @@ def embed(
     beside = {name.replace("/", "_"): column for name, column in data.covariates.get(split, {}).items()}
     beside = {f"covariate_{name}" if name in arrays else name: column for name, column in beside.items()}
     arrays |= {name: (column.shape, column.dtype) for name, column in beside.items()}
-    with NpzStream(Path(path), arrays) as stream:
-        stream.append(meta=text, index=np.arange(n), row=data.origin(split).numpy())
-        stream.append(**({} if labels is None else {"labels": labels.numpy()}))
+    with npz_stream(Path(path), arrays) as append:
+        append(meta=text, index=np.arange(n), row=data.origin(split).numpy())
+        append(**({} if labels is None else {"labels": labels.numpy()}))
         for start in range(0, n, batch_size):
-            stream.append(**{name: column[start : start + batch_size] for name, column in beside.items()})
+            append(**{name: column[start : start + batch_size] for name, column in beside.items()})
         for rows in _batches(trained, data, split, batch_size, progress):
-            stream.append(**{name: value.detach().float().cpu().numpy() for name, value in rows.items()})
+            append(**{name: value.detach().float().cpu().numpy() for name, value in rows.items()})
     return {name: shape for name, (shape, _) in arrays.items()}
 
 
