@@ -15,6 +15,7 @@ from pyrovae.config import COMPONENTS
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: threads beside busy cores spin
 _CACHE = tempfile.TemporaryDirectory(prefix="pyrovae-cache-")
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's clusters listen to loopback alone
 os.environ["PYROVAE_CACHE"] = (
     _CACHE.name
 )  # nothing is written into a home folder, here or in processes that tests start

@@ -210,6 +210,19 @@ def test_an_engine_that_is_not_installed_is_named(make, monkeypatch):
 # Clusters.
 
 
+def test_a_cluster_of_this_machine_is_open_to_this_machine_alone(tmp_path):
+    """In a process of its own: Ray reads the setting once."""
+    pytest.importorskip("ray")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    code = (
+        "from pathlib import Path\nfrom pyrovae.comparison import ENGINES\nfrom pyrovae.comparison.plan import RunSettings\n"
+        "with ENGINES['ray'](RunSettings(engine='ray'), Path(), 1):\n"
+        "    import ray; print([node['NodeManagerAddress'] for node in ray.nodes()])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['127.0.0.1']"
+
+
 def test_ray_runs_fractions_of_a_device(monkeypatch, tmp_path):
     """Four jobs meet on two devices, of which each takes a half."""
     ray = pytest.importorskip("ray")

@@ -188,6 +188,8 @@ class RayEngine(Engine):
     """Runs jobs as Ray's tasks: on the cluster at `RAY_ADDRESS`, else on one that is started on this machine."""
 
     def __init__(self, run: RunSettings, folder: Path, num_jobs: int) -> None:
+        if "RAY_ADDRESS" not in os.environ:  # this makes Ray, whose ports know no password, listen to loopback alone
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         ray = self._ray = _imported("ray")
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # so that workers need not import torch
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
