@@ -24,7 +24,7 @@ from pyrovae.cli import cell as cell_command
 from pyrovae.cli import compare
 from pyrovae.comparison.figures import FIGURES
 from pyrovae.comparison.plan import merge
-from pyrovae.config import ConfigError, check
+from pyrovae.config import ConfigError, check, load_config
 
 ROOT = Path(__file__).parent.parent
 REPRODUCE = sorted((ROOT / "benchmarks" / "reproduce").glob("*.yaml"))
@@ -392,6 +392,15 @@ def test_a_comparison_completes_though_a_node_of_the_cluster_dies(main, tmp_path
     assert sum("=== tried again" in log for log in logs) == 1
 
 
+def test_a_base_is_a_file_beside_or_one_of_pyrovaes_own(tmp_path):
+    (tmp_path / "own.yaml").write_text("train: {epochs: 3}\n")
+    for base, epochs in (("own.yaml", 3), ("ivae", load_config("ivae").train.epochs)):
+        (file := tmp_path / "comparison.yaml").write_text(f"base: {base}\ncells: {{a: {{}}}}\n")
+        settings, overrides = c.load_settings(file)
+        (cell,) = c.plan(settings, c.schemes_of(settings, overrides, file), tmp_path)
+        assert cell.config.train.epochs == epochs
+
+
 def test_a_search_before_the_comparison(main, file, tmp_path, capsys):
     pytest.importorskip("optuna")
     space = "{guide.refiner.lr: {low: 0.003, high: 1.0, log: true}}"
@@ -410,6 +419,8 @@ def test_a_search_before_the_comparison(main, file, tmp_path, capsys):
     with (out / "trials.csv").open() as table:
         rows = [row for row in csv.DictReader(table) if row["scheme"] == "SVI"]
     best = max(rows, key=lambda row: float(row["val/elbo"]))
+    found = f"Of 4 trials of SVI, guide.refiner.lr = {float(best['guide.refiner.lr']):.3g} is best (val/elbo "
+    assert found in (out / "table.md").read_text(encoding="utf-8")
     for seed in (0, 1):
         run = out / "cells" / f"SVI-trial_{best['trial']}-seed_{seed}" / "version_0"
         lr = yaml.safe_load((run / "config.yaml").read_text())["guide"]["refiner"]["lr"]

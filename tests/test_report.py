@@ -408,7 +408,16 @@ def test_what_was_not_measured_is_left_out(tmp_path):
     assert list((tmp_path / "out" / "figures").iterdir()) == []
     assert "<img" not in text
     assert "This evaluation does not say which test data it is of, so it is not subtracted; evaluate again." in text
-    assert "Of 3 schemes, none can be subtracted" in page(tmp_path / "out", [])[:0] + text
+    assert "Of 3 schemes, none can be subtracted" in text
+
+
+def test_one_scheme_is_told_by_its_elbo(tmp_path, recwarn):
+    (first, *_) = results(tmp_path)
+    text = page(tmp_path / "out", [first], lead=["Of 3 trials, this is best."])
+    told = r"Of 3 trials, this is best\. amortized has an ELBO of \S+( ± \S+)? nats at λ.*; no other scheme is compared with it"
+    assert re.search(told, re.sub("<[^>]+>", "", text))
+    assert not [one for one in recwarn if "singular" in str(one.message)]  # a curve of one point, or a flat one
+    assert (tmp_path / "out" / "table.tex").read_text(encoding="utf-8").endswith("tabular}\n")
 
 
 def test_nothing_at_all_is_a_page_too(tmp_path):

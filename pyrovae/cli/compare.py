@@ -104,7 +104,8 @@ def _compare(args: argparse.Namespace, problems: _Problems) -> None:
             if results or failures or unreadable:
                 how = {**run.model_dump(exclude={"slurm"}), "jobs": jobs}
                 c.write_report(
-                    out, results, title=out.name, failures=failures, unreadable=unreadable,
+                    out, results, title=out.name, lead=[text for one in searches if (text := one.told())],
+                    failures=failures, unreadable=unreadable,
                     published=settings.published, settings=_description(settings, cells, args), run=how,
                 )  # fmt: skip
                 print((out / "table.md").read_text(encoding="utf-8"))

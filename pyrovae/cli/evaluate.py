@@ -24,7 +24,7 @@ python scripts/evaluate.py runs/ivae/version_0 --num-data 1000 --num-samples 500
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates a run; returns the exit code."""
     parser = command_parser("evaluate.py", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="what scripts/train.py left, runs/ivae/version_0 say")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="what train left, runs/ivae/version_0 say")
     allow_argument(parser)
     _add_settings(parser)
     parser.add_argument("overrides", nargs="*", metavar="dataset.key=value", help="where the data lie now, say")

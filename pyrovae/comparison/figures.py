@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from ..evaluation.gaps import gap_bars
 from ..training.figures import image_rows
@@ -35,13 +35,11 @@ def forest(table: Sequence[Row], split: str) -> Figure | None:
             axes.plot([low, high], [y, y], color="#1f4e79", linewidth=1.8, solid_capstyle="butt")
             axes.plot(difference.mean, y, "s", color="#1f4e79", markersize=5)
             text, place = f"[{number(low)}, {number(high)}]", axes.get_yaxis_transform()
-            axes.text(0.99, y, text, transform=place, ha="right", va="center", fontsize=8)
-        ends = np.array([0.0, *(end for difference in differences.values() for end in difference.interval)])
-        span = np.ptp(ends) or 1.0
-        axes.set_xlim(ends.min() - 0.06 * span, ends.max() + 0.5 * span)  # room for the numbers
+            axes.text(1.02, y, text, transform=place, va="center", fontsize=8)  # beside the panel
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(others)), others, fontsize=8)
         axes.set_ylim(len(others) - 0.5, -0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("nats a datapoint", fontsize=8)
         axes.set_title(f"{what} − that of {table[0].scheme}", fontsize=9)
         _finish(axes)
@@ -89,7 +87,8 @@ def costs(table: Sequence[Row], split: str) -> Figure | None:
         # Starts far below are left out, beside which schemes could not be told apart; dots and ends stay in.
         low, high = np.nanquantile(np.concatenate(all_y), [0.1, 1])
         low = np.nanmin([low, *(part[-1] for part in all_y)])  # a dot is a line of one point
-        axes.set_ylim(low - 0.15 * (high - low), high + 0.08 * (high - low))
+        span = high - low or 1.0
+        axes.set_ylim(low - 0.15 * span, high + 0.08 * span)
         _finish(axes)
     named = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
     lines = {name: line for name, line in named.items() if name[0] != "_"}

@@ -178,7 +178,10 @@ def cell_of(scheme: str, seed: int, values: Mapping[str, Any], folder: Path) -> 
 
 def schemes_of(settings: ComparisonSettings, overrides: Iterable[str], file: Path) -> dict[str, dict[str, Any]]:
     """The sections of each scheme's configuration, by name: base, common, the cell's own, families, `overrides`."""
-    base = settings.base if isinstance(settings.base, dict) else read_yaml(find_config(file).parent / settings.base)
+    base = settings.base
+    if isinstance(base, str):  # by its path from the file's folder, or one of pyrovae's own by its name
+        beside = find_config(file).parent / base
+        base = read_yaml(beside if beside.is_file() else base)
     base = merge({section: values for section, values in base.items() if values is not None}, settings.common)
     schemes: dict[str, dict[str, Any]] = {}
     for name, changes in settings.cells.items():

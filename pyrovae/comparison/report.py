@@ -26,6 +26,7 @@ def write_report(
     results: Sequence[Result],
     *,
     title: str = "Comparison",
+    lead: Sequence[str] = (),
     failures: Sequence[Any] = (),
     unreadable: Sequence[str] = (),
     published: Mapping[str, Mapping[str, float | str]] = {},
@@ -39,6 +40,7 @@ def write_report(
         out: Folder.
         results: Evaluated cells; schemes are compared with that of the first.
         title: Of the page.
+        lead: Sentences before the result, what a search has found say.
         failures: Cells that have no result: `cell`, exit `code`, `message` and `log`.
         unreadable: What `read_results` says of the others.
         published: Scheme -> published numbers and their source.
@@ -55,7 +57,7 @@ def write_report(
     runs, about = tables.without_constants(tables.runs_table(table, out))
     page = {
         "title": title,
-        "headline": _headline(table, split),
+        "headline": " ".join([*lead, _headline(table, split)]),
         "failed": [*(f"{f.cell.name}: exit code {f.code}: {f.message} (log: {f.log})" for f in failures), *unreadable],
         "pictures": pictures,
         "levels": tables.levels_table(table),
@@ -107,6 +109,9 @@ def _draw(folder: Path, table: Sequence[Row], split: str) -> tuple[dict[str, str
 def _headline(table: Sequence[Row], split: str) -> str:
     """The result in one sentence, and of what it holds."""
     told = sorted(((row, row.difference) for row in table if row.difference), key=lambda found: -found[1].mean)
+    if len(table) == 1 and "elbo" in table[0].estimates:
+        elbo = tables.entry(table[0].estimates["elbo"])
+        return f"{table[0].scheme} has an ELBO of {elbo} nats at λ_K ({split}); no other scheme is compared with it."
     if not told:
         return f"Of {len(table)} scheme{'s' if len(table) != 1 else ''}, none can be subtracted from the first."
     inputs = table[0].group[0].values.get(f"{split}/inputs")

@@ -79,6 +79,16 @@ class Search:
         found = [trial for trial in self.study.trials if trial.state.name == "COMPLETE"] if begun else []
         return sorted(found, key=lambda trial: -trial.value)
 
+    def told(self) -> str:
+        """The best values found, as a sentence; empty if there are none."""
+        if not self.done:
+            return ""
+        best, values = self.done[0], []
+        for key, value in best.params.items():
+            values.append(f"{key} = {value:.3g}" if isinstance(value, float) else f"{key} = {value}")
+        num, key = len(self.study.trials), self.settings.maximize
+        return f"Of {num} trials of {self.scheme}, {', '.join(values)} is best ({key} {best.value:.2f})."
+
     def run(self, engine: Engine, job_of: Callable[[Cell], Job], say: Callable[[str], None]) -> list[str]:
         """Runs the trials that are left, as many side by side as the engine does; returns a line for each failed."""
         running, failed = dict[Any, _Running](), list[str]()

@@ -46,10 +46,12 @@ class Sample(NamedTuple):
 class _Evaluation:
     """Runs measures and keeps what they find. The noise of each is a function of the seed and its name alone."""
 
-    def __init__(self, settings: EvaluationSettings, device: torch.device, main: str, progress: bool) -> None:
+    def __init__(
+        self, settings: EvaluationSettings, device: torch.device, main: str, total: int, progress: bool
+    ) -> None:
         self.settings, self.device, self.main = settings, device, main
         self.found = Measurement(numbers={"splits": {}, "seconds": {}})
-        self.bar = tqdm(desc="evaluating", disable=None if progress else True, unit="measure")
+        self.bar = tqdm(desc="evaluating", total=total, disable=None if progress else True, unit="measure")
 
     def run(self, name: str, measure: Callable[[], Any], split: str = "") -> Any:
         """What `measure` gives; None if it fails."""
@@ -95,7 +97,9 @@ def evaluate(
     """
     settings, device = settings or EvaluationSettings(), next(model.parameters()).device
     model.eval(), guide.eval()
-    run = _Evaluation(settings, device, main, progress)
+    once = 4 + (settings.num_annealed > 0) + (settings.num_simulated > 0)
+    total = 4 * len(samples) + (probe is not None) + 2 * len(occluded) + once
+    run = _Evaluation(settings, device, main, total, progress)
     found, splits = run.found, run.found.numbers["splits"]
     draws: dict[str, Any] = {"num_samples": settings.num_samples, "num_particles": settings.num_particles}
     steps = {**draws, "max_steps": settings.max_steps}

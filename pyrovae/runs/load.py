@@ -100,7 +100,7 @@ def read_config(run_dir: str | Path, overrides: Sequence[str] = (), allow: Colle
     run_dir = Path(run_dir)
     if not (run_dir / "config.yaml").is_file():
         versions = sorted(run_dir.glob("version_*"), key=lambda path: (len(path.name), path.name))
-        hint = f"name a run, {versions[-1]} say" if versions else "name a folder that scripts/train.py wrote"
+        hint = f"name a run, {versions[-1]} say" if versions else "name a folder that train wrote"
         raise CheckpointError(f"{run_dir} holds no config.yaml; {hint}")
     try:
         return load_config(run_dir / "config.yaml", overrides, allow)
