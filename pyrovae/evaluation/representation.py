@@ -45,8 +45,9 @@ def representation(
     params = {"": subject.params, "_init": subject.init}
     means = {suffix: posterior_mean(subject.family, rows) for suffix, rows in params.items()}
     kls = {suffix: _kl(subject, rows) for suffix, rows in params.items()}
-    for suffix, mean in means.items():
-        lifetime, kl = sparsity(mean.T), kls[suffix]
+    for suffix, z in means.items():
+        mean, kl = z.flatten(1), kls[suffix]  # (N, D), of latent arrays too
+        lifetime = sparsity(mean.T)
         found.numbers |= {
             "dims_in_use" + suffix: None if kl is None else int((kl > IN_USE).sum()),
             "kl_per_dim" + suffix: None if kl is None else kl.tolist(),
@@ -72,7 +73,9 @@ def representation(
     if probe_train is not None and probe_train.labels is not None and subject.labels is not None:
         with attempt(found.failed, "probe"):
             _probe(found, subject, probe_train, means)
-    found.draw("aggregate_posterior", aggregate_posterior_figure, means[""], subject.labels, subject.class_names)
+    found.draw(
+        "aggregate_posterior", aggregate_posterior_figure, means[""].flatten(1), subject.labels, subject.class_names
+    )
     if kls[""] is not None:
         found.draw("kl_per_dim", kl_bars, kls[""], kls["_init"] if subject.refines else None)
     return found
