@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import pyrovae as pv
 from pyrovae.cli import evaluate, train
 from pyrovae.config import ConfigError
-from pyrovae.evaluation.evaluate import write
 from pyrovae.evaluation.subject import Measurement
 from pyrovae.evaluation.table import grouped_warnings, table
+from pyrovae.runs.evaluate import write
 from pyrovae.runs.folder import device_of
 from pyrovae.training import CheckpointError
 from pyrovae.training.checkpoint import is_of

@@ -1,23 +1,17 @@
-"""All measures of a model and a guide, and the files that an evaluation leaves."""
+"""All measures of a model and a guide."""
 
-import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyro
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from ..capture import engine
-from ..files import replacing
 from ..guides import Guide
 from ..models import can_decode
 from ..training.noise import seed_noise
@@ -32,7 +26,6 @@ from .trajectories import trajectory
 from .traversals import traversals
 
 NUM_SHOWN = 12  # reconstructions kept
-_SUFFIX = ".evaluation"  # of the events file
 
 
 class Sample(NamedTuple):
@@ -158,46 +151,3 @@ def _measure_main(run: _Evaluation, subject: Subject) -> None:
             run.keep(name, measure)
     if evidence is not None and "ais" in found.numbers:
         found.draw("bounds", bounds_figure, found.numbers["splits"][subject.name] | found.numbers)
-
-
-def plain(value: Any) -> Any:
-    """As JSON has it: tensors become lists, numbers that are none become null."""
-    return json.loads(json.dumps(value, default=lambda tensor: tensor.tolist()), parse_constant=lambda _: None)
-
-
-def write(run_dir: Path, result: dict[str, Any], found: Measurement) -> None:
-    """The files of an evaluation in place of an earlier one's, `evaluation.json` last: where it is, all is.
-
-    A figure that cannot be drawn is noted in the result's `failed`; an OSError, if files cannot be written.
-    """
-    with attempt({}, "the earlier evaluation"):  # there may be none, or a damaged one
-        for name in json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))["figures"]:
-            (run_dir / "figures" / f"{name}.png").unlink(missing_ok=True)
-    for name, figure in found.figures.items():
-        path = run_dir / "figures" / f"{name}.png"
-        with attempt(result["failed"], f"figure {name}"), replacing(path) as part:
-            figure.savefig(part, dpi=150, format="png")
-    result["figures"] = [name for name in result["figures"] if f"figure {name}" not in result["failed"]]
-    arrays: dict[str, Any] = {name: value.detach().cpu().numpy() for name, value in found.values.items()}
-    with replacing(run_dir / "evaluation.npz") as path, path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    for old in run_dir.glob(f"events.out.tfevents.*{_SUFFIX}"):
-        old.unlink()
-    with SummaryWriter(run_dir, filename_suffix=_SUFFIX) as writer:
-        for split, numbers in result["splits"].items():
-            for name, value in _scalars(numbers):
-                writer.add_scalar(f"evaluation_{split}/{name}", value)
-        for name in result["figures"]:  # as drawn already
-            with Image.open(run_dir / "figures" / f"{name}.png") as image:
-                writer.add_image(f"evaluation/{name}", np.asarray(image.convert("RGB")), dataformats="HWC")
-    with replacing(run_dir / "evaluation.json") as path:
-        path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _scalars(numbers: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in numbers.items():
-        number = value.get("mean", value) if isinstance(value, dict) else value
-        if isinstance(number, dict):
-            yield from _scalars(number, f"{prefix}{name}.")
-        elif isinstance(number, int | float) and not isinstance(number, bool):
-            yield prefix + name, number

@@ -1,13 +1,16 @@
 """How good a posterior is: of a run, with the results left in its folder, or of a model and a guide at hand."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from ..config import Config, ConfigError, build_data, load_config
 from ..config.components import name_of, nearest
@@ -15,17 +18,18 @@ from ..data import Dataset
 from ..data.dataset import SPLITS
 from ..data.normalization import as_in
 from ..data.shifts import SHIFTS, can_shift, shifted
-from ..evaluation.evaluate import Sample, plain, write
+from ..evaluation.evaluate import Sample
 from ..evaluation.evaluate import evaluate as measured
 from ..evaluation.settings import EvaluationSettings
-from ..evaluation.subject import Measurement
-from ..files import check_writable
+from ..evaluation.subject import Measurement, attempt
+from ..files import check_writable, replacing
 from ..guides import Guide
 from ..training.checks import check_shapes
 from ..validation import problem
 from .folder import device_of, threads_of, versions
 from .load import load, open_run
 
+_SUFFIX = ".evaluation"  # of the events file
 OCCLUDED = (0.1, 0.3, 0.5)  # shares of the image, for the curve of gaps against occlusion
 
 
@@ -197,3 +201,46 @@ def _probe(data: Dataset, settings: EvaluationSettings) -> Sample | None:
     labels = data.labels.get("train")
     num = min(settings.num_probe, len(data.train) - settings.num_data)
     return None if labels is None or num < 1 else Sample(*data.take("train", start=len(data.train) - num))
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: tensors become lists, numbers that are none become null."""
+    return json.loads(json.dumps(value, default=lambda tensor: tensor.tolist()), parse_constant=lambda _: None)
+
+
+def write(run_dir: Path, result: dict[str, Any], found: Measurement) -> None:
+    """The files of an evaluation in place of an earlier one's, `evaluation.json` last: where it is, all is.
+
+    A figure that cannot be drawn is noted in the result's `failed`; an OSError, if files cannot be written.
+    """
+    with attempt({}, "the earlier evaluation"):  # there may be none, or a damaged one
+        for name in json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))["figures"]:
+            (run_dir / "figures" / f"{name}.png").unlink(missing_ok=True)
+    for name, figure in found.figures.items():
+        path = run_dir / "figures" / f"{name}.png"
+        with attempt(result["failed"], f"figure {name}"), replacing(path) as part:
+            figure.savefig(part, dpi=150, format="png")
+    result["figures"] = [name for name in result["figures"] if f"figure {name}" not in result["failed"]]
+    arrays: dict[str, Any] = {name: value.detach().cpu().numpy() for name, value in found.values.items()}
+    with replacing(run_dir / "evaluation.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    for old in run_dir.glob(f"events.out.tfevents.*{_SUFFIX}"):
+        old.unlink()
+    with SummaryWriter(run_dir, filename_suffix=_SUFFIX) as writer:
+        for split, numbers in result["splits"].items():
+            for name, value in _scalars(numbers):
+                writer.add_scalar(f"evaluation_{split}/{name}", value)
+        for name in result["figures"]:  # as drawn already
+            with Image.open(run_dir / "figures" / f"{name}.png") as image:
+                writer.add_image(f"evaluation/{name}", np.asarray(image.convert("RGB")), dataformats="HWC")
+    with replacing(run_dir / "evaluation.json") as path:
+        path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _scalars(numbers: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in numbers.items():
+        number = value.get("mean", value) if isinstance(value, dict) else value
+        if isinstance(number, dict):
+            yield from _scalars(number, f"{prefix}{name}.")
+        elif isinstance(number, int | float) and not isinstance(number, bool):
+            yield prefix + name, number
