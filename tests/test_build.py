@@ -134,7 +134,7 @@ def test_load(run, images):
 
 def test_load_says_what_it_wanted(run):
     (run[0] / "config.yaml").unlink()
-    with pytest.raises(CheckpointError, match="holds no config.yaml; name a folder that scripts/train.py wrote"):
+    with pytest.raises(CheckpointError, match="holds no config.yaml; name a folder that train wrote"):
         pv.load(run[0])
     (run[0] / "version_0").mkdir()
     with pytest.raises(CheckpointError, match="name a run, .*version_0 say"):

@@ -337,7 +337,7 @@ def test_pictures_of_a_guide_that_does_not_refine_of_colours_and_of_one_image(tm
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["nowhere"], 4, "nowhere holds no config.yaml; name a folder that scripts/train.py wrote"),
+        (["nowhere"], 4, "nowhere holds no config.yaml; name a folder that train wrote"),
         (["PARENT"], 4, "name a run, "),
         (["RUN", "--out", "/proc/no/z"], 6, "cannot write to /proc/no"),
         (["RUN", "--out", "RUN/config.yaml/z"], 6, "name another place with --out"),
