@@ -427,8 +427,8 @@ def test_batches_do_not_depend_on_threads(decode, cache, tmp_path):
 def test_few_arrays_wait_to_be_written(monkeypatch, files, read):
     monkeypatch.setattr(decoding, "_AHEAD", 2)
     items = Items("Toy", files, read, SHAPE, {})
-    some = decoding._in_order(items, list(range(N)), 2)
+    some = items.decoded(range(N), 2)
     for i in range(10):
-        assert next(some)[0] == i
+        assert next(some)[1] == i
     time.sleep(0.05)
     assert read.calls().total() <= 10 + 2 * 2

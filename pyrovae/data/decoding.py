@@ -7,9 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from itertools import islice
@@ -24,11 +22,11 @@ from tqdm.auto import tqdm
 
 from .errors import DataError
 from .outside import cache_folder
-from .rows import Mapped, Rows
+from .rows import Mapped, Rows, in_order
 from .sizes import size
 
 OnBad = Literal["error", "skip"]
-Made = tuple[int, np.ndarray | DataError]  # the number of an item, and its array or what is wrong with it
+Made = tuple[np.ndarray | DataError, int]  # the array of an item, or what is wrong with it, and its number
 
 _VERSION = 1  # of decoding: raise it when arrays change, and every cache is made anew
 _BLOCK = 128  # items from one flush to the next
@@ -65,6 +63,11 @@ class Items:
             return DataError(f"{what}; set dataset.image_size, or mend or remove it")
         return array.astype(self.dtype, casting="same_kind", copy=False)
 
+    def decoded(self, numbers: Iterable[int], num_workers: int) -> Generator[Made, None, None]:
+        """Each of these items in turn, by threads: Pillow decodes without interpreter lock."""
+        num_workers = max(1, num_workers)
+        return in_order(self.decode, numbers, num_workers, _AHEAD * num_workers)
+
     def refused(self, reason: object) -> DataError:
         """What is wrong with an item, when that is not to be passed over."""
         return DataError(f"{self.name}: {reason}, or set dataset.on_bad: skip")
@@ -92,9 +95,9 @@ def decoded(
         rows: Rows = Streamed(items)
         states = np.full(len(files), _GOOD)
         if on_bad == "skip":
-            made = _in_order(items, range(len(files)), num_workers)
+            made = items.decoded(range(len(files)), num_workers)
             looked = tqdm(made, f"reading {name} once, for damaged files", len(files), unit="file", disable=None)
-            states[[number for number, array in looked if isinstance(array, DataError)]] = _BAD
+            states[[number for array, number in looked if isinstance(array, DataError)]] = _BAD
     else:
         where = _Cache(items, cache, skip=on_bad == "skip")
         try:
@@ -163,7 +166,7 @@ class _Cache:
             print(f"{text}, {num} files to {size(num_bytes)} in {self.folder}", file=sys.stderr)
             with (
                 tqdm(total=num, initial=done, desc=text, unit="file", disable=None) as bar,
-                closing(_in_order(self.items, todo, num_workers)) as made,
+                closing(self.items.decoded(todo, num_workers)) as made,
             ):
                 while some := self._write(states, islice(made, _BLOCK)):
                     bar.update(some)
@@ -184,7 +187,7 @@ class _Cache:
         with self.arrays.open("r+b", buffering=0) as file:
             end = os.fstat(file.fileno()).st_size
             try:
-                for number, made in block:
+                for made, number in block:
                     if not isinstance(made, DataError):
                         data = np.ascontiguousarray(made).reshape(-1).view(np.uint8).data
                         place = end - (self.shape[0] - number) * len(data)
@@ -230,21 +233,6 @@ class _Cache:
             self.arrays.unlink(missing_ok=True)
             raise
         np.save(self.states, np.full(self.shape[0], _UNKNOWN, np.uint8))
-
-
-def _in_order(items: Items, numbers: Iterable[int], num_workers: int) -> Generator[Made, None, None]:
-    """Each number, with its array or what is wrong with it."""
-    num_workers = max(1, num_workers)
-    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decoding")  # Pillow decodes without interpreter lock
-    started = ((number, pool.submit(items.decode, number)) for number in numbers)
-    ahead = deque(islice(started, _AHEAD * num_workers))
-    try:
-        while ahead:
-            number, decoding = ahead.popleft()
-            ahead.extend(islice(started, 1))
-            yield number, decoding.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class Streamed(Rows):

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +57,9 @@ def chunks(numbers: Tensor, rows: Rows, most: int = 2**17) -> tuple[Tensor, ...]
     return numbers.split(max(1, most // math.prod(rows.shape[1:])))
 
 
-def in_order(make: Callable[[Any], Any], items: Iterable[Any], num_threads: int, num_ahead: int) -> Iterator[Any]:
+def in_order(
+    make: Callable[[Any], Any], items: Iterable[Any], num_threads: int, num_ahead: int
+) -> Generator[Any, None, None]:
     """What `make` makes of each item, and the item, in their order; threads make up to `num_ahead` of the next ones."""
     pool, ahead = ThreadPoolExecutor(num_threads), deque[Any]()
     try:
