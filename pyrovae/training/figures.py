@@ -164,6 +164,7 @@ def kl_bars(kl: Tensor, kl_init: Tensor | None = None) -> Figure:
     return axes.figure
 
 
+IN_USE = 0.1  # nats of KL, above which a latent dimension tells something
 NUM_DRAWS = 8  # of the layers above
 NUM_MOMENT_DRAWS = 256  # where q has no moments in closed form
 
