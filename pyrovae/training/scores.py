@@ -14,7 +14,7 @@ from ..inference import Inferred, Terms, common_noise_terms, evaluating, mutual_
 from .figures import IN_USE, kl_per_dim
 from .noise import seed_noise
 
-_LOOKED_AT = 1000  # datapoints of a split and rank whose KL is taken by dimension
+_LOOKED_AT = 500  # datapoints of a split and rank whose KL is taken by dimension
 
 
 def mean_of(q: Any) -> Tensor | None:
