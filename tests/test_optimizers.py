@@ -165,3 +165,40 @@ def test_a_file_without_a_learning_rate_has_its_optimizers():
     assert rates == LEARNING_RATES
     assert check({}).model.lr == LEARNING_RATES[check({}).train.optimizer]
     assert check({"model": {"lr": 0.5}, "train": {"optimizer": "adam"}}).model.lr == 0.5
+
+
+def test_the_average_of_weights_is_kept_and_the_weights_train_on(tmp_path, monkeypatch):
+    options = {"epochs": 3, "batch_size": 10, "progress": False, "engine": "eager"}
+    plain, averaged = fresh("amortized"), fresh("amortized")
+    average: dict[str, torch.Tensor] = {}
+    step = pv.LitVAE.on_train_batch_end
+
+    def follow(self, *args):
+        step(self, *args)
+        for name, value in self.state_dict().items():
+            average[name] = torch.lerp(average[name], value, 0.25) if name in average else value.clone()
+
+    monkeypatch.setattr(pv.LitVAE, "on_train_batch_end", follow)
+    pv.fit(*plain, tiny_images(), run_dir=tmp_path / "plain", **options)
+    monkeypatch.undo()
+    pv.fit(*averaged, tiny_images(), run_dir=tmp_path / "averaged", ema_decay=0.75, **options)
+    last = torch.load(tmp_path / "averaged" / "checkpoints" / "last.ckpt", weights_only=True)
+    raw = torch.load(tmp_path / "plain" / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, value in average.items():
+        torch.testing.assert_close(last["state_dict"][name], value)
+        assert torch.equal(last["current_model_state"][name], raw["state_dict"][name])
+    rows = [
+        pv.training.callbacks.csv.DictReader((tmp_path / name / "metrics.csv").open()) for name in ("plain", "averaged")
+    ]
+    scores = [[row[key] for row in r if row[key]] for r, key in zip(rows, ("val/elbo", "val/elbo_raw"), strict=True)]
+    assert scores[0] == scores[1]
+
+
+def test_an_averaged_run_resumes_to_the_bit(tmp_path, monkeypatch):
+    options = {"epochs": 3, "batch_size": 10, "checkpoint_every": 3, "progress": False, "ema_decay": 0.9}
+    pv.fit(*fresh(), tiny_images(), run_dir=tmp_path / "whole", **options)
+    with plug_pulled(6, monkeypatch):
+        pv.fit(*fresh(), tiny_images(), run_dir=tmp_path / "cut", **options)
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    pv.fit(*fresh(), tiny_images(), run_dir=tmp_path / "cut", resume=last, **options)
+    assert_same(state_of(tmp_path / "cut")[1], state_of(tmp_path / "whole")[1])

@@ -72,6 +72,7 @@ class TrainConfig(Strict):
     weight_decay: NonNegativeFloat = 0.01
     lr_schedule: LRSchedule = "cosine"
     lr_warmup: Fraction = 0.0
+    ema_decay: Fraction | None = None
     gradient_clip: PositiveFloat | None = None
     beta_warmup: Any = None
     schedules: Any = {}
