@@ -127,7 +127,7 @@ class EvaluatedModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         size = max(self.guide.family.z_dim, self.guide.family.num_params)  # the same on a rank without any batch
-        self._statistics = SplitStatistics(size, self.device, self.measures_information)
+        self.statistics = SplitStatistics(size, self.device, self.measures_information)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         x = batch[0] if isinstance(batch, tuple | list) else batch
@@ -137,9 +137,9 @@ class EvaluatedModule(pl.LightningModule):
         with self.chosen_engine():
             inferred = self.guide.infer(x)
         terms_init, terms = self.score(x, inferred, self.eval_particles)
-        split = None if self._statistics.is_split else self._kl_per_dim(x, inferred.params)
+        split = None if self.statistics.is_split else self._kl_per_dim(x, inferred.params)
         information = mutual_information(self.guide.family, inferred.params) if self.measures_information else None
-        self._statistics.add(terms_init, terms, split, inferred.reverted, information)
+        self.statistics.add(terms_init, terms, split, inferred.reverted, information)
 
     def _kl_per_dim(self, x: Tensor, params: Tensor) -> Tensor | None:
         with evaluating(self):
@@ -155,7 +155,7 @@ class EvaluatedModule(pl.LightningModule):
 
     def log_statistics(self, split: str) -> dict[str, float]:
         """Logs the summary of a split, and returns it."""
-        summary = self._statistics.summary(self.trainer.strategy)
+        summary = self.statistics.summary(self.trainer.strategy)
         for name, value in summary.items():
             self.log(f"{split}/{name}", value, prog_bar=(split, name) == ("val", "elbo"), rank_zero_only=False)
         return summary
