@@ -200,16 +200,20 @@ def fit(
         path = run_dir / "checkpoints" / "best.ckpt"
         best: Any = read_checkpoint(path)["state_dict"] if trainer.is_global_zero else None
         module.load_state_dict(trainer.strategy.broadcast(best))
-    trainer.loggers = []  # the curves end with training; what follows goes to the caller
-    metrics = {**trainer.validate(module, val, verbose=False)[0], **trainer.test(module, test, verbose=False)[0]}
-    warn_if_unused(metrics, guide.family)
-    return {**metrics, "seconds": perf_counter() - since}
+    return {**_finished(trainer, module, val, test), "seconds": perf_counter() - since}
 
 
 def _begin(model: nn.Module, guide: Guide, data: Data, from_data: bool) -> None:
     hint_at_bright_images(model, data)
     if from_data:
         start.start_from_data(model, guide, data)
+
+
+def _finished(trainer: pl.Trainer, module: LitVAE, val: Iterable[Any], test: Iterable[Any]) -> dict[str, Any]:
+    trainer.loggers = []  # the curves end with training; what follows goes to the caller
+    metrics = {**trainer.validate(module, val, verbose=False)[0], **trainer.test(module, test, verbose=False)[0]}
+    warn_if_unused(metrics, module.guide.family)
+    return metrics
 
 
 def _check_refinement(module: LitVAE, epochs: int, world_size: int) -> None:
