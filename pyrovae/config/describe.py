@@ -140,8 +140,7 @@ def _content(model: nn.Module, guide: Guide) -> dict[str, Any]:
             for key, value in {**defaults, **given}.items():
                 with suppress(ValueError):  # a part, which is compared by itself
                     content[f"{name}, {key}"] = plain(value)
-    shapes = {name: tuple(value.shape) for name, value in modules.state_dict().items()}
-    content |= {name: shape for name, shape in shapes.items() if not name.endswith(".center")}  # of data, not settings
+    content |= {name: tuple(value.shape) for name, value in modules.state_dict().items()}
     if "refiner" in signature(type(guide))[0]:
         content["guide.refiner"] = block_of("refiner", getattr(guide, "refiner", None))
     return content

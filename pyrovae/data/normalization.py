@@ -260,15 +260,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def average(data: "Dataset", of: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
-    """The mean over training datapoints of `of(x)`, entry by entry: of x itself by default, (*x_shape), float32.
+def average(data: "Dataset") -> Tensor:
+    """The mean of x over training datapoints, entry by entry, (*x_shape), float32.
 
     Of grey values, where x is drawn from them, and of images that are not augmented. More than 50,000 datapoints, or
     2,000 where each is decoded or cut when read, are thinned to that.
     """
     most = _MOST if data.rows("train").at_hand else _DECODED
     with torch.no_grad(), _one_thread():
-        return _means(lambda: (of(x) for x in _training(data, most))).float()
+        return _means(lambda: _training(data, most)).float()
 
 
 def inverted(data: "Dataset") -> "Dataset":

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from ..validation import Sizes, validated
-from .mlp import MLP, Activation, Centered, activation_layer
+from .mlp import MLP, Activation, activation_layer
 
 
 def _halvings(name: str, shape: Sequence[int], times: int) -> list[tuple[int, ...]]:
@@ -16,7 +16,7 @@ def _halvings(name: str, shape: Sequence[int], times: int) -> list[tuple[int, ..
     return [tuple(-(-size // 2**i) for size in shape[1:]) for i in range(times + 1)]
 
 
-class ConvEncoder(Centered):
+class ConvEncoder(nn.Module):
     """Maps images `(..., C, H, W)` of any size to `(..., *out_shape)`; each convolution halves the image.
 
     Args:
@@ -48,7 +48,7 @@ class ConvEncoder(Centered):
         self.head = MLP((path[-1], *sizes[-1]), out_shape, widths=widths, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.convolutions(self.centered(x).reshape(-1, *x.shape[-3:]))
+        h = self.convolutions(x.reshape(-1, *x.shape[-3:]))
         return self.head(h.reshape(*x.shape[:-3], *h.shape[1:]))
 
 

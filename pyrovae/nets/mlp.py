@@ -2,9 +2,8 @@
 
 from itertools import pairwise
 from math import prod
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -24,43 +23,7 @@ def activation_layer(name: Activation) -> nn.Module:
     return _LAYERS[get_args(Activation).index(name)]()
 
 
-class Centered(nn.Module):
-    """A network that, as an encoder, reads x less its training mean; a decoder is never told one, and reads z as it is.
-
-    `center` (*in_shape) is None until `pyrovae.training.start_from_data` sets it; checkpoints hold it, if there is one.
-
-    >>> net = MLP((2,), (1,))
-    >>> net.center = torch.ones(2)
-    >>> "center" in net.state_dict(), torch.equal(net(torch.ones(2)), net.layers(torch.zeros(2)))
-    (True, True)
-    """
-
-    center: Tensor | None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("center", None)
-
-    def seen(self, x: Tensor) -> Tensor:
-        """What `center` is the mean of, and is taken from: by default x."""
-        return x
-
-    def centered(self, x: Tensor) -> Tensor:
-        """What the first layer reads."""
-        x = self.seen(x)
-        return x if self.center is None else x - self.center
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        value = state_dict.get(f"{prefix}center")
-        if value is None:  # as it was trained
-            self.center = None
-        elif self.center is None:
-            like = next(self.parameters())
-            self.center = torch.empty_like(value, dtype=like.dtype, device=like.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-class MLP(Centered):
+class MLP(nn.Module):
     """Maps `(..., *in_shape)` to `(..., *out_shape)` through dense hidden layers.
 
     Args:
@@ -85,7 +48,7 @@ class MLP(Centered):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(self.centered(x).flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
 
 
 class CountsEncoder(MLP):
@@ -101,5 +64,5 @@ class CountsEncoder(MLP):
 
     support = constraints.nonnegative  # of x: where YAML names this encoder, other data are refused
 
-    def seen(self, x: Tensor) -> Tensor:
-        return x.log1p()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.log1p())

@@ -104,7 +104,7 @@ def fit(
         run_dir: Folder for metrics, TensorBoard, pictures and checkpoints; nothing is written by default.
         resume: Checkpoint to go on from.
         use_amp: Networks in bfloat16 where the device has it, else in float16 with a gradient scaler.
-        start_from_data: Set the decoder's last bias and the encoder's centre by the data's mean first, as
+        start_from_data: Set the decoder's last bias by the data's mean first, as
             `training.start_from_data` does. A run from YAML does so by default; here models may come trained, so it is
             asked for. A resume never does.
         early_stopping: `True`, or a mapping with `monitor`, `patience`, `min_delta`, `start_epoch`.
@@ -146,7 +146,7 @@ def fit(
     module = LitVAE(model, guide, x_shape=data.x_shape, sketch=sketch, seed=seed, **options)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     check_shapes(model, guide, next(iter(data.batches("val", 2, seed=seed))).to(device))
-    _begin(model, guide, data, start_from_data and resume is None)
+    _begin(model, data, start_from_data and resume is None)
     run_dir = None if run_dir is None else Path(run_dir)
     used: list[Callback] = []
     if progress and not any(isinstance(callback, BaseProgressBar) for callback in callbacks):
@@ -203,10 +203,10 @@ def fit(
     return {**_finished(trainer, module, val, test), "seconds": perf_counter() - since}
 
 
-def _begin(model: nn.Module, guide: Guide, data: Data, from_data: bool) -> None:
+def _begin(model: nn.Module, data: Data, from_data: bool) -> None:
     hint_at_bright_images(model, data)
     if from_data:
-        start.start_from_data(model, guide, data)
+        start.start_from_data(model, data)
 
 
 def _finished(trainer: pl.Trainer, module: LitVAE, val: Iterable[Any], test: Iterable[Any]) -> dict[str, Any]:
