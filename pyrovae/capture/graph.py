@@ -13,6 +13,8 @@ import torch
 from pyro import poutine
 from torch import Tensor, fx, nn
 
+from . import cpu
+
 Tensors = tuple[Tensor, ...]
 Modules = tuple[nn.Module, ...]
 Flat = Callable[..., Sequence[Tensor]]  # of tensors
@@ -274,11 +276,13 @@ class Graph:
         try:
             with mode, isolated(), pyro.validation_enabled(False), torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # what torch says to itself about its next version
-                trace = inside.make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True)
+                options: Any = {"tracing_mode": "real", "_allow_non_fake_inputs": True}
+                trace = inside.make_fx(run, decomposition_table=cpu.decompositions(), **options)
                 with inside.enable_python_dispatcher():
                     self._traced = trace(fake_weights, fake_args)
         finally:
             torch.set_autocast_cache_enabled(cache)
+        cpu.use_onednn(self._traced)
         self._constants = _lift_constants(self._traced, len(weights))
         self._prologue = _hoist(self._traced, len(weights) + len(self._constants))
 
