@@ -34,10 +34,10 @@ def log1p(u: Tensor) -> Tensor:
     return torch.where((w == 1) | w.isinf(), u, w.log() * (u / (w - 1)))
 
 
-def decompositions() -> dict[Any, Callable[..., Any]]:
-    """For `make_fx`: what to write instead of some operations."""
+def decompositions(torchs: Callable[..., dict[Any, Any]]) -> dict[Any, Callable[..., Any]]:
+    """For `make_fx`, what to write instead of `log1p`, and by `torchs`, torch's own, of what has one within."""
     within = [_aten.binary_cross_entropy_with_logits, _aten.log_sigmoid_forward, _aten.softplus]
-    return {**torch._decomp.get_decompositions(within), _aten.log1p.default: log1p}
+    return {**torchs(within), _aten.log1p.default: log1p}
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -85,11 +85,15 @@ def onednn_is_faster() -> bool:
         return False
     x, weight = torch.ones(128, 512), torch.ones(512, 512)
     with torch.no_grad():
-        ours, theirs = (lambda: _product(x, weight, None)), (lambda: torch.mm(x, weight.t()))
-        best = {ours: float("inf"), theirs: float("inf")}
-        for _ in range(10):
-            for function in best:
-                start = perf_counter()
-                function()
-                best[function] = min(best[function], perf_counter() - start)
-    return best[theirs] > LEAST_GAIN * best[ours]
+        ours, torchs = _seconds(lambda: _product(x, weight, None)), _seconds(lambda: torch.mm(x, weight.t()))
+    return torchs > LEAST_GAIN * ours
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    """The least of a few calls."""
+    times = []
+    for _ in range(10):
+        start = perf_counter()
+        function()
+        times.append(perf_counter() - start)
+    return min(times)

@@ -25,13 +25,14 @@ MAX_REPLAYS = 8  # of one graph
 WARMUP = 3  # runs before recording, on which kernels are loaded and libraries take their workspaces
 
 # Private names. Where a release lacks one, programs run eagerly and one `CaptureWarning` names it. Besides these:
-# `_parameters`, `_buffers` and `_modules` of `nn.Module`, and `torch._foreach_copy_`.
+# `_parameters`, `_buffers` and `_modules` of `nn.Module`, `torch._foreach_copy_`, and, where it is, oneDNN's product.
 PYRO_LACKS = ""
 try:  # Pyro 1.9.1 and 1.9.2: the handlers at work, and the dimensions that plates hold
     from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 except ImportError as error:
     PYRO_LACKS = f"Pyro {pyro.__version__} lacks what graphs need: {error}"
 OF_TORCH = {  # tested with 2.11 to 2.14
+    "torch._decomp": "get_decompositions",
     "torch._dispatch.python": "enable_python_dispatcher",
     "torch._inductor": "standalone_compile",
     "torch._subclasses": "FakeTensorMode",
@@ -277,7 +278,9 @@ class Graph:
             with mode, isolated(), pyro.validation_enabled(False), torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # what torch says to itself about its next version
                 options: Any = {"tracing_mode": "real", "_allow_non_fake_inputs": True}
-                trace = inside.make_fx(run, decomposition_table=cpu.decompositions(), **options)
+                trace = inside.make_fx(
+                    run, decomposition_table=cpu.decompositions(inside.get_decompositions), **options
+                )
                 with inside.enable_python_dispatcher():
                     self._traced = trace(fake_weights, fake_args)
         finally:

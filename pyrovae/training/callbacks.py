@@ -130,8 +130,9 @@ class ProgressBar(TQDMProgressBar):
 
 
 class Pictures(Callback):
-    """Draws what people look at, to TensorBoard and as PNG: as validation ends, in epochs 1, 2, 3, 4, 6, 8, 12, 16, ...,
-    and as training ends. Each time would take a small data set longer than its epochs do.
+    """Draws what people look at, to TensorBoard and as PNG.
+
+    As validation ends in epochs 1, 2, 3, 4, 6, 8, 12, ..., and as training ends: it takes longer than a short epoch.
 
     Of validation datapoints x (B, *x_shape) the first few are shown, and all make up the curves. What a model cannot
     give, by `decode` or `sample`, is left out, and one warning says so.

@@ -252,7 +252,7 @@ class LitVAE(EvaluatedModule):
             values["aggressive"] = float(self._turns.active)
         if inferred.reverted is not None:
             values["num_reverted"] = inferred.reverted.float().sum()
-        # Not by `self.log`, which takes longer for these than a step: here the loggers, and what Lightning's dicts show.
+        # Not by `self.log`, which takes longer for these than a step does.
         numbers = torch.stack([torch.as_tensor(value, device=self.device).float() for value in values.values()]).cpu()
         row = {f"train/{name}": number for name, number in zip(values, numbers, strict=True)}
         self.trainer.logged_metrics.update(row)
