@@ -25,8 +25,8 @@ Engine = Literal["auto", "eager", "compiled"]
 
 _log = logging.getLogger(__name__)
 _choice: ContextVar[tuple[Engine, int | None]] = ContextVar("engine", default=("auto", None))
-# A captured call saves 1.5 to 5 ms of Pyro's and autograd's time, and compiling takes 5 to 15 s (docs/results.md).
-REPAID_AFTER = 5000
+# A captured call saves 1 to 9 ms, and compiling takes 1.5 to 5 s where nothing is on disk yet (docs/design.md).
+REPAID_AFTER = 1000
 MAX_GRAPHS = 16  # of one function; if it takes more, something changes at every call
 MAX_PROGRAMS = 16  # of one owner
 _NESTED = (list, tuple, dict)
@@ -45,7 +45,7 @@ _LIBRARIES = (
 def engine(choice: Engine, num_batches: int | None = None) -> Iterator[None]:
     """Inside, what can be captured as a graph runs `eager` or `compiled`, to the same results.
 
-    `auto` compiles what will be called at least 5,000 times in the `num_batches` batches to come. Where that number is
+    `auto` compiles what will be called at least 1,000 times in the `num_batches` batches to come. Where that number is
     unknown, it compiles what *was* called so often: then at most as much time is lost as eager calls have cost.
 
     Raises:
