@@ -43,6 +43,7 @@ def test_all_products_of_a_float32_step_go_where_they_are_faster(monkeypatch, fa
 
     x = torch.randn(50, 20)
     traced = Graph(step, (net,), weights, (x,))._traced
+    cpu.use_onednn(traced)
     targets = [node.target for node in traced.graph.nodes]
     assert targets.count(PRODUCT) == (5 if faster else 0)  # two forward, an input's gradient, two of weights
     assert not {torch.ops.aten.mm.default, torch.ops.aten.addmm.default} & set(targets) or not faster
@@ -55,4 +56,5 @@ def test_products_of_other_types_stay(monkeypatch):
     monkeypatch.setattr(cpu, "onednn_is_faster", lambda: True)
     layer = nn.Linear(3, 2, dtype=torch.float64)
     traced = Graph(lambda x: [layer(x)], (layer,), list(layer.parameters()), (torch.ones(4, 3).double(),))._traced
+    cpu.use_onednn(traced)
     assert PRODUCT not in [node.target for node in traced.graph.nodes]

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 LEAST_GAIN = 1.25  # of oneDNN over torch's own products: wide, so that two processes of a machine decide alike
 LEAST_WORK = 2**18  # multiplications of a product that repay oneDNN's start, ten microseconds
 _aten = torch.ops.aten
-_library = torch.library.Library("pyrovae", "DEF")
+_library = torch.library.Library("pyrovae", "FRAGMENT")
 _library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor", tags=(torch.Tag.flexible_layout,))
 
 
