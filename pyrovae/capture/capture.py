@@ -173,7 +173,7 @@ class Capture:
         modes = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), torch.get_num_threads()
         key = structure(args), modes, *((arg.shape[1:], arg.dim(), arg.dtype, arg.device) for arg in flat), now.key
         for size in (None, batch):  # a graph for every batch size, else one for this
-            bound = self._bound((key, size), now, args, batch)
+            bound = self._bound((key, size), now, args, batch, calls)
             if bound is not None:
                 return bound
         return self._eager(self._given_up or self._graphs[key, batch].lacks)
@@ -188,7 +188,7 @@ class Capture:
             warnings.warn(message, CaptureWarning, stacklevel=3)
         return self.function
 
-    def _bound(self, place: tuple, now: Reading, args: tuple[Any, ...], batch: int) -> Function | None:
+    def _bound(self, place: tuple, now: Reading, args: tuple[Any, ...], batch: int, calls: int) -> Function | None:
         """The graph kept at `place`, made if it is not there yet, with its weights; None if there can be none."""
         kept = self._graphs.get(place)
         if kept is None and len(self._graphs) >= MAX_GRAPHS:
@@ -203,16 +203,16 @@ class Capture:
                     return None
             if kept.graph is None or not kept.graph.admits(batch):
                 return None
-            start = perf_counter()
-            run, fixed = kept.graph.bind(now.weights, tuple(arg.contiguous() for arg in leaves(args)))
+            start, packed = perf_counter(), kept.graph.packs(batch, calls)
+            run, fixed = kept.graph.bind(now.weights, tuple(arg.contiguous() for arg in leaves(args)), packed)
             bound: Function = kept.call(run, fixed, batch, self.name)
-            if not kept.graph.verified:
+            kind = packed, batch == 1  # the one size at which a symbol could mean something else
+            if not any(packed == other for other, _ in kept.graph.verified):
                 sizes = "" if place[1] is None else f" for batches of {batch}"
                 _log.info("compiled %s%s in %.1f s", self.name, sizes, perf_counter() - start)
-            alone = batch == 1  # the one size at which a symbol could mean something else
-            if alone not in kept.graph.verified:
+            if kind not in kept.graph.verified:
                 self._verify(bound, args)
-                kept.graph.verified.add(alone)
+                kept.graph.verified.add(kind)
             return bound
         except Exception as error:  # whatever a user's program does that cannot be traced; a missing compiler
             self._graphs[place] = _Kept(now.objects, _explain(error))
