@@ -25,7 +25,7 @@ from pyrovae.training import (
     TerminatedError,
     is_of,
 )
-from pyrovae.training.callbacks import PatientEarlyStopping, run_loggers
+from pyrovae.training.callbacks import PatientEarlyStopping, Pictures, run_loggers
 from pyrovae.training.checkpoint import AtomicCheckpointIO
 from pyrovae.training.figures import kl_per_dim
 from pyrovae.training.noise import seed_noise
@@ -832,3 +832,33 @@ def test_a_family_without_density_trains(tmp_path):
         )
     assert "val/dims_in_use" not in metrics
     assert math.isfinite(metrics["val/elbo"])
+
+
+def test_a_logged_step_is_in_lightnings_dicts_and_in_the_loggers(tmp_path):
+    seen: dict[str, list[float]] = {"callback_metrics": [], "logged_metrics": [], "progress_bar_metrics": []}
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            for name, values in seen.items():
+                values.append(float(getattr(trainer, name)["train/elbo"]))
+
+    model, family = pv.models.mlp((6,), 2, widths=(4,)), pv.DiagonalNormal(2)
+    guide = pv.AmortizedGuide(family, pv.nets.MLP((6,), (4,), widths=(4,)))
+    data = pv.data.Dataset("coins", "drawn", *torch.rand(3, 20, 6).round())
+    how = {"batch_size": 5, "log_every": 1, "progress": False, "callbacks": [Look()], "run_dir": tmp_path}
+    pv.training.fit(model, guide, data, epochs=2, **how)
+    rows = [row for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["train/elbo"]]
+    assert [(int(row["epoch"]), int(row["step"])) for row in rows] == [(k // 4, k) for k in range(8)]
+    for values in seen.values():
+        assert values == pytest.approx([float(row["train/elbo"]) for row in rows], rel=1e-6)
+
+
+@pytest.mark.parametrize(("epochs", "drawn"), [(4, [1, 2, 3, 4]), (7, [1, 2, 3, 4, 6, 7])])
+def test_pictures_are_drawn_in_epochs_that_grow_apart_and_at_the_end(tmp_path, monkeypatch, epochs, drawn):
+    found = []
+    monkeypatch.setattr(Pictures, "_draw", lambda self, module, trainer: found.append(trainer.global_step) or {})
+    model, family = pv.models.mlp((6,), 2, widths=(4,)), pv.DiagonalNormal(2)
+    guide = pv.AmortizedGuide(family, pv.nets.MLP((6,), (4,), widths=(4,)))
+    data = pv.data.Dataset("coins", "drawn", *torch.rand(3, 20, 6).round())
+    pv.training.fit(model, guide, data, epochs=epochs, batch_size=10, progress=False, run_dir=tmp_path)
+    assert found == [2 * epoch for epoch in drawn]

@@ -25,8 +25,8 @@ Engine = Literal["auto", "eager", "compiled"]
 
 _log = logging.getLogger(__name__)
 _choice: ContextVar[tuple[Engine, int | None]] = ContextVar("engine", default=("auto", None))
-# A captured call saves 1.5 to 5 ms of Pyro's and autograd's time, and compiling takes 5 to 15 s (docs/results.md).
-REPAID_AFTER = 5000
+# A captured call saves 1 to 9 ms, and compiling takes 1.5 to 5 s where nothing is on disk yet (docs/design.md).
+REPAID_AFTER = 1000
 MAX_GRAPHS = 16  # of one function; if it takes more, something changes at every call
 MAX_PROGRAMS = 16  # of one owner
 _NESTED = (list, tuple, dict)
@@ -45,7 +45,7 @@ _LIBRARIES = (
 def engine(choice: Engine, num_batches: int | None = None) -> Iterator[None]:
     """Inside, what can be captured as a graph runs `eager` or `compiled`, to the same results.
 
-    `auto` compiles what will be called at least 5,000 times in the `num_batches` batches to come. Where that number is
+    `auto` compiles what will be called at least 1,000 times in the `num_batches` batches to come. Where that number is
     unknown, it compiles what *was* called so often: then at most as much time is lost as eager calls have cost.
 
     Raises:
@@ -173,7 +173,7 @@ class Capture:
         modes = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), torch.get_num_threads()
         key = structure(args), modes, *((arg.shape[1:], arg.dim(), arg.dtype, arg.device) for arg in flat), now.key
         for size in (None, batch):  # a graph for every batch size, else one for this
-            bound = self._bound((key, size), now, args, batch)
+            bound = self._bound((key, size), now, args, batch, calls)
             if bound is not None:
                 return bound
         return self._eager(self._given_up or self._graphs[key, batch].lacks)
@@ -188,7 +188,7 @@ class Capture:
             warnings.warn(message, CaptureWarning, stacklevel=3)
         return self.function
 
-    def _bound(self, place: tuple, now: Reading, args: tuple[Any, ...], batch: int) -> Function | None:
+    def _bound(self, place: tuple, now: Reading, args: tuple[Any, ...], batch: int, calls: int) -> Function | None:
         """The graph kept at `place`, made if it is not there yet, with its weights; None if there can be none."""
         kept = self._graphs.get(place)
         if kept is None and len(self._graphs) >= MAX_GRAPHS:
@@ -203,16 +203,16 @@ class Capture:
                     return None
             if kept.graph is None or not kept.graph.admits(batch):
                 return None
-            start = perf_counter()
-            run, fixed = kept.graph.bind(now.weights, tuple(arg.contiguous() for arg in leaves(args)))
+            start, packed = perf_counter(), kept.graph.packs(batch, calls)
+            run, fixed = kept.graph.bind(now.weights, tuple(arg.contiguous() for arg in leaves(args)), packed)
             bound: Function = kept.call(run, fixed, batch, self.name)
-            if not kept.graph.verified:
+            kind = packed, batch == 1  # the one size at which a symbol could mean something else
+            if not any(packed == other for other, _ in kept.graph.verified):
                 sizes = "" if place[1] is None else f" for batches of {batch}"
                 _log.info("compiled %s%s in %.1f s", self.name, sizes, perf_counter() - start)
-            alone = batch == 1  # the one size at which a symbol could mean something else
-            if alone not in kept.graph.verified:
+            if kind not in kept.graph.verified:
                 self._verify(bound, args)
-                kept.graph.verified.add(alone)
+                kept.graph.verified.add(kind)
             return bound
         except Exception as error:  # whatever a user's program does that cannot be traced; a missing compiler
             self._graphs[place] = _Kept(now.objects, _explain(error))

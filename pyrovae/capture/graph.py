@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, fx, nn
+
+from . import cpu
+from .products import Product, packed_is_faster, products_of, repay, with_packed
 
 Tensors = tuple[Tensor, ...]
 Modules = tuple[nn.Module, ...]
@@ -23,13 +27,15 @@ MAX_REPLAYS = 8  # of one graph
 WARMUP = 3  # runs before recording, on which kernels are loaded and libraries take their workspaces
 
 # Private names. Where a release lacks one, programs run eagerly and one `CaptureWarning` names it. Besides these:
-# `_parameters`, `_buffers` and `_modules` of `nn.Module`, and `torch._foreach_copy_`.
+# `_parameters`, `_buffers` and `_modules` of `nn.Module`, `torch._foreach_copy_`, what `products.py` and `cpu.py` name,
+# and `_version` of tensors.
 PYRO_LACKS = ""
 try:  # Pyro 1.9.1 and 1.9.2: the handlers at work, and the dimensions that plates hold
     from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 except ImportError as error:
     PYRO_LACKS = f"Pyro {pyro.__version__} lacks what graphs need: {error}"
 OF_TORCH = {  # tested with 2.11 to 2.14
+    "torch._decomp": "get_decompositions",
     "torch._dispatch.python": "enable_python_dispatcher",
     "torch._inductor": "standalone_compile",
     "torch._subclasses": "FakeTensorMode",
@@ -242,6 +248,48 @@ def _recorded(function: Flat, fixed: list[Tensor], args: Tensors) -> Flat:
     return replay
 
 
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether they are equal; by numpy, which takes a fifth of `torch.equal`'s time."""
+    numpy_has = a.dtype in (torch.float32, torch.float64)
+    return np.array_equal(a.numpy(), b.detach().numpy()) if numpy_has else torch.equal(a, b)
+
+
+class Prologue:
+    """What weights alone make, once for many calls: casts, packed weights.
+
+    It `keeps` packed ones for the next bind, and makes them again where weights have changed.
+    """
+
+    def __init__(self, graph: fx.GraphModule | None, keeps: bool) -> None:
+        self.graph, self.keeps = graph, keeps
+        placeholders = [] if graph is None else graph.graph.find_nodes(op="placeholder")
+        self._read = [i for i, node in enumerate(placeholders) if node.users]
+        self._marks: list[tuple[int, int]] = []
+        self._copies: list[Tensor] = []  # of the weights that `_made` is of, once they have stood still
+        self._made: list[Tensor] = []
+
+    def __call__(self, values: list[Tensor]) -> list[Tensor]:
+        """Of these fixed inputs of the graph."""
+        read = [values[i] for i in self._read]
+        if self.graph is None or not self.keeps or any(value.is_inference() for value in read):
+            return [] if self.graph is None else list(self.graph(*values))
+        # Versions miss what is written through `.data`; equality does not, and takes a thirtieth of packing.
+        marks = [(value.data_ptr(), value._version) for value in read]
+        stood, self._marks = marks == self._marks, marks
+        if not (stood and self._copies and all(map(_same, self._copies, read))):
+            self._made = list(self.graph(*values))
+            self._copies = [value.clone() for value in read] if stood else []  # none in training, where they move
+        return self._made
+
+
+class Variant(NamedTuple):
+    """A graph as it is compiled, with its products as traced or packed."""
+
+    prologue: Prologue
+    traced: fx.GraphModule  # the rest
+    run: Flat
+
+
 class Graph:
     """`function`, which runs `modules` of these `weights`, for arguments like `args`: of any batch size, or `batch`."""
 
@@ -252,9 +300,10 @@ class Graph:
         self._env = inside.ShapeEnv()
         self._symbols: list[Any] = []
         self._admitted: dict[int, bool] = {}
-        self._compiled: Flat | None = None
+        self._repaid: dict[tuple[int, int], bool] = {}
+        self._variants: dict[bool, Variant] = {}  # with packed products, and without
         self._replays = CUDAGraphs(modules)
-        self.verified: set[bool] = set()  # alone in its batch, and not
+        self.verified: set[tuple[bool, bool]] = set()  # packed or not, alone in its batch or not
         mode = inside.FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True)
         fake_weights = [self._stand_in(mode, weight) for weight in weights]
         fake_args = []
@@ -274,13 +323,17 @@ class Graph:
         try:
             with mode, isolated(), pyro.validation_enabled(False), torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # what torch says to itself about its next version
-                trace = inside.make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True)
+                options: Any = {"tracing_mode": "real", "_allow_non_fake_inputs": True}
+                trace = inside.make_fx(
+                    run, decomposition_table=cpu.decompositions(inside.get_decompositions), **options
+                )
                 with inside.enable_python_dispatcher():
                     self._traced = trace(fake_weights, fake_args)
         finally:
             torch.set_autocast_cache_enabled(cache)
         self._constants = _lift_constants(self._traced, len(weights))
-        self._prologue = _hoist(self._traced, len(weights) + len(self._constants))
+        self._products: dict[fx.Node, Product] = products_of(self._traced, len(weights) + len(self._constants))
+        self._handle = self._stand_in(mode, torch.empty(0))
 
     def _stand_in(self, mode: Any, tensor: Tensor, dynamic: bool = False) -> Any:
         """`tensor` without its values, and with a symbol for its leading size if `dynamic`."""
@@ -296,17 +349,31 @@ class Graph:
             self._admitted[batch] = all(bool(guard.expr.subs(sizes)) for guard in self._env.guards)
         return self._admitted[batch]
 
-    def bind(self, weights: list[Tensor], args: Tensors) -> tuple[Flat, list[Tensor]]:
+    def packs(self, batch: int, calls: int) -> bool:
+        """Whether its products with weights are packed, for so many calls with this batch size."""
+        if (batch, calls) not in self._repaid:
+            sizes = dict.fromkeys(self._symbols, batch)
+            self._repaid[batch, calls] = repay(list(self._products.values()), sizes, calls) and packed_is_faster()
+        return self._repaid[batch, calls] and bool(torch.backends.mkldnn.enabled)
+
+    def bind(self, weights: list[Tensor], args: Tensors, packed: bool = False) -> tuple[Flat, list[Tensor]]:
         """A function of tensors and the first of them, for as long as no weight changes; `args` are the others."""
         values = [*weights, *self._constants]
         with torch.no_grad():
-            computed = [] if self._prologue is None else list(self._prologue(*values))
+            if packed not in self._variants:
+                self._variants[packed] = self._variant(packed, len(values))
+            prologue, _, run = self._variants[packed]
+            computed = prologue(values)
             values = [value.detach() for value in values]
-            if self._compiled is None:
-                self._compiled = _compiled(self._traced)
         if args[0].is_cuda:
-            return self._replays.bind(self._compiled, values, computed, args), []
-        return self._compiled, [*values, *computed]
+            return self._replays.bind(run, values, computed, args), []
+        return run, [*values, *computed]
+
+    def _variant(self, packed: bool, num_fixed: int) -> Variant:
+        traced = with_packed(self._traced, self._products if packed else {}, self._handle)
+        cpu.use_onednn(traced)  # the products that are not packed
+        prologue = Prologue(_hoist(traced, num_fixed), keeps=packed)
+        return Variant(prologue, traced, _compiled(traced))
 
 
 @contextmanager

@@ -6,9 +6,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from pytorch_lightning.callbacks import (
     Callback,
     EarlyStopping,
@@ -22,7 +26,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from ..inference import common_noise_terms
+from ..inference import common_noise_terms, evaluating
 from ..models.protocol import can_decode, can_sample
 from . import figures
 from .figures import kl_per_dim
@@ -155,14 +159,16 @@ class ProgressBar(TQDMProgressBar):
 
 
 class Pictures(Callback):
-    """Draws, at the end of each validation, what people look at: to TensorBoard and as PNG.
+    """Draws what people look at, to TensorBoard and as PNG.
+
+    As validation ends in epochs 1, 2, 3, 4, 6, 8, 12, ..., and as training ends: it takes longer than a short epoch.
 
     Of validation datapoints x (B, *x_shape) the first few are shown, and all make up the curves. What a model cannot
     give, by `decode` or `sample`, is left out, and one warning says so.
     """
 
     def __init__(self, x: Tensor, folder: Path) -> None:
-        self.x, self.folder = x, folder
+        self.x, self.folder, self._drawn_at = x, folder, -1
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model: Any = pl_module.model
@@ -172,16 +178,31 @@ class Pictures(Callback):
             rank_zero_warn(f"{type(model).__name__} has no {'; and no '.join(lacking)}", category=UserWarning)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.state.fn != "fit":
+        epoch = trainer.current_epoch + 1
+        if trainer.state.fn == "fit" and epoch % max(1, 2 ** (epoch.bit_length() - 2)) == 0:
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._drawn_at != trainer.global_step:
+            with torch.no_grad(), evaluating(pl_module):
+                self._save(trainer, pl_module)
+
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LitVAE)
+        self._drawn_at = trainer.global_step
         seed_noise(pl_module.device, pl_module.seed, "pictures", 0, 0)
+        self.folder.mkdir(parents=True, exist_ok=True)
         for name, figure in self._draw(pl_module, trainer).items():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            figure.savefig(self.folder / f"{name}.png", dpi=150)
+            figure.set_dpi(150)
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()  # once: it takes longer than all else
+            pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+            Image.fromarray(pixels).save(self.folder / f"{name}.png")
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(f"val/{name}", figure, trainer.global_step)
+                    logger.experiment.add_image(f"val/{name}", pixels, trainer.global_step, dataformats="HWC")
 
     def _draw(self, module: LitVAE, trainer: pl.Trainer) -> dict[str, Figure]:
         model, family, x = module.model, module.guide.family, self.x.to(module.device)

@@ -195,7 +195,7 @@ class LitVAE(EvaluatedModule):
                 self._rows = params.new_full((num_rows, params.shape[1]), torch.nan)
             self._rows[batch.rows] = params
         self._num_images += len(x) * self.trainer.world_size
-        if self.global_step % self.log_every == 0:  # when Lightning hands on what was logged
+        if self.global_step % self.log_every == 0:
             self._log_step(x, moved)
         self._inferred = None
         return self._loss
@@ -210,8 +210,11 @@ class LitVAE(EvaluatedModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips after gradients were unscaled; drops them where they, or the loss, are not finite."""
         self._turns.keep(self.model, self.guide)
-        params = list(self.parameters())
-        self._grad_norm = nn.utils.clip_grad_norm_(params, self.gradient_clip or float("inf"))
+        params = [param for group in optimizer.param_groups for param in group["params"]]  # no walk over modules
+        grads = [param.grad for param in params if param.grad is not None]
+        self._grad_norm = nn.utils.get_total_norm(grads)
+        if self.gradient_clip is not None:
+            nn.utils.clip_grads_with_norm_(params, self.gradient_clip, self._grad_norm)
         # A gradient that overflows in float16 is the scaler's everyday business; the loss is ours.
         watched = self._loss if self.trainer.precision == "16-mixed" else self._loss + self._grad_norm
         finite = bool(watched.isfinite())  # the one host sync of a training step
@@ -252,9 +255,16 @@ class LitVAE(EvaluatedModule):
             values["aggressive"] = float(self._turns.active)
         if inferred.reverted is not None:
             values["num_reverted"] = inferred.reverted.float().sum()
-        for name, value in values.items():
-            shown = name in ("elbo", "refinement_gain", "images_per_second")
-            self.log(f"train/{name}", value, prog_bar=shown, batch_size=len(x))
+        # Not by `self.log`, which takes longer for these than a step does.
+        numbers = torch.stack([torch.as_tensor(value, device=self.device).float() for value in values.values()]).cpu()
+        row = {f"train/{name}": number for name, number in zip(values, numbers, strict=True)}
+        self.trainer.logged_metrics.update(row)
+        self.trainer.callback_metrics.update(row)
+        shown = ("train/elbo", "train/refinement_gain", "train/images_per_second")
+        self.trainer.progress_bar_metrics.update({name: row[name].item() for name in shown})
+        logged = {name: number.item() for name, number in row.items()} | {"epoch": self.current_epoch}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(logged, self.global_step - 1)
         self.on_train_epoch_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -263,19 +273,10 @@ class LitVAE(EvaluatedModule):
             raise NumericsError(
                 f"not saved: {bad} is not finite at step {self.global_step}; lower model.lr ({self.lr})"
             )
-        checkpoint |= {"x_shape": list(self.x_shape), "sketch": list(self.sketch), "row": self._row()}
+        checkpoint |= {"x_shape": list(self.x_shape), "sketch": list(self.sketch)}
         checkpoint |= {"last_rows": self._rows, "turns": self._turns.state_dict()}
         for logger in self.trainer.loggers:
             logger.save()  # a resume keeps metrics up to here, so they must be on disk
-
-    def _row(self) -> dict[str, float]:
-        """What the last step logged, if it did: Lightning hands that on only after the checkpoint is written."""
-        if self.global_step % self.log_every:  # counted as in `training_step`, after the step
-            return {}
-        step = self.global_step - 1
-        logged = self.trainer.logged_metrics
-        names = [name for name in logged if name.startswith("train/") and name != "train/seconds"]  # validation's
-        return {**{name: float(logged[name]) for name in names}, "epoch": self.trainer.current_epoch, "step": step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not is_of(checkpoint.get("sketch"), self.sketch):
