@@ -5,7 +5,7 @@ With PYROVAE_TEST_DEVICE=cpu the same tests run without CUDA, as far as they can
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from conftest import X_SHAPE, Z_DIM, make_guide, tiny_images
 from torch import nn
 
 import pyrovae as pv
+from pyrovae import testing
 from pyrovae.capture import Capture, CaptureWarning, graph
 from pyrovae.config import COMPONENTS
 from pyrovae.inference import iwae
@@ -36,6 +37,13 @@ LOOPS = {
     "natural": {"optimizer": "natural", "lr": 0.1, "clip": 2.0, "lr_decay": "linear"},
     "adaptive": {"adapt": 0.3},
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_compiler() -> Iterator[None]:
+    """Off the GPU, for which there would be no kernels to see."""
+    with nullcontext() if IS_GPU else testing.interpreted():
+        yield
 
 
 @pytest.fixture
