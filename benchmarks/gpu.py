@@ -86,10 +86,10 @@ def summary(out: Path, scratch: Path, device: str) -> int:
             speed = (row or {}).get("images_per_second")
             print(f"| {name} | {'-' if speed is None else format(speed, '.0f')} |")
     if schemes:
-        shown = [name for name in ("scheme", "elbo", "iwae", "train_seconds", "seconds") if name in schemes[0]]
-        print("\n| " + " | ".join(shown) + " |\n" + "|---" * len(shown) + "|")
+        shown = [name for name in ("elbo_init", "elbo", "iwae", "train_seconds") if name in schemes[0]]
+        print("\n| scheme | " + " | ".join(shown) + " |\n" + "|---" * (1 + len(shown)) + "|")
         for row in schemes:
-            print("| " + " | ".join(row[name] for name in shown) + " |")
+            print(f"| {row['scheme']} | " + " | ".join(f"{float(row[name] or 'nan'):.1f}" for name in shown) + " |")
     targets = [
         _target("times Pyro as written, batch 128", rows, 512, 128, "pyro_naive", LEAST_OVER_NAIVE),
         _target("of the products' rate, batch 2048, width 2048", rows, 2048, 2048, "floor", LEAST_OF_PRODUCTS),
