@@ -1,6 +1,6 @@
-"""The same work in NumPyro and in JAX by hand: `None` where they are not installed; `pip install -e '.[peers]'`.
+"""The same work in JAX by hand, NumPyro and pythae: `None` where they are not installed; `pip install -e '.[peers]'`.
 
-Both run whole loops under `jit`, with `lax.scan` over steps, on one thread.
+JAX and NumPyro run whole loops under `jit`, with `lax.scan` over steps, on one thread.
 """
 
 import os
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Layers = list[tuple[Any, Any]]  # weight (in, out) and bias (out,) of each
@@ -127,3 +128,199 @@ def numpyro_refiner(
 
     params = {"loc": loc0, "log_scale": log_scale0}
     return lambda: jax.block_until_ready(run(params, pixels, layers, jax.random.key(0)))
+
+
+Networks = Callable[[], tuple[nn.Module, nn.Module]]  # encoder and decoder
+Trainer = Callable[[Callable[[float], None]], tuple[nn.Module, nn.Module]]  # reports each epoch's seconds
+
+
+def give_back(nets: tuple[nn.Module, nn.Module], trained: tuple[Layers, ...]) -> tuple[nn.Module, nn.Module]:
+    """The networks, with weights from JAX."""
+    for net, layers in zip(nets, trained, strict=True):
+        linear = [m for m in net.modules() if isinstance(m, nn.Linear)]
+        for layer, (weight, bias) in zip(linear, layers, strict=True):
+            layer.weight.data = torch.tensor(weight.T)
+            layer.bias.data = torch.tensor(bias)
+    return nets
+
+
+def scanned(step: Callable[..., Any], batch_size: int) -> Callable[..., Any]:
+    """An epoch: `step(state, x)` over shuffled batches of dynamically binarised pixels (N, D), under jit.
+
+    The last, smaller batch is left out.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def epoch(state: Any, grey: Any, key: Any) -> Any:
+        def one(carry: Any, rows: Any) -> Any:
+            state, key = carry
+            key, own = jax.random.split(key)
+            x = jax.random.bernoulli(own, grey[rows]).astype(jnp.float32)
+            return (step(state, x), key), None
+
+        order, key = jax.random.split(key)
+        rows = jax.random.permutation(order, len(grey))[: len(grey) // batch_size * batch_size]
+        return jax.lax.scan(one, (state, key), rows.reshape(-1, batch_size))[0]
+
+    return epoch
+
+
+def jax_trainer(
+    networks: Networks, grey: Tensor, epochs: int, batch_size: int, lr: float, inner: tuple[int, float] | None
+) -> Trainer | None:
+    """By hand; `inner`: steps on λ and their size, for semi-amortized training."""
+    if not installed("jax"):
+        return None
+    import jax
+    import jax.numpy as jnp
+    from timing import clock
+
+    def loss_of(nets: Any, x: Any, key: Any) -> Any:
+        params = apply(nets[0], x)
+        loc, log_scale = jnp.split(params, 2, -1)
+        if inner is None:
+            z = loc + jnp.exp(log_scale) * jax.random.normal(key, loc.shape)
+            logits = apply(nets[1], z)
+            kl = 0.5 * (loc**2 + jnp.exp(2 * log_scale) - 1 - 2 * log_scale).sum()
+            return (kl - (x * logits - jax.nn.softplus(logits)).sum()) / len(x)
+        first, key, last = jax.random.split(key, 3)
+        start, fixed = jax.lax.stop_gradient(((loc, log_scale), nets[1]))
+        slope = jax.grad(lambda at: negative_elbo(fixed, at[0], at[1], x, first))(start)
+        found = refine(fixed, start[0], start[1], x, key, num_steps=inner[0], lr=inner[1])
+        taught = (slope[0] * loc).sum() + (slope[1] * log_scale).sum()
+        loc, log_scale = jax.lax.stop_gradient(found)
+        return (negative_elbo(nets[1], loc, log_scale, x, last) + taught) / len(x)
+
+    def step(state: Any, x: Any) -> Any:
+        nets, moments, k, key = state
+        key, own = jax.random.split(key)
+        moves, moments = adam(jax.grad(loss_of)(nets, x, own), moments, k, lr)
+        return jax.tree.map(jnp.subtract, nets, moves), moments, k + 1, key
+
+    def run(report: Callable[[float], None]) -> tuple[nn.Module, nn.Module]:
+        nets, pixels = networks(), jnp.array(grey.flatten(1).numpy())
+        weights = tuple(map(layers_of, nets))
+        zeros, key = jax.tree.map(jnp.zeros_like, weights), jax.random.key(0)
+        state, epoch = (weights, (zeros, zeros), 1.0, jax.random.key(1)), scanned(step, batch_size)
+        for _ in range(epochs):
+            start = clock()
+            state, key = jax.block_until_ready(epoch(state, pixels, key))
+            report(clock() - start)
+        return give_back(nets, state[0])
+
+    return run
+
+
+def numpyro_trainer(networks: Networks, grey: Tensor, epochs: int, batch_size: int, lr: float) -> Trainer | None:
+    """numpyro.infer.SVI with Trace_ELBO."""
+    if not installed("jax", "numpyro"):
+        return None
+    import jax
+    import jax.numpy as jnp
+    import numpyro
+    import numpyro.distributions as dist
+    from numpyro.infer import SVI, Trace_ELBO
+    from timing import clock
+
+    def run(report: Callable[[float], None]) -> tuple[nn.Module, nn.Module]:
+        nets, pixels = networks(), jnp.array(grey.flatten(1).numpy())
+        encoder, decoder = map(layers_of, nets)
+        z_dim = decoder[0][0].shape[0]
+
+        def model(x: Any) -> None:
+            weights = numpyro.param("decoder", decoder)
+            with numpyro.plate("data", len(x)):
+                z = numpyro.sample("z", dist.Normal(jnp.zeros((len(x), z_dim)), 1.0).to_event(1))
+                numpyro.sample("x", dist.Bernoulli(logits=apply(weights, z)).to_event(1), obs=x)
+
+        def guide(x: Any) -> None:
+            loc, log_scale = jnp.split(apply(numpyro.param("encoder", encoder), x), 2, -1)
+            with numpyro.plate("data", len(x)):
+                numpyro.sample("z", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
+
+        # A mean over the batch, as the others have it: Adam's epsilon sees the same numbers.
+        svi = SVI(
+            numpyro.handlers.scale(model, 1 / batch_size),
+            numpyro.handlers.scale(guide, 1 / batch_size),
+            numpyro.optim.Adam(lr),
+            Trace_ELBO(),
+        )
+        state, key = svi.init(jax.random.key(1), pixels[:batch_size]), jax.random.key(0)
+        epoch = scanned(lambda state, x: svi.update(state, x)[0], batch_size)
+        for _ in range(epochs):
+            start = clock()
+            state, key = jax.block_until_ready(epoch(state, pixels, key))
+            report(clock() - start)
+        found = svi.get_params(state)
+        return give_back(nets, (found["encoder"], found["decoder"]))
+
+    return run
+
+
+def pythae_trainer(networks: Networks, grey: Tensor, epochs: int, batch_size: int, lr: float) -> Trainer | None:
+    """pythae's VAE and BaseTrainer."""
+    if not installed("pythae"):
+        return None
+    import logging
+    from contextlib import redirect_stderr
+    from io import StringIO
+    from tempfile import TemporaryDirectory
+
+    from pythae.data.datasets import BaseDataset, DatasetOutput
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+    from pythae.trainers.training_callbacks import TrainingCallback
+    from timing import clock
+
+    class Drawn(BaseDataset):
+        def __getitem__(self, index: int) -> Any:
+            return DatasetOutput(data=torch.bernoulli(self.data[index]), labels=self.labels[index])
+
+    class Encoder(BaseEncoder):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Any:
+            loc, log_scale = self.net(x).chunk(2, -1)
+            return ModelOutput(embedding=loc, log_covariance=2 * log_scale)
+
+    class Decoder(BaseDecoder):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=self.net(z).sigmoid())
+
+    class Seconds(TrainingCallback):
+        def on_epoch_begin(self, training_config: Any, **_: Any) -> None:
+            self.start = clock()
+
+        def on_epoch_end(self, training_config: Any, **_: Any) -> None:
+            self.report(clock() - self.start)
+
+    def run(report: Callable[[float], None]) -> tuple[nn.Module, nn.Module]:
+        nets, seconds = networks(), Seconds()
+        seconds.report = report
+        z_dim = next(m.in_features for m in nets[1].modules() if isinstance(m, nn.Linear))
+        config = VAEConfig(input_dim=tuple(grey.shape[1:]), latent_dim=z_dim, reconstruction_loss="bce")
+        logging.disable(logging.INFO)
+        with TemporaryDirectory() as folder, redirect_stderr(StringIO()):  # its bar
+            how = BaseTrainerConfig(
+                output_dir=folder,
+                num_epochs=epochs,
+                learning_rate=lr,
+                no_cuda=True,
+                per_device_train_batch_size=batch_size,
+            )
+            model = VAE(config, Encoder(nets[0]), Decoder(nets[1]))
+            BaseTrainer(model, Drawn(grey, torch.zeros(len(grey))), training_config=how, callbacks=[seconds]).train()
+        logging.disable(logging.NOTSET)
+        return nets
+
+    return run
