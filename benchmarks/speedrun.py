@@ -17,13 +17,12 @@ It prints, with their standard errors over the test digits, nats a digit:
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from timing import parser
+from timing import parser, spent
 from torch import Tensor, nn
 from torchvision.datasets import MNIST
 
@@ -38,12 +37,6 @@ FAMILIES: dict[str, Any] = {
     "mixture_normal": pv.MixtureNormal,
     "flow": pv.Flow,
 }
-
-
-def spent() -> float:
-    """Seconds of the processor so far, of this process and of those it waited for."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
 
 
 class Deadline(pl.Callback):
@@ -137,11 +130,10 @@ def main() -> None:
     x = torch.cat(list(data.batches("test", 1000)))
     scores = score(model, guide, x, args.num_samples)
     settings = {name: value for name, value in vars(args).items() if name not in ("json", "root")}
-    print(
-        f"seed {args.seed}: {took['trained_seconds']:.1f} s of the processor, {took['compiled_at']:.1f} to start and compile; "
-        f"{took['epochs']:.1f} epochs, {args.scheme}, {args.family}, {args.optimizer} {args.lr:g}, batch "
-        f"{args.batch_size}; {len(x)} test digits\n\n| at | ELBO | IWAE-{args.num_samples} |\n|---|---|---|"
-    )
+    how = f"{args.scheme}, {args.family}, {args.optimizer} {args.lr:g}, batch {args.batch_size}"
+    print(f"seed {args.seed}, {how}; {took['epochs']:.1f} epochs, {len(x)} test digits")
+    print(f"{took['trained_seconds']:.1f} s of the processor, of them {took['compiled_at']:.1f} to start and compile\n")
+    print(f"| at | ELBO | IWAE-{args.num_samples} |\n|---|---|---|")
     for name, where in (("init", "the encoder's q"), ("refined", "the refined q*")):
         cells = [f"{scores[f'{m}_{name}']:.2f} ± {scores[f'{m}_{name}_se']:.2f}" for m in ("elbo", "iwae")]
         print(f"| {where} | {' | '.join(cells)} |", flush=True)

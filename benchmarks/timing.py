@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,12 @@ def clock() -> float:
         return perf_counter()
     sleep(0.01)  # a thread that runs is charged at the next tick, one that rests at once
     return process_time()
+
+
+def spent() -> float:
+    """Seconds of the processor so far, of this process and of those it waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def best(contestants: Mapping[str, Callable[[], Any]], seconds: float, least: int = 2) -> dict[str, float]:
