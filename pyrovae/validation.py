@@ -27,6 +27,7 @@ Number = Annotated[float, _Number, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, _Number, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, _Number, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, _Number, Field(gt=0, le=1)]
+Fraction = Annotated[float, _Number, Field(ge=0, lt=1)]
 Sizes = Sequence[PositiveInt]  # a shape, or the widths of layers
 
 

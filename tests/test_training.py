@@ -76,8 +76,9 @@ def test_svi_driver_is_automatic_optimization_bit_for_bit(name, clip, precision)
         before = [p.clone() for p in model.parameters()]
         if svi:
             # hybrid's own ELBO takes path gradients on both sides; the outer one is stock here
+            usual = {"optimizer": "adam", "lr": 1e-2, "lr_schedule": "constant"}
             lit: pl.LightningModule = LitVAE(
-                model, guide, lr=1e-2, gradient_clip=clip, objective=pv.ELBO(path_gradient=False)
+                model, guide, gradient_clip=clip, objective=pv.ELBO(path_gradient=False), **usual
             )
             trainer = pl.Trainer(max_epochs=2, precision=precision, **QUIET)
         else:
@@ -123,8 +124,8 @@ class Poison(LitVAE):
 
     def training_step(self, batch, batch_idx):
         result = super().training_step(batch * float("nan") if batch_idx in self.bad else batch, batch_idx)
-        state = self.trainer.optimizers[0].state_dict()["state"]
-        self.snapshots.append([p.clone() for p in self.parameters()] + [s["exp_avg"].clone() for s in state.values()])
+        kept = [state for part in self.trainer.optimizers[0].state_dict()["steps"] for state in part["state"].values()]
+        self.snapshots.append([*(p.clone() for p in self.parameters()), *(v.clone() for s in kept for v in s.values())])
         return result
 
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
 from pydantic_core import PydanticCustomError
 
 from ..capture import Engine
-from ..validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from ..training.optimizers import LEARNING_RATES, LRSchedule, OptimizerName
+from ..validation import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from .components import DEFAULTS, PRESETS, ConfigError, block_of, kind_of, resolve, signature, tag_of
 
 COMMON: dict[str, dict[str, Any]] = {  # keys of every block of a kind, with their defaults
@@ -23,7 +24,7 @@ COMMON: dict[str, dict[str, Any]] = {  # keys of every block of a kind, with the
         "augment": (Any, None),
         "normalize": (Any, None),
     },
-    "model": {"lr": (PositiveFloat, 1e-3), "beta": (NonNegativeFloat, 1.0)},
+    "model": {"lr": (PositiveFloat, LEARNING_RATES["muon"]), "beta": (NonNegativeFloat, 1.0)},
 }
 PARTS = {  # blocks within a section, by key, and their kinds; of a model and a guide those that it takes by position
     "dataset": {"augment": "augment", "normalize": "normalize"},
@@ -67,9 +68,11 @@ class TrainConfig(Strict):
     seed: NonNegativeInt = 0
     use_amp: bool = False
     early_stopping: Any = False
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: OptimizerName = "muon"
     weight_decay: NonNegativeFloat = 0.01
-    lr_schedule: Literal["constant", "cosine"] = "constant"
+    lr_schedule: LRSchedule = "cosine"
+    lr_warmup: Fraction = 0.0
+    ema_decay: Fraction | None = None
     gradient_clip: PositiveFloat | None = None
     beta_warmup: Any = None
     schedules: Any = {}
@@ -124,7 +127,10 @@ def fitted(values: Mapping[str, Any], allow: Collection[str] | None = None) -> t
     First the classes that they name are found, as `resolve` does, then their signatures say what may stand there.
     """
     values, note = _preset({key: value for key, value in values.items() if value is not None})
-    reader = _Reader(allow)
+    reader, train = _Reader(allow), values.get("train")
+    if isinstance(model := values["model"], Mapping) and isinstance(train, Mapping):
+        usual = LEARNING_RATES.get(str(train.get("optimizer", TrainConfig.model_fields["optimizer"].default)))
+        values["model"] = {**({} if usual is None else {"lr": usual}), **model}
     sections = {kind: reader.block(kind, values.get(kind)) for kind in ("dataset", "model", "guide")}
     schema, written = _model("Config", Config, {**sections, "train": reader.train(values.get("train", {}))})
     schema.note = note

@@ -9,7 +9,14 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import yaml
 from matplotlib.figure import Figure
-from pytorch_lightning.callbacks import Callback, EarlyStopping, LambdaCallback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    LambdaCallback,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
@@ -81,6 +88,28 @@ class PatientEarlyStopping(EarlyStopping):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch >= self.start_epoch:
             super().on_validation_end(trainer, pl_module)
+
+
+class Averaging(EMAWeightAveraging):
+    """Validates, checkpoints and ends with an exponential moving average of the weights over the steps.
+
+    The weights themselves are validated beside it, as `val/elbo_raw`, and train on.
+    """
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, LitVAE)
+        if trainer.state.fn == "fit":
+            pl_module.on_validation_epoch_start()
+            loader: Any = trainer.val_dataloaders
+            for index, batch in enumerate(loader):
+                pl_module.validation_step(trainer.strategy.batch_to_device(batch), index)
+            self._raw = pl_module.statistics.summary(trainer.strategy)["elbo"]
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            pl_module.log("val/elbo_raw", self._raw, rank_zero_only=True)
+            super().on_validation_epoch_end(trainer, pl_module)
 
 
 class Stopwatch(Callback):

@@ -20,8 +20,8 @@ from torch import nn
 
 from ..guides import Guide, RefinedGuide
 from ..models.likelihoods import Likelihood
-from ..validation import NonNegativeInt, PositiveInt, validated
-from .callbacks import PatientEarlyStopping, Pictures, ProgressBar, Stopwatch, checkpoints, run_loggers
+from ..validation import Fraction, NonNegativeInt, PositiveInt, validated
+from .callbacks import Averaging, PatientEarlyStopping, Pictures, ProgressBar, Stopwatch, checkpoints, run_loggers
 from .checkpoint import AtomicCheckpointIO, read_checkpoint
 from .checks import check_shapes, check_support
 from .module import LitVAE
@@ -78,6 +78,7 @@ def fit(
     resume: Path | str | None = None,
     use_amp: bool = False,
     early_stopping: bool | Mapping[str, Any] = False,
+    ema_decay: Fraction | None = None,
     checkpoint_every: PositiveInt | None = None,
     accelerator: str = "auto",
     devices: int | str = 1,
@@ -102,6 +103,8 @@ def fit(
         resume: Checkpoint to go on from.
         use_amp: Networks in bfloat16 where the device has it, else in float16 with a gradient scaler.
         early_stopping: `True`, or a mapping with `monitor`, `patience`, `min_delta`, `start_epoch`.
+        ema_decay: Of an average of the weights over steps, 0.999 say; it is what is validated, kept and returned, and
+            `val/elbo_raw` is of the weights themselves. None by default.
         checkpoint_every: Steps between checkpoints within an epoch.
         accelerator, devices, num_nodes, strategy: As in Lightning's Trainer; a GPU is found by itself. Processes are
             found as Lightning finds them: of torchrun, of SLURM, or of one call on each machine with `MASTER_ADDR`,
@@ -144,6 +147,8 @@ def fit(
         used.append(ProgressBar(refresh_rate=10))
     if early_stopping:
         used.append(_early_stopping(early_stopping, module))
+    if ema_decay is not None:
+        used.append(Averaging(decay=ema_decay))
     kept: list[Logger] = []
     if run_dir is not None:
         x = next(iter(data.batches("val", 64, seed=seed)))

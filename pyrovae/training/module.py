@@ -1,10 +1,9 @@
 """The LightningModule: one `SVI.step` a batch."""
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import pytorch_lightning as pl
@@ -17,11 +16,12 @@ from torch import Tensor, nn
 from ..capture import Engine, isolated
 from ..guides import Guide
 from ..inference import ELBO, Inferred, Objective
-from ..validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, validated
+from ..validation import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, validated
 from .aggressive import AggressiveTraining, Turns
 from .checkpoint import CheckpointError, is_of
 from .loss import BatchLoss
 from .noise import seed_noise
+from .optimizers import LEARNING_RATES, LRSchedule, OptimizerName, lr_factor, make_optimizer
 from .schedules import Schedule, Scheduled
 from .scores import EvaluatedModule
 
@@ -51,8 +51,11 @@ class LitVAE(EvaluatedModule):
     nothing that came before. A step whose loss or gradient is not finite is skipped; three in a row raise.
 
     Args:
-        lr, lr_schedule: Learning rate; `cosine` takes it to zero over all epochs.
-        optimizer, weight_decay: `adam`, or `adamw` with that decay.
+        lr: Learning rate; by default 0.01 of Muon and 0.001 of Adam.
+        optimizer, weight_decay: `muon`, which steps the weights of layers by Muon and all else by Adam, see
+            `training.optimizers`; `adam`; or `adamw` with that decay.
+        lr_schedule, lr_warmup: `cosine` takes the learning rate to zero over all epochs, `constant` leaves it; before,
+            it rises over that share of training.
         gradient_clip: Largest Euclidean norm of the whole gradient; none by default.
         beta, beta_warmup: Factors on the objective's own β, the weight of the KL term; the other over time.
         schedules: Factors over time on other numbers, by place, such as `family.temperature`: from `model`, `guide`,
@@ -89,10 +92,11 @@ class LitVAE(EvaluatedModule):
         model: nn.Module,
         guide: Guide,
         *,
-        lr: PositiveFloat = 1e-3,
-        optimizer: Literal["adam", "adamw"] = "adam",
+        lr: PositiveFloat | None = None,
+        optimizer: OptimizerName = "muon",
         weight_decay: NonNegativeFloat = 0.01,
-        lr_schedule: Literal["constant", "cosine"] = "constant",
+        lr_schedule: LRSchedule = "cosine",
+        lr_warmup: Fraction = 0.0,
         gradient_clip: PositiveFloat | None = None,
         beta: NonNegativeFloat = 1.0,
         beta_warmup: Schedule | None = None,
@@ -117,7 +121,9 @@ class LitVAE(EvaluatedModule):
         own = (objective or ELBO()).scaled()  # a copy
         self.elbo, self.seed, self.eval_particles, self.engine = own(model, guide), seed, eval_particles, engine
         self.measures_information = aggressive is not None
-        self.lr, self.optimizer, self.weight_decay, self.lr_schedule = lr, optimizer, weight_decay, lr_schedule
+        self.lr = LEARNING_RATES[optimizer] if lr is None else lr
+        self.optimizer, self.weight_decay = optimizer, weight_decay
+        self.lr_schedule, self.lr_warmup = lr_schedule, lr_warmup
         self.gradient_clip, self.log_every = gradient_clip, log_every
         self.refine_from, self.warm_start = refine_from, warm_start
         self.target_beta, self.beta_warmup = beta, beta_warmup
@@ -157,14 +163,12 @@ class LitVAE(EvaluatedModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # float16's scaler unscales between backward and step, which fused kernels would do themselves.
-        options: dict[str, Any] = {"lr": self.lr, "fused": self.trainer.precision != "16-mixed"}
-        if self.optimizer == "adamw":
-            return torch.optim.AdamW(self.parameters(), weight_decay=self.weight_decay, **options)
-        return torch.optim.Adam(self.parameters(), **options)
+        fused = self.trainer.precision != "16-mixed"
+        return make_optimizer(self, self.optimizer, self.lr, weight_decay=self.weight_decay, fused=fused)
 
     def on_train_start(self) -> None:
         # Of the whole training, also after a resume: whether to compile may not depend on where one is.
-        self._num_batches = (self.trainer.max_epochs or 1) * int(self.trainer.num_training_batches)
+        self._num_batches: int = max(1, (self.trainer.max_epochs or 1) * int(self.trainer.num_training_batches))
         for scheduled in self._scheduled:
             scheduled.to(self.device)
         self.on_train_epoch_start()  # which a resume within an epoch leaves out
@@ -175,10 +179,9 @@ class LitVAE(EvaluatedModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = batch[0] if isinstance(batch, tuple | list) else batch
         seed_noise(self.device, self.seed, "train", self.global_step, self.global_rank)
-        if self.lr_schedule == "cosine":
-            fraction = self.epoch_time / max(self.trainer.max_epochs or 1, 1)
-            for group in self.optimizers().param_groups:  # type: ignore[union-attr]
-                group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * fraction))
+        factor = lr_factor(self.lr_schedule, self.lr_warmup, self.global_step, self._num_batches)
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] = self.lr * factor
         moved = {scheduled.place: scheduled.follow(self.epoch_time) for scheduled in self._scheduled}
         refine = self.current_epoch >= self.refine_from
         warm = self.warm_start and refine

@@ -115,7 +115,7 @@ class EvaluatedModule(pl.LightningModule):
         family = self.guide.family
         mean = mean_of(family(family.init_params().to(self.device)[None]))  # here, for a rank without any batch
         size = 0 if mean is None else mean.numel()
-        self._statistics = SplitStatistics(size, self.device, self.measures_information)
+        self.statistics = SplitStatistics(size, self.device, self.measures_information)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         x = batch[0] if isinstance(batch, tuple | list) else batch
@@ -127,7 +127,7 @@ class EvaluatedModule(pl.LightningModule):
         terms_init, terms = self.score(x, inferred, self.eval_particles)
         mean = mean_of(self.guide.family(inferred.params))
         information = mutual_information(self.guide.family, inferred.params) if self.measures_information else None
-        self._statistics.add(terms_init, terms, mean, inferred.reverted, information)
+        self.statistics.add(terms_init, terms, mean, inferred.reverted, information)
 
     def on_validation_epoch_end(self) -> None:
         self.log_statistics("val")
@@ -139,7 +139,7 @@ class EvaluatedModule(pl.LightningModule):
 
     def log_statistics(self, split: str) -> dict[str, float]:
         """Logs the summary of a split, and returns it."""
-        summary = self._statistics.summary(self.trainer.strategy)
+        summary = self.statistics.summary(self.trainer.strategy)
         for name, value in summary.items():
             self.log(f"{split}/{name}", value, prog_bar=(split, name) == ("val", "elbo"), rank_zero_only=False)
         return summary
