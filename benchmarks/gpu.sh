@@ -41,39 +41,30 @@ part() { # name, seconds at most, command
   printf '{"part": "%s", "code": %d, "seconds": %d, "limit": %d}\n' "$name" "$code" $(($(date +%s) - start)) "$limit" >> "$scratch/parts"
   [ "$code" -eq 0 ] || tail -n 5 "$out/logs/$name.log"
 }
-takes() { "$python" "$1" --help 2> /dev/null | grep -q -- "$2 "; } # does a script know an option?
 
 if [ -n "$smoke" ]; then # a batch and a width of each kind, as small as they get
-  refine="16:128 32:2048" nets=mlp training="16:128" data="--num-train 2000 --epochs 1 --semi-epochs 1" slack=4
+  refine="16:128 32:2048" training="16:128" data="--num-train 2000 --epochs 1 --semi-epochs 1 --only amortized" slack=4
   cells=(dataset.source=embedded train.epochs=1 dataset.batch_size=128 train.engine=eager evaluation.num_data=20
     evaluation.num_samples=20 evaluation.num_particles=2 evaluation.max_steps=100 evaluation.num_probe=50)
 else
-  refine="512:128,512,2048 2048:128,512,2048" nets=mlp training="512:128 2048:2048" data="--num-train 20000 --epochs 3 --semi-epochs 2" slack=1
+  refine="512:128,512,2048 2048:128,512,2048" training="512:128 2048:2048" data="--num-train 20000 --epochs 3 --semi-epochs 2" slack=1
   cells=(dataset.root="$root")
 fi
 workers=0
-[ "$(nproc)" -lt 8 ] || workers=4 # most of a test is compiling
+[ "$(env -u OMP_NUM_THREADS nproc)" -lt 8 ] || workers=4 # most of a test is compiling
 
-part tests $((180 * slack)) "$python" -m pytest -m gpu tests/test_gpu.py -q -n "$workers" --dist load --junitxml "$out/logs/tests.xml"
+part tests $((170 * slack)) "$python" -m pytest -m gpu tests/test_gpu.py -q -n "$workers" --dist load --junitxml "$out/logs/tests.xml"
 for sizes in $refine; do
   width=${sizes%%:*} batches=${sizes##*:}
-  if ! takes benchmarks/refine.py --width; then
-    [ "$width" = 512 ] || { echo "refine.py has no --width: left out at $width"; continue; }
-    wide=()
-  else
-    wide=(--width "$width")
-  fi
   # shellcheck disable=SC2086
-  part "refine-$width" $((90 * slack)) "$python" benchmarks/refine.py --quick --device "$device" --nets $nets --batches ${batches//,/ } \
-    "${wide[@]}" --json "$out/refine-$width.json"
+  part "refine-$width" $((90 * slack)) "$python" benchmarks/refine.py --quick --device "$device" --nets mlp --width "$width" \
+    --batches ${batches//,/ } --json "$out/refine-$width.json"
 done
 for sizes in $training; do
-  width=${sizes%%:*} batch=${sizes##*:} how=()
-  takes benchmarks/train.py --device || { echo "train.py has no --device: left out"; break; }
-  takes benchmarks/train.py --width && how+=(--width "$width")
-  takes benchmarks/train.py --batch && how+=(--batch "$batch")
+  width=${sizes%%:*} batch=${sizes##*:}
   # shellcheck disable=SC2086
-  part "train-$width" $((50 * slack)) "$python" benchmarks/train.py --device "$device" --root "$root" $data "${how[@]}" --json "$out/train-$width.json"
+  part "train-$width" $((50 * slack)) "$python" benchmarks/train.py --device "$device" --root "$root" $data --width "$width" --batch "$batch" \
+    --json "$out/train-$width.json"
 done
 part schemes $((130 * slack)) "$python" scripts/compare.py --quiet --config benchmarks/gpu.yaml --out "$scratch/schemes" --jobs $((workers + 1)) "${cells[@]}"
 "$python" benchmarks/gpu.py summary "$out" "$scratch" "$device"

@@ -2,10 +2,11 @@
 
     python benchmarks/train.py --root data --epochs 10 --json benchmarks/results/train.json
 
-All train 784-200-200-50 with batch 128, Adam at 1e-3 and dynamic binarisation, one draw, on one thread, on the full
-MNIST or its first `--num-train` digits.
+All train 784-200-200-50 (`--width`) with batch 128 (`--batch`), Adam at 1e-3 and dynamic binarisation, one draw, on
+one thread or on `--device`, on the full MNIST or its first `--num-train` digits.
 
     torch         a loop in plain torch over a tensor in memory, fused Adam, eager: the baseline of `x`
+    torch.compile the same, its loss compiled; on a GPU alone, where the peers below are left out
     DataLoader    a loop as one writes it first, torchvision's MNIST with ToTensor in a shuffled DataLoader, for which
                   it waits more than it trains
     pythae        its VAE and BaseTrainer, without evaluation
@@ -22,10 +23,11 @@ Trace_ELBO; that moves seconds little.
 What is not installed (`pip install -e '.[peers]'`) is left out, and null in the JSON.
 """
 
+import argparse
 from collections.abc import Callable
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import peers
 import torch
@@ -44,14 +46,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "compiled": {"engine": "compiled"},
     "compiled, bfloat16": {"engine": "compiled", "use_amp": True},
 }
-SHAPE, WIDTHS, Z_DIM, BATCH, LR = (1, 28, 28), (200, 200), 50, 128, 1e-3
+SHAPE, Z_DIM, LR = (1, 28, 28), 50, 1e-3
 NUM_STEPS, INNER_LR = 10, 0.03
 
 
-def networks(seed: int) -> tuple[nn.Module, nn.Module]:
+class How(NamedTuple):
+    """What all contestants share."""
+
+    seed: int
+    batch: int
+    width: int
+    device: str
+
+
+def networks(how: How) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder; the same weights for all contestants."""
-    torch.manual_seed(seed)
-    return pv.nets.MLP(SHAPE, (2 * Z_DIM,), widths=WIDTHS), pv.nets.MLP((Z_DIM,), SHAPE, widths=WIDTHS)
+    torch.manual_seed(how.seed)
+    widths = (how.width, how.width)
+    encoder, decoder = pv.nets.MLP(SHAPE, (2 * Z_DIM,), widths=widths), pv.nets.MLP((Z_DIM,), SHAPE, widths=widths)
+    return encoder.to(how.device), decoder.to(how.device)
 
 
 def recon(decoder: nn.Module, z: Tensor, x: Tensor) -> Tensor:
@@ -92,14 +105,14 @@ def semi_loss(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor:
 
 
 def by_torch(
-    grey: Tensor, epochs: int, seed: int, loss_of: Callable[..., Tensor], report: Report
+    grey: Tensor, epochs: int, how: How, loss_of: Callable[..., Tensor], report: Report
 ) -> tuple[nn.Module, nn.Module]:
     """The plain loop over pixels (N, 1, 28, 28) in memory."""
-    encoder, decoder = networks(seed)
+    encoder, decoder = networks(how)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=LR, fused=True)
     for _ in range(epochs):
         start = clock()
-        for rows in torch.randperm(len(grey)).split(BATCH):
+        for rows in torch.randperm(len(grey), device=grey.device).split(how.batch):
             loss = loss_of(encoder, decoder, torch.bernoulli(grey[rows]))
             optimizer.zero_grad()
             loss.backward()
@@ -108,16 +121,16 @@ def by_torch(
     return encoder, decoder
 
 
-def by_loader(root: str, num: int, epochs: int, seed: int, report: Report) -> tuple[nn.Module, nn.Module]:
+def by_loader(root: str, num: int, epochs: int, how: How, report: Report) -> tuple[nn.Module, nn.Module]:
     """The loop that waits for its DataLoader."""
-    encoder, decoder = networks(seed)
+    encoder, decoder = networks(how)
     images = Subset(MNIST(root, transform=ToTensor()), range(num))
-    loader = DataLoader(images, batch_size=BATCH, shuffle=True)
+    loader = DataLoader(images, batch_size=how.batch, shuffle=True)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=LR)
     for _ in range(epochs):
         start = clock()
         for grey, _ in loader:
-            loss = amortized_loss(encoder, decoder, torch.bernoulli(grey))
+            loss = amortized_loss(encoder, decoder, torch.bernoulli(grey.to(how.device)))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -126,10 +139,10 @@ def by_loader(root: str, num: int, epochs: int, seed: int, report: Report) -> tu
 
 
 def by_pyrovae(
-    data: TimedData, scheme: str, epochs: int, seed: int, report: Report, **options: Any
+    data: TimedData, scheme: str, epochs: int, how: How, report: Report, **options: Any
 ) -> tuple[nn.Module, nn.Module]:
     """The same through the library."""
-    encoder, decoder = networks(seed)
+    encoder, decoder = networks(how)
     model = pv.VAE(pv.models.priors.StandardNormal(Z_DIM), decoder, pv.models.likelihoods.Bernoulli(3))
     family, data.report = pv.DiagonalNormal(Z_DIM), report
     guide: pv.Guide = pv.AmortizedGuide(family, encoder)
@@ -137,45 +150,61 @@ def by_pyrovae(
         refiner = pv.SVIRefiner(num_steps=NUM_STEPS, lr=INNER_LR, optimizer="adam")
         guide = pv.SemiAmortizedGuide(model, family, encoder, refiner)
     with TemporaryDirectory() as folder:
-        how: dict[str, Any] = {"optimizer": "adam", "batch_size": BATCH, "lr": LR, "seed": seed, "progress": False}
-        pv.fit(model, guide, data, epochs=epochs, run_dir=folder, **how, **options)  # type: ignore[arg-type]
+        options |= {"optimizer": "adam", "batch_size": how.batch, "lr": LR, "seed": how.seed, "progress": False}
+        options |= {"accelerator": "cpu" if how.device == "cpu" else "gpu"}
+        pv.fit(model, guide, data, epochs=epochs, run_dir=folder, **options)  # type: ignore[arg-type]
     return encoder, decoder
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
     options = parser(__doc__)
     options.add_argument("--root", default="data", help="folder that holds MNIST/raw")
     options.add_argument("--num-train", type=int, default=60000, help="of its digits")
     options.add_argument("--epochs", type=int, default=10, help="of amortized training")
     options.add_argument("--semi-epochs", type=int, default=3, help="of semi-amortized training")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--batch", type=int, default=128, help="datapoints a batch")
+    options.add_argument("--width", type=int, default=200, help="hidden units of each of the two layers")
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of all but peers")
     options.add_argument("--only", nargs="+", help="contestants whose names begin so, beside the baseline")
-    args = options.parse_args()
+    return options.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    how = How(args.seed, args.batch, args.width, args.device)
 
     train, test = (MNIST(args.root, train=train).data[:, None] for train in (True, False))
     train = train[: args.num_train]
     # The hold-outs are token: the contest is about training, and all are scored below by the same formula.
-    images = pv.data.Dataset("mnist", "full MNIST", train, test[:BATCH], test[:BATCH], "dynamic")
+    images = pv.data.Dataset("mnist", "full MNIST", train, test[:128], test[:128], "dynamic")
     data = TimedData(images, print)
     scored = pv.data.Dataset("mnist", "full MNIST", train, test, test, "dynamic")
     x = torch.cat(list(scored.batches("test", 1000)))
-    grey, seed, nets = train.float() / 255, args.seed, partial(networks, args.seed)
+    x, grey, nets, on_cpu = (
+        x.to(how.device),
+        train.to(how.device).float() / 255,
+        partial(networks, how),
+        how.device == "cpu",
+    )
     contestants: dict[str, Any] = {}
     for scheme, epochs, loss in (("amortized", args.epochs, amortized_loss), ("semi", args.semi_epochs, semi_loss)):
-        of: dict[str, Any] = {"torch": partial(by_torch, grey, epochs, seed, loss)}
+        of: dict[str, Any] = {"torch": partial(by_torch, grey, epochs, how, loss)}
         inner = (NUM_STEPS, INNER_LR) if scheme == "semi" else None
-        of["JAX"] = peers.jax_trainer(nets, grey, epochs, BATCH, LR, inner)
+        of["JAX"] = peers.jax_trainer(nets, grey, epochs, how.batch, LR, inner) if on_cpu else None
         if scheme == "amortized":
-            of["DataLoader"] = partial(by_loader, args.root, len(train), epochs, seed)
-            of["pythae"] = peers.pythae_trainer(nets, grey, epochs, BATCH, LR)
-            of["NumPyro"] = peers.numpyro_trainer(nets, grey, epochs, BATCH, LR)
+            of["torch.compile"] = None if on_cpu else partial(by_torch, grey, epochs, how, torch.compile(loss))
+            of["DataLoader"] = partial(by_loader, args.root, len(train), epochs, how)
+            of["pythae"] = peers.pythae_trainer(nets, grey, epochs, how.batch, LR) if on_cpu else None
+            of["NumPyro"] = peers.numpyro_trainer(nets, grey, epochs, how.batch, LR) if on_cpu else None
         of |= {
-            f"pyrovae, {label}": partial(by_pyrovae, data, scheme, epochs, seed, **how)
-            for label, how in OPTIONS.items()
+            f"pyrovae, {label}": partial(by_pyrovae, data, scheme, epochs, how, **options)
+            for label, options in OPTIONS.items()
         }
         contestants |= {f"{scheme}, {name}": (scheme, epochs, run) for name, run in of.items()}
     rows: dict[str, dict[str, Any] | None] = {}
-    print(f"seed {seed}, {len(train)} digits\n\n| | epochs | images/s | x | epoch, s | x | test ELBO at λ₀ |")
+    print(f"seed {how.seed}, {len(train)} digits\n\n| | epochs | images/s | x | epoch, s | x | test ELBO at λ₀ |")
     print("|---" * 7 + "|")
     for name, (scheme, epochs, run) in contestants.items():
         baseline = f"{scheme}, torch"
@@ -190,7 +219,7 @@ def main() -> None:
         seconds = clock() - start
         torch.manual_seed(0)
         with torch.no_grad():
-            scores = elbo(encoder, decoder, x)
+            scores = elbo(encoder.to(how.device), decoder.to(how.device), x)  # Lightning leaves them on the CPU
         row: dict[str, Any] = {
             "epochs": epochs,
             "seconds": seconds,
@@ -209,7 +238,7 @@ def main() -> None:
             f"| {row['test_elbo']:.2f} ± {row['test_elbo_se']:.2f} |",
             flush=True,
         )
-    save(args.json, rows, seed=seed, num_train=len(train))
+    save(args.json, rows, num_train=len(train), **how._asdict())
 
 
 if __name__ == "__main__":
