@@ -2,10 +2,10 @@
 
     python benchmarks/speedrun.py --seconds 60 --root data
 
-Trains on all 60,000 digits, dynamically binarised, by one call of `pyrovae.fit` on one thread; the learning rate and
-the end follow the seconds, not epochs: a short rise, then a cosine to zero. Seconds are of the processor, of this
-process and those it waited for (the compiler), from its start to the last training step: imports, reading, compiling
-and all. Scoring is not counted. No digit of the test set is seen in training, and nothing is chosen by one.
+Trains by one call of `pyrovae.fit`, on one thread, on 59,900 digits, dynamically binarised; the other 100 are there
+because `fit` validates. The learning rate and the end follow the seconds, not epochs: a short rise, then a cosine to
+zero. Seconds are of the processor, of this process and those it waited for (the compiler), from its start to the last
+training step: imports, reading, compiling and all. Scoring is not counted.
 
 It prints, with their standard errors over the test digits, nats a digit:
 
@@ -24,12 +24,11 @@ import pytorch_lightning as pl
 import torch
 from timing import parser, spent
 from torch import Tensor, nn
-from torchvision.datasets import MNIST
 
 import pyrovae as pv
 from pyrovae.inference import iwae, precise_terms
 
-SHAPE, Z_DIM, WIDTHS, WARMUP = (1, 28, 28), 50, (200, 200), 0.02
+SHAPE, Z_DIM, WIDTHS, WARMUP, NUM_VAL = (1, 28, 28), 50, (200, 200), 0.02, 100
 FAMILIES: dict[str, Any] = {
     "diagonal_normal": pv.DiagonalNormal,
     "full_normal": pv.FullNormal,
@@ -110,7 +109,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--seconds", type=float, default=60.0)
-    options.add_argument("--root", default="data", help="folder that holds MNIST/raw")
+    options.add_argument("--root", default="data", help="folder that holds MNIST/raw, or where to download it")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--family", choices=list(FAMILIES), default="diagonal_normal")
     options.add_argument("--scheme", choices=["amortized", "semi"], default="amortized")
@@ -123,11 +122,9 @@ def main() -> None:
     options.add_argument("--num-data", type=int, default=10_000, help="test digits to score")
     options.add_argument("--num-samples", type=int, default=1000, help="of IWAE")
     args = options.parse_args()
-    digits, test = (MNIST(args.root, train=train).data[:, None] for train in (True, False))
-    # fit wants a validation set: digits that it trains on, by which nothing is chosen.
-    data = pv.data.Dataset("mnist", "full MNIST", digits, digits[:100], test[: args.num_data], "dynamic")
+    data = pv.data.MNIST(root=args.root, source="full", num_val=NUM_VAL)
     model, guide, took = train(data, args)
-    x = torch.cat(list(data.batches("test", 1000)))
+    x = torch.cat(list(data.batches("test", 1000)))[: args.num_data]
     scores = score(model, guide, x, args.num_samples)
     settings = {name: value for name, value in vars(args).items() if name not in ("json", "root")}
     how = f"{args.scheme}, {args.family}, {args.optimizer} {args.lr:g}, batch {args.batch_size}"
