@@ -4,7 +4,7 @@
 
 Refines λ of a batch by ten Adam steps under a Bernoulli decoder (MLP 32-512-512-784, or the conv model with 32 latent
 dimensions), one draw a step, path gradients, no safeguard; a row's numbers are whole calls divided by ten, the best of
-several rounds in which all contestants take turns.
+several rounds in which all contestants take turns, in seconds of the processor (on a GPU by the clock).
 
     pyro_naive     pyro.infer.SVI as one writes it, over the model of Pyro's VAE tutorial: pyro.module, global store,
                    pyro.param, Trace_ELBO, SVI.step (which moves the decoder too)
@@ -14,7 +14,13 @@ several rounds in which all contestants take turns.
     eager          SVIRefiner under pyrovae.engine("eager")
     compiled       SVIRefiner under pyrovae.engine("compiled")
     bf16           the same under autocast to bfloat16, as train.use_amp does
-    floor          the matrix products or convolutions of a step alone: forward, and back to the input
+    numpyro        numpyro.infer.SVI, its steps a lax.scan under jit; MLP on a CPU, where it is installed
+    jax            the same by hand
+    floor          the matrix products or convolutions of a step alone, forward and back to the input: the faster of
+                   floor_mkl, as torch calls them (on a CPU MKL's products, oneDNN's convolutions), and floor_packed, on
+                   weights that oneDNN packed beforehand. floor_bf16: as torch calls them in bfloat16
+
+`ratio_to_floor` is compiled / floor, `ratio_to_peer` compiled / the fastest of those that are not ours.
 """
 
 import copy
@@ -24,18 +30,21 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from peers import jax_refiner, numpyro_refiner
 from timing import best, parser, save
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.nn.functional import binary_cross_entropy_with_logits, linear
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyrovae as pv
 
 Z_DIM, SHAPE, STEPS, LR = 32, (1, 28, 28), 10, 0.03
-NETS: dict[str, Callable[[], nn.Module]] = {
-    "mlp": lambda: pv.nets.MLP((Z_DIM,), SHAPE, widths=(512, 512)),
-    "conv": lambda: pv.nets.ConvDecoder((Z_DIM,), SHAPE),
+NETS: dict[str, Callable[[int], nn.Module]] = {
+    "mlp": lambda width: pv.nets.MLP((Z_DIM,), SHAPE, widths=(width, width)),
+    "conv": lambda _: pv.nets.ConvDecoder((Z_DIM,), SHAPE),
 }
+PEERS = ["pyro_naive", "pyro_frozen", "hand_eager", "hand_compiled", "numpyro", "jax"]
+COLUMNS = [*PEERS, "eager", "compiled", "bf16", "floor_mkl", "floor_packed", "floor"]
 
 
 def in_pyro(decoder: nn.Module, x: Tensor, start: Tensor, register: bool) -> None:
@@ -85,7 +94,7 @@ def hand_eager(decoder: nn.Module, x: Tensor, start: Tensor) -> None:
 def hand_compiled(decoder: nn.Module) -> Callable[[Tensor, Tensor], None]:
     """The step as one function under torch.compile."""
 
-    @torch.compile
+    @torch.compile(dynamic=False)
     def step(x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         params, mean, square, k = state
         grad = torch.func.grad(lambda params: negative_elbo(decoder, params, x))(params)
@@ -104,17 +113,33 @@ def hand_compiled(decoder: nn.Module) -> Callable[[Tensor, Tensor], None]:
     return run
 
 
-def products(decoder: nn.Module, z: Tensor) -> Callable[[], None]:
+def packed_linear(h: Tensor, w: Tensor) -> Callable[[], Tensor]:
+    """h @ w.T on weights that oneDNN packed."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(w, len(h))
+    return lambda: torch.ops.mkldnn._linear_pointwise(h, packed, None, "none", [], "")
+
+
+def packed_transposed(layer: nn.ConvTranspose2d, h: Tensor) -> Callable[[], Tensor]:
+    """A transposed convolution on weights that oneDNN packed; its gradient gains nothing by it."""
+    how = [list(part) for part in (layer.padding, layer.output_padding, layer.stride, layer.dilation)]
+    weight, of_groups = layer.weight.detach(), (*how, layer.groups)
+    packed = torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *of_groups, list(h.shape))
+    return lambda: torch.ops.mkldnn._convolution_transpose_pointwise(h, packed, None, *of_groups, "none", [], "")
+
+
+def products(decoder: nn.Module, z: Tensor, dtype: torch.dtype, packed: bool) -> Callable[[], None]:
     """The products of one decoder pass and of its gradient with respect to z, on tensors of the right shapes."""
     work: list[Callable[[], Any]] = []
 
     def note(layer: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        h, out, w = inputs[0].detach(), output.detach(), layer.weight.detach()
+        h, out, w = (part.detach().to(dtype) for part in (inputs[0], output, layer.weight))
         if isinstance(layer, nn.Linear):
-            work.append(lambda: (linear(h, w), out @ w))
+            work.extend([packed_linear(h, w), packed_linear(out, w.t().contiguous())] if packed else [])
+            work.extend([] if packed else [lambda: h @ w.t(), lambda: out @ w])
             return
         how = layer.stride, layer.padding, layer.dilation, True, layer.output_padding, layer.groups
-        work.append(lambda: torch.ops.aten.convolution(h, w, None, *how))
+        plain = lambda: torch.ops.aten.convolution(h, w, None, *how)  # noqa: E731
+        work.append(packed_transposed(layer, h) if packed else plain)
         work.append(lambda: torch.ops.aten.convolution_backward(out, h, w, None, *how, (True, False, False)))
 
     hooks = [m.register_forward_hook(note) for m in decoder.modules() if isinstance(m, nn.Linear | nn.ConvTranspose2d)]
@@ -132,6 +157,16 @@ def products(decoder: nn.Module, z: Tensor) -> Callable[[], None]:
     return run
 
 
+def floors(decoder: nn.Module, z: Tensor) -> dict[str, Callable[[], None] | None]:
+    """The products alone, in the ways there are."""
+    packs = not z.is_cuda and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return {
+        "floor_mkl": products(decoder, z, torch.float32, packed=False),
+        "floor_packed": products(decoder, z, torch.float32, packed=True) if packs else None,
+        "floor_bf16": products(decoder, z, torch.bfloat16, packed=False),
+    }
+
+
 def compare(net: str, batch: int, parts: tuple[Any, ...], seconds: float, device: torch.device) -> dict[str, Any]:
     """One row of the table."""
     model, family, refiner, by_compile = parts
@@ -147,21 +182,34 @@ def compare(net: str, batch: int, parts: tuple[Any, ...], seconds: float, device
     for engine in ("eager", "compiled"):
         torch.manual_seed(0)
         refined.append(refine(engine))
-    contestants: dict[str, Callable[[], Any]] = {
+    peers_run = net == "mlp" and device.type == "cpu"
+    at = model.decoder, x, start, STEPS, LR
+    contestants: dict[str, Callable[[], Any] | None] = {
         "pyro_naive": lambda: in_pyro(naive, x, start, register=True),
         "pyro_frozen": lambda: in_pyro(still, x, start, register=False),
+        "hand_eager": lambda: hand_eager(model.decoder, x, start),
         "hand_compiled": lambda: by_compile(x, start),
+        "numpyro": numpyro_refiner(*at) if peers_run else None,
+        "jax": jax_refiner(*at) if peers_run else None,
         "eager": lambda: refine("eager"),
         "compiled": lambda: refine("compiled"),
         "bf16": lambda: refine("compiled", amp=True),
-        "floor": products(model.decoder, start[:, :Z_DIM]),
-        "hand_eager": lambda: hand_eager(model.decoder, x, start),
+        **floors(model.decoder, start[:, :Z_DIM]),
     }
-    for run in contestants.values():  # compiles
+    there = {name: run for name, run in contestants.items() if run is not None}
+    for run in there.values():  # compiles
         run()
-    times = best(contestants, seconds)
-    row: dict[str, Any] = {"net": net, "batch": batch, **{f"{name}_ms": ms / STEPS for name, ms in times.items()}}
+    times = {name: ms / STEPS for name, ms in best(there, seconds).items()}
+    times["floor"] = min(times[name] for name in ("floor_mkl", "floor_packed") if name in times)
+    row: dict[str, Any] = {
+        "net": net,
+        "batch": batch,
+        **{f"{name}_ms": times.get(name) for name in (*contestants, "floor")},
+    }
     row["max_abs_diff"] = (refined[0] - refined[1]).abs().max().item()
+    row["speedup_over_naive"] = times["pyro_naive"] / times["compiled"]
+    row["ratio_to_floor"] = times["compiled"] / times["floor"]
+    row["ratio_to_peer"] = times["compiled"] / min(times[name] for name in PEERS if name in times)
     return row
 
 
@@ -170,30 +218,29 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="fewer rounds and batch sizes; under three minutes")
     options.add_argument("--batches", type=int, nargs="+", help="batch sizes; by default 1 32 128 512 2048")
     options.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
+    options.add_argument("--width", type=int, default=512, help="hidden units of both layers of the MLP")
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = options.parse_args()
     device = torch.device(args.device)
-    batches = args.batches or ([1, 128] if args.quick else [1, 32, 128, 512, 2048])
     rows: list[dict[str, Any]] = []
-    columns = ["pyro_naive", "pyro_frozen", "hand_eager", "hand_compiled", "eager", "compiled", "bf16", "floor"]
     for net in args.nets:
+        quick = {"mlp": [1, 32, 128, 512], "conv": [1, 128]}[net]
         torch.manual_seed(0)
-        model = pv.VAE(pv.models.priors.StandardNormal(Z_DIM), NETS[net](), pv.models.likelihoods.Bernoulli())
+        model = pv.VAE(pv.models.priors.StandardNormal(Z_DIM), NETS[net](args.width), pv.models.likelihoods.Bernoulli())
         model = model.to(device)
         refiner = pv.SVIRefiner(num_steps=STEPS, lr=LR, safeguard=False)
         parts = model, pv.DiagonalNormal(Z_DIM).to(device), refiner, hand_compiled(model.decoder)
-        for batch in batches:
+        for batch in args.batches or (quick if args.quick else [1, 32, 128, 512, 2048]):
             rows.append(compare(net, batch, parts, (1 if args.quick else 6) * max(1.0, batch / 512), device))
             if len(rows) == 1:
-                print("| net | batch |", " | ".join(columns), "| x naive | x floor | max diff |")
-                print("|---" * (len(columns) + 5) + "|")
+                print("| net | batch |", " | ".join(COLUMNS), "| x naive | x floor | x peer | max diff |")
+                print("|---" * (len(COLUMNS) + 6) + "|")
             row = rows[-1]
-            row["speedup_over_naive"] = row["pyro_naive_ms"] / row["compiled_ms"]
-            row["ratio_to_floor"] = row["compiled_ms"] / row["floor_ms"]
-            cells = [f"{row[f'{name}_ms']:.2f}" for name in columns]
-            ratios = f"{row['speedup_over_naive']:.1f} | {row['ratio_to_floor']:.2f} | {row['max_abs_diff']:.0e}"
-            print(f"| {net} | {batch} | {' | '.join(cells)} | {ratios} |", flush=True)
-    save(args.json, rows, device=args.device)
+            times = [row[f"{name}_ms"] for name in COLUMNS]
+            cells = ["-" if ms is None else f"{ms:.3g}" for ms in times]
+            ratios = [f"{row[name]:.2f}" for name in ("speedup_over_naive", "ratio_to_floor", "ratio_to_peer")]
+            print("|", " | ".join([net, str(batch), *cells, *ratios, f"{row['max_abs_diff']:.0e}"]), "|", flush=True)
+    save(args.json, rows, device=args.device, width=args.width)
 
 
 if __name__ == "__main__":

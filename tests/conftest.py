@@ -28,6 +28,13 @@ FAMILIES = sorted(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("PYROVAE_TEST_DEVICE", "cuda") == "cuda" and not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and torch finds none"))
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

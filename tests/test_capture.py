@@ -666,47 +666,118 @@ def test_compiled_training_in_bfloat16():
     assert metrics["test/elbo"] > -30
 
 
-# A GPU.
+# CUDA graphs, with stand-ins for CUDA; on a GPU, tests/test_gpu.py.
 
 
-def fake_cuda(monkeypatch, graph):
+def fake_cuda(monkeypatch, graph, record=lambda graph, **how: nullcontext()):
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, fake in {
-        "Stream": lambda device: stream,
-        "current_stream": lambda device: stream,
+        "device": lambda device: nullcontext(),
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
         "stream": lambda stream: nullcontext(),
+        "get_sync_debug_mode": lambda: 0,
+        "set_sync_debug_mode": lambda mode: None,
         "CUDAGraph": graph,
-        "graph": lambda graph: nullcontext(),
+        "graph": record,
     }.items():
         monkeypatch.setattr(torch.cuda, name, fake)
 
 
+class Recorder:
+    """A function, and a stand-in for the CUDA graph that records its last call."""
+
+    def __init__(self):
+        self.ran = ran = []  # (arguments, results)
+
+        class Recorded:
+            def replay(self):  # runs on the memory it was recorded with
+                (weight, cast, x), (result,) = ran[-1]
+                result.copy_(weight * cast * x)
+
+        self.graph = Recorded
+
+    def __call__(self, weight, cast, x):
+        self.ran.append(((weight, cast, x), [weight * cast * x]))
+        return self.ran[-1][1]
+
+
 def test_replays_copy_arguments_in_and_results_out(monkeypatch):
-    ran = []  # (arguments, results) of the function that a CUDA graph would record
-
-    def function(weight, cast, x):
-        ran.append(((weight, cast, x), [weight * cast * x]))
-        return ran[-1][1]
-
-    class Recorded:
-        def replay(self):  # runs on the memory it was recorded with
-            (weight, cast, x), (result,) = ran[-1]
-            result.copy_(weight * cast * x)
-
-    fake_cuda(monkeypatch, Recorded)
+    function = Recorder()
+    fake_cuda(monkeypatch, function.graph)
     weight, graphs = torch.tensor([1.0, 2.0]), CUDAGraphs(())
     x = torch.ones(3, 2)
     replay = graphs.bind(function, [weight], [torch.ones(2)], (x,))
     first = replay(x)[0]
-    recorded = len(ran)
+    recorded = len(function.ran)
     weight.mul_(10)  # in place, as an optimizer does
     again = graphs.bind(function, [weight], [torch.full((2,), 3.0)], (x,))  # what is computed lies elsewhere each time
     assert again is replay
-    assert len(ran) == recorded
+    assert len(function.ran) == recorded
     assert torch.equal(again(2 * x)[0], x * torch.tensor([60.0, 120.0]))
     assert torch.equal(first, x * torch.tensor([1.0, 2.0])), "a replay wrote over an earlier result"
     assert graphs.bind(function, [weight], [torch.ones(2)], (torch.ones(4, 2),)) is not replay  # another batch size
     assert graphs.bind(function, [weight.clone()], [torch.ones(2)], (x,)) is not replay  # another place in memory
+
+
+def test_an_argument_with_gradient_leaves_none_in_the_memory_of_a_replay(monkeypatch):
+    function = Recorder()
+    fake_cuda(monkeypatch, function.graph)
+    x = torch.ones(3, 2, requires_grad=True)
+    replay = CUDAGraphs(()).bind(function, [torch.ones(2)], [torch.ones(2)], (x,))
+    for factor in (1.0, 2.0):
+        (result,) = replay(factor * x)
+        assert not result.requires_grad
+        assert torch.equal(result, factor * torch.ones(3, 2))
+
+
+def test_sizes_beyond_the_first_run_kernel_by_kernel(monkeypatch):
+    """`stop_below` leaves another number of rows at every look; recording each would cost more than its steps."""
+    monkeypatch.setattr(graph, "MAX_REPLAYS", 2)
+    function = Recorder()
+    fake_cuda(monkeypatch, function.graph)
+    weight, graphs = torch.ones(2), CUDAGraphs(())
+    bound = [graphs.bind(function, [weight], [torch.ones(2)], (torch.ones(rows, 2),)) for rows in (8, 7, 6, 5)]
+    recorded = len(function.ran)
+    assert graphs.bind(function, [weight], [torch.ones(2)], (torch.ones(8, 2),)) is bound[0], "the first made way"
+    assert len(function.ran) == recorded
+    assert torch.equal(bound[2](3 * torch.ones(6, 2))[0], 3 * torch.ones(6, 2))
+    assert len(function.ran) == recorded + 1
+    moved = weight.clone()
+    graphs.bind(function, [moved], [torch.ones(2)], (torch.ones(5, 2),))
+    assert len(function.ran) > recorded + 2, "weights lie elsewhere, and nothing was recorded anew"
+    assert len(graphs._replays) == 1
+
+
+def test_what_lies_on_the_host_is_no_constant_of_a_recording(monkeypatch):
+    fake_cuda(monkeypatch, lambda: pytest.fail("recorded"))
+    x, scale = torch.empty(3, 2, device="meta"), torch.tensor(2.0)
+    run = CUDAGraphs(()).bind(lambda scale, x: [x * scale], [scale], [], (x,))
+    assert run(x)[0].shape == (3, 2)
+
+
+def test_a_program_that_waits_for_the_gpu_is_found_before_recording(monkeypatch):
+    """A recording that fails leaves torch's generator refusing every later draw."""
+    modes = []
+
+    def function(x):
+        if modes[-1:] == ["error"]:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return [x]
+
+    fake_cuda(monkeypatch, SimpleNamespace, lambda graph, **how: pytest.fail("recorded"))
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        CUDAGraphs(()).bind(function, [], [], (torch.ones(3, 2),))
+    assert modes == ["error", 0]
+
+
+def test_it_is_recorded_on_the_stream_it_ran_on_before(monkeypatch):
+    """torch's own stream for recording lies on the GPU that was current first."""
+    how = []
+    fake_cuda(monkeypatch, SimpleNamespace, lambda graph, **options: how.append(options) or nullcontext())
+    CUDAGraphs(()).bind(lambda x: [x], [], [], (torch.ones(3, 2),))
+    assert how == [{"stream": torch.cuda.Stream(), "capture_error_mode": "thread_local"}]
 
 
 def test_recording_moves_neither_buffers_nor_generators(monkeypatch):
@@ -716,20 +787,6 @@ def test_recording_moves_neither_buffers_nor_generators(monkeypatch):
     CUDAGraphs((layer,)).bind(lambda *args: [layer(args[-1]) + torch.randn(2)], list(layer.buffers()), [], (x,))
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), noise)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_no_step_of_the_loop_waits_for_the_gpu():
-    model, q = NETS["mlp"]().cuda(), pv.DiagonalNormal(Z_DIM).cuda()
-    refiner, x = pv.SVIRefiner(num_steps=5, safeguard=False), batch(7).cuda()
-    start = torch.zeros(7, q.num_params, device="cuda")
-    eager, compiled = both(refiner, model, q, x, start)
-    torch.testing.assert_close(eager.params, compiled.params, atol=1e-4, rtol=0)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        both(refiner, model, q, x, start)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.usefixtures("interpreted")

