@@ -62,6 +62,13 @@ class Family(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no natural_gradient")
 
+    def natural_step(self, params: Tensor, grad: Tensor, lr: Tensor, num_draws: int) -> Tensor:
+        """The natural gradient as a step of size `lr`, shape (), takes it where `grad` is the mean of `num_draws` draws.
+
+        Here all of it. A family some of whose directions have noise that would drown them at that size shortens those.
+        """
+        return self.natural_gradient(params, grad)
+
     def sample(self, params: Tensor) -> Tensor:
         """The guide as a Pyro program: plate `"data"`, site `"z"`, for λ (B, P); returns z (..., B, *event_shape).
 
