@@ -63,9 +63,9 @@ class Family(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no natural_gradient")
 
     def natural_step(self, params: Tensor, grad: Tensor, lr: Tensor, num_draws: int) -> Tensor:
-        """The natural gradient as a step of size `lr`, shape (), takes it where `grad` is the mean of `num_draws` draws.
+        """The natural gradient as a loop takes it at step size `lr`, for a gradient that is the mean of so many draws.
 
-        Here all of it. A family some of whose directions have noise that would drown them at that size shortens those.
+        Here all of it. A family shortens directions that noise would drown at that size, as `FullNormal` correlations.
         """
         return self.natural_gradient(params, grad)
 

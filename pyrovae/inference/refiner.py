@@ -114,7 +114,9 @@ class Refiner(ABC):
             x = x.clone() if x.is_inference() else x
             prior = prior.clone() if prior is not None and prior.is_inference() else prior
             start = params if through or learned else params.detach().clone()
-            settings = Settings(*(scalar(value, start.detach()) for value in (beta, self.lr_of(family), self.num_steps)))
+            settings = Settings(
+                *(scalar(value, start.detach()) for value in (beta, self.lr_of(family), self.num_steps))
+            )
             given = x, settings, start, prior
             refined, slope, path, teaching = start, None, [start.detach()], list[Tensor]()
             states: Iterator[tuple[Tensor, Rows]] = self._run(model, family, run, given, eager=learned)
