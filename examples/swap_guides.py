@@ -31,8 +31,8 @@ def guides(model: pv.VAE, x_shape: tuple[int, ...]) -> dict[str, pv.Guide]:
         "amortized, flow": pv.AmortizedGuide(flow, encoder(flow)),
         "semi-amortized": pv.SemiAmortizedGuide(model, diagonal, encoder(diagonal), svi),
         "semi-amortized, full covariance": pv.SemiAmortizedGuide(model, full, encoder(full), svi),
-        "semi-amortized, natural gradient": pv.SemiAmortizedGuide(
-            model, diagonal, encoder(diagonal), pv.SVIRefiner(num_steps=20, optimizer="natural", lr=0.1)
+        "semi-amortized, Adam within": pv.SemiAmortizedGuide(
+            model, diagonal, encoder(diagonal), pv.SVIRefiner(num_steps=20, optimizer="adam")
         ),
         "SA-VAE, unrolled": pv.SemiAmortizedGuide(
             model,

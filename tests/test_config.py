@@ -61,7 +61,7 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
         "model.z_dmi: unknown key for vae_mlp (value 3); did you mean z_dim? valid: type, z_dim, lr, beta, prior, likelihood, "
         "encoder, decoder",
         "guide.refiner.num_steps: must be >= 1, got 0",
-        "guide.refiner.optimizer: must be adam, sgd or natural, got 'adma'; did you mean adam?",
+        "guide.refiner.optimizer: must be auto, adam, sgd or natural, got 'adma'; did you mean adam?",
         "trian: unknown key (value {}); did you mean train? valid: dataset, model, guide, train",
     ]
 

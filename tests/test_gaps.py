@@ -317,7 +317,7 @@ def test_trajectories_of_every_refiner(name, model, x):
 
 
 def test_the_trajectory_is_that_of_the_refiner_itself(model, x):
-    q = make_guide("semi_amortized", "diagonal_normal", model, num_steps=5, safeguard=False)
+    q = make_guide("semi_amortized", "diagonal_normal", model, num_steps=5, lr_decay="none", safeguard=False)
     subject = Subject.of("test", model, q, x)
     torch.manual_seed(3)
     numbers = trajectory(subject, num_steps=8, num_particles=10).numbers["trajectory"]

@@ -424,15 +424,15 @@ def test_a_lambda_of_the_wrong_shape_is_refused(shape, model, x):
     ("bad", "message"),
     [
         ({"num_steps": 0}, "num_steps must be >= 1, got 0"),
-        ({"lr": 0.0}, "lr must be > 0, got 0.0"),
-        ({"optimizer": "lbfgs"}, "optimizer must be adam, sgd or natural, got 'lbfgs'"),
-        ({"clip": -1.0}, "clip must be > 0, got -1.0"),
+        ({"lr": 0.0}, "lr must be > 0 or auto, got 0.0"),
+        ({"optimizer": "lbfgs"}, "optimizer must be auto, adam, sgd or natural, got 'lbfgs'"),
+        ({"clip": -1.0}, "clip must be > 0 or auto, got -1.0"),
         ({"num_steps": 2.5}, "num_steps must be a whole number, got 2.5"),
-        ({"momentum": -1}, "momentum must be >= 0, got -1"),
+        ({"momentum": -1}, "momentum must be >= 0 or auto, got -1"),
         ({"stop_below": "x"}, "stop_below must be a number, got 'x'"),
         ({"gradient": "second"}, "gradient must be stopped, unrolled, truncated"),
         ({"adapt": -1.0}, "adapt must be >= 0, got -1.0"),
-        ({"lr_decay": "cosine"}, "lr_decay must be none or linear, got 'cosine'"),
+        ({"lr_decay": "cosine"}, "lr_decay must be auto, none or linear, got 'cosine'"),
     ],
 )
 def test_errors(bad, message):

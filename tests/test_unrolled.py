@@ -134,6 +134,10 @@ def test_c6_with_full_covariance():
     check_central_differences(Problem("mlp", pv.FullNormal))
 
 
+def test_c6_with_natural_steps_of_which_correlations_take_a_share():
+    check_central_differences(Problem("mlp", pv.FullNormal), optimizer="natural", lr=0.5)
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_modes_meet_at_their_ends(loop):
     problem = Problem("mlp")

@@ -72,7 +72,7 @@ def trajectory(
         "timed_batch_size": len(x[:CHUNK_SIZE]),
         "refiner": refiner if refines else "SVIRefiner by default, for the guide has no refiner",
         "start": "λ₀" if refines else "what the guide infers",
-        "lr_decay": getattr(longer, "lr_decay", "none"),
+        "lr_decay": longer.rule(guide.family).lr_decay if isinstance(longer, SVIRefiner) else "none",
     }
     found = Measurement({"trajectory": numbers})
     found.draw("trajectory_long", trajectory_figure, numbers)

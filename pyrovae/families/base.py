@@ -62,6 +62,13 @@ class Family(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no natural_gradient")
 
+    def natural_step(self, params: Tensor, grad: Tensor, lr: Tensor, num_draws: int) -> Tensor:
+        """The natural gradient as a loop takes it at step size `lr`, for a gradient that is the mean of so many draws.
+
+        Here all of it. A family shortens directions that noise would drown at that size, as `FullNormal` correlations.
+        """
+        return self.natural_gradient(params, grad)
+
     def sample(self, params: Tensor) -> Tensor:
         """The guide as a Pyro program: plate `"data"`, site `"z"`, for λ (B, P); returns z (..., B, *event_shape).
 

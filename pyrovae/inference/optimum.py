@@ -74,7 +74,7 @@ class Search:
         self.converged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.taken = 0
         objective: Any = (AnalyticELBO if family.density == "none" else ELBO)(num_particles=num_particles)
-        run = SVIRefiner(objective=objective).programs(model, family)
+        run = SVIRefiner(objective=objective, optimizer="adam").programs(model, family)
         self.step, self.capture = run.step, run.advance
         largest, self.smallest = STEP_SIZES
         # Of those that still move:

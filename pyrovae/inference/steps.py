@@ -267,7 +267,8 @@ class SVIStep(Step[SVIState]):
     def move(self, grad: Tensor, settings: Settings, state: SVIState) -> SVIState:
         """The state after a step from `state` with the objective's gradient there."""
         with full_precision(grad):
-            slope = self.family.natural_gradient(state.params, grad) if self.natural else grad
+            draws = self.objective.num_particles
+            slope = self.family.natural_step(state.params, grad, settings.lr, draws) if self.natural else grad
         share: Any = 1.0
         if self.clip is not None:  # (B, 1), so that a row's norm in the metric that made `slope` is at most `clip`
             norm = (grad * slope).sum(-1, keepdim=True).clamp_min(0).sqrt()
