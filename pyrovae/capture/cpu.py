@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 LEAST_GAIN = 1.25  # of oneDNN over torch's own products: wide, so that two processes of a machine decide alike
-LEAST_WORK = 2**18  # multiplications of a product that repay oneDNN's start, ten microseconds
+LEAST_ROWS, LEAST_WORK = 8, 2**18  # of x, and multiplications: below, oneDNN's start and its look at the weights cost more
 _aten = torch.ops.aten
 _library = torch.library.Library("pyrovae", "FRAGMENT")
 _library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor", tags=(torch.Tag.flexible_layout,))
@@ -43,7 +43,7 @@ def decompositions(torchs: Callable[..., dict[Any, Any]]) -> dict[Any, Callable[
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (B, I) times weight (O, I), transposed, by oneDNN if that pays, and plus bias (O,)."""
     plain = 1 in x.stride() and 1 in weight.stride()
-    if plain and x.shape[0] * weight.numel() >= LEAST_WORK:
+    if plain and x.shape[0] >= LEAST_ROWS and x.shape[0] * weight.numel() >= LEAST_WORK:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
