@@ -8,16 +8,18 @@ epochs by one call of `pyrovae.fit`, nothing written.
 
     epoch      seconds of the processor of the second epoch, validation left out
     compile    seconds, of the compiler's processes too, from the start of fit to the end of the first epoch, an epoch
-               less
+               less; from an empty cache
     memory     the most that the process held, MiB; and what it held before training, libraries and data
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib as mpl
@@ -74,7 +76,9 @@ def peak_mib() -> float:
 def apart(point: dict[str, int]) -> dict[str, float]:
     """`measure` in a process of its own."""
     command = [sys.executable, __file__, "--point", json.dumps(point)]
-    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    with TemporaryDirectory() as cache:  # nothing that an earlier point compiled
+        where = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=where)
     return json.loads(found.stdout.splitlines()[-1])
 
 
