@@ -273,7 +273,7 @@ def test_a_run_is_trained_drawn_and_loaded(family, tmp_path):
     metrics = pv.fit(
         *build_model(config, images.x_shape), images, epochs=1, batch_size=20, run_dir=tmp_path, progress=False
     )
-    assert 0 <= metrics["val/active_units"] <= 9
+    assert 0 <= metrics["val/dims_in_use"] <= 9
     assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {"reconstructions", "samples", "kl_per_dim"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     trained = pv.load(tmp_path)

@@ -485,6 +485,7 @@ def likelihood_like(base, **attributes):
         (likelihoods.Normal, {"elementwise": lambda self, h: dist.Normal(h.mean(-1), 1.0)}, "batch and event shape"),
         (likelihoods.Normal, {"elementwise": lambda self, h: dist.Normal(0.0, h.exp().exp())}, "the gradient of log"),
         (likelihoods.Poisson, {"elementwise": lambda self, h: dist.Poisson(h.exp() + 1)}, "`information`, .* is"),
+        (likelihoods.Poisson, {"link": lambda self, mean: mean}, "`link` gives h of other means"),
     ],
 )  # fmt: skip
 def test_a_broken_likelihood(base, attributes, message):

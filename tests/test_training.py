@@ -167,7 +167,7 @@ def test_large_counts_want_an_encoder_of_their_logarithm():
         else:
             assert math.isfinite(pv.fit(model, guide, data, epochs=4, progress=False)["val/elbo"])
             x = counts[:5]
-            torch.testing.assert_close(guide.encoder(x), pv.nets.MLP.forward(guide.encoder, (1 + x).log()))
+            torch.testing.assert_close(guide.encoder(x), guide.encoder.layers((1 + x).log()))
 
 
 def test_nan_is_never_checkpointed(tmp_path):
@@ -471,7 +471,7 @@ def test_what_a_run_leaves(images, tmp_path):
     for split in ("train", "val"):
         for tag in ("elbo", "elbo_init", "refinement_gain", "recon", "kl"):
             assert f"{split}/{tag}" in tags["scalars"]
-    assert {"val/active_units", "train/loss", "train/grad_norm", "train/beta", "train/images_per_second"} <= set(
+    assert {"val/dims_in_use", "train/loss", "train/grad_norm", "train/beta", "train/images_per_second"} <= set(
         tags["scalars"]
     )
     assert {f"infer/elbo_step_{k}" for k in range(4)} <= set(tags["scalars"])
@@ -809,7 +809,7 @@ def test_a_model_that_cannot_be_drawn_trains_and_says_so_once(tmp_path):
         metrics = pv.fit(model, guide, data, epochs=2, lr=1e-2, run_dir=tmp_path, progress=False)
     assert len([w for w in caught if "Sequence" in str(w.message)]) == 1
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["kl_per_dim.png"]
-    assert metrics["val/active_units"] <= TIMES * LATENT
+    assert metrics["val/dims_in_use"] <= TIMES * LATENT
     x = data.val[:5]
     kl = kl_per_dim(model, guide.family, x, guide.infer(x).params)
     q = guide.family(guide.infer(x).params)
@@ -830,5 +830,5 @@ def test_a_family_without_density_trains(tmp_path):
         metrics = pv.fit(
             model, guide, data, epochs=2, lr=1e-2, objective=pv.AnalyticELBO(), run_dir=tmp_path, progress=False
         )
-    assert "val/active_units" not in metrics
+    assert "val/dims_in_use" not in metrics
     assert math.isfinite(metrics["val/elbo"])

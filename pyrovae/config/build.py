@@ -92,6 +92,7 @@ def read_data(config: Config) -> Dataset:
     (1, 28, 28)
     """
     settings, data = config.dataset, make(config.dataset)
+    data = data.inverted() if settings.invert else data
     augment = settings.augment and make(settings.augment)
     return replace(data, augment=augment or data.augment, num_workers=settings.num_workers)
 

@@ -21,6 +21,7 @@ COMMON: dict[str, dict[str, Any]] = {  # keys of every block of a kind, with the
     "dataset": {
         "batch_size": (PositiveInt, 128),
         "num_workers": (NonNegativeInt, 0),
+        "invert": (bool, False),
         "augment": (Any, None),
         "normalize": (Any, None),
     },
@@ -66,6 +67,7 @@ class TrainConfig(Strict):
     save_dir: str = "runs"
     name: str = "run"
     seed: NonNegativeInt = 0
+    start_from_data: bool = True
     use_amp: bool = False
     early_stopping: Any = False
     optimizer: OptimizerName = "muon"

@@ -158,7 +158,8 @@ class Dataset:
             means += rows.read(numbers).double().flatten(1).mean(1).tolist()
         return means
 
-    normalized, outside = normalization.normalized, outside.outside
+    average, inverted, normalized = normalization.average, normalization.inverted, normalization.normalized
+    outside = outside.outside
 
     def finish(self, split: Split, raw: Tensor, numbers: Tensor, epoch: int | None = None, seed: int = 0) -> Tensor:
         """x from raw datapoints (B, *x_shape) numbered `numbers` (B,) in the split, as `rows` gives them.

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from .errors import DataError
 from .rows import chunks
@@ -19,6 +21,7 @@ Chunks = Callable[[], Iterator[Tensor]]
 
 _LOOKED_AT = 64  # training datapoints
 _MOST = 50_000  # training datapoints that a normalization is fitted to
+_DECODED = 2000  # the same for a mean, where each has to be decoded
 _WIDEST = 5000  # entries of x that ZCA takes: of more, the eigenvectors take many minutes and gigabytes
 
 
@@ -56,6 +59,8 @@ class Tabulated:
 
 def is_entrywise(preprocess: Any) -> bool:
     """Whether it is one of these, so that what it makes of an entry depends on nothing else."""
+    if isinstance(preprocess, Inverted):
+        return is_entrywise(preprocess.first)
     return preprocess is as_floats or isinstance(preprocess, Scaled | Tabulated)
 
 
@@ -63,6 +68,8 @@ def in_full(preprocess: Callable[[Tensor], Tensor], raw: Tensor) -> Tensor:
     """What `preprocess` makes of `raw`, in float64 where float32 would cut digits off, if it is one of these."""
     if raw.dtype not in (torch.float64, torch.int32, torch.int64) or not is_entrywise(preprocess):
         return preprocess(raw)
+    if isinstance(preprocess, Inverted):
+        return 1 - in_full(preprocess.first, raw)
     return raw.double() / (preprocess.scale if isinstance(preprocess, Scaled) else 1)
 
 
@@ -189,6 +196,23 @@ def _means(chunks: Chunks) -> Tensor:
     return (total / count).to(chunk.dtype)
 
 
+class Inverted:
+    """1 - x, of what `first` makes of raw datapoints: black where white was.
+
+    >>> Inverted(as_floats)(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([1., 0.])
+    """
+
+    def __init__(self, first: Callable[[Tensor], Tensor]) -> None:
+        self.first = first
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        return 1 - self.first(raw)
+
+    def __repr__(self) -> str:
+        return f"Inverted({'' if self.first is as_floats else self.first})"
+
+
 class Preprocess:
     """What a data set did with raw datapoints before, and then a normalization, on the device of x."""
 
@@ -218,6 +242,54 @@ def first_of(preprocess: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
     return first_of(preprocess.first) if isinstance(preprocess, Preprocess) else preprocess
 
 
+def _training(data: "Dataset", most: int) -> Iterator[Tensor]:
+    """x of at most so many training datapoints, at even distances, in chunks; not augmented, nor drawn."""
+    rows = data.rows("train")
+    every = torch.arange(0, len(rows), max(1, -(-len(rows) // most)), device=rows.device)
+    return (in_full(data.preprocess, rows.read(part)).cpu() for part in chunks(every, rows))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside, torch adds in one order, on which the last bits of a sum depend."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def average(data: "Dataset") -> Tensor:
+    """The mean of x over training datapoints, entry by entry, (*x_shape), float32.
+
+    Of grey values, where x is drawn from them, and of images that are not augmented. More than 50,000 datapoints, or
+    2,000 where each is decoded or cut when read, are thinned to that.
+    """
+    most = _MOST if data.rows("train").at_hand else _DECODED
+    with torch.no_grad(), _one_thread():
+        return _means(lambda: _training(data, most)).float()
+
+
+def inverted(data: "Dataset") -> "Dataset":
+    """The same images with 1 - x for x: ink as light on a dark ground. Raises a `DataError` unless x is in [0, 1].
+
+    >>> from pyrovae.data import Dataset
+    >>> Dataset("paper", "white", *torch.ones(3, 2, 1, 4, 4)).inverted().take("val")[0].max()
+    tensor(0.)
+    """
+    what = f"dataset {data.name}: invert"
+    if len(data.x_shape) != 3:
+        raise DataError(f"{what} is for images (C, H, W), and x is {data.x_shape}; leave dataset.invert out")
+    new = replace(data, preprocess=Inverted(data.preprocess), source=f"{data.source}, inverted")
+    if found := new.outside(constraints.unit_interval.check):
+        raise DataError(f"{what} is for values in [0, 1], and of 1 - x {found}; leave dataset.invert out")
+    if hasattr(data, "made_by"):
+        make, arguments = data.made_by
+        object.__setattr__(new, "made_by", (make, {**arguments, "invert": not arguments.get("invert", False)}))
+    return new
+
+
 def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
     """The same data set with x normalized, by `ZCA()` say, fitted to x of its training split alone, not augmented.
 
@@ -229,14 +301,8 @@ def normalized(data: "Dataset", normalization: Normalization) -> "Dataset":
     if data.binarize != "none":
         raise DataError(f"{what} is for real values, and binarize is {data.binarize}; set dataset.binarize: none")
     normalization, rows = copy.deepcopy(normalization), data.rows("train")
-    every = torch.arange(0, len(rows), max(1, -(-len(rows) // _MOST)), device=rows.device)
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the order of sums, and so their last bits, depends on it
-    try:
-        with torch.no_grad():
-            normalization.fit(lambda: (in_full(data.preprocess, rows.read(part)).cpu() for part in chunks(every, rows)))
-    finally:
-        torch.set_num_threads(num_threads)
+    with torch.no_grad(), _one_thread():
+        normalization.fit(lambda: _training(data, _MOST))
     preprocess = Preprocess(data.preprocess, normalization)
     few = torch.linspace(0, len(rows) - 1, _LOOKED_AT, device=rows.device).long()  # of which something must be left
     if not preprocess(rows.read(few)).any():

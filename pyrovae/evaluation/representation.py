@@ -19,12 +19,11 @@ from torch import Tensor
 
 from ..inference import elbo_terms, mutual_information
 from ..models import can_decode
-from ..training.figures import kl_bars, kl_per_dim
+from ..training.figures import IN_USE, kl_bars, kl_per_dim
 from ..validation import PositiveInt, validated
 from .subject import CHUNK_SIZE, Measurement, Subject, attempt, estimate, panels, posterior_mean
 from .traversals import most_active
 
-IN_USE = 0.1  # nats
 ZERO = 0.05  # a posterior mean below it in size counts as zero; the prior's standard deviation is mostly 1
 MAX_PSNR = 120.0  # dB; of a perfect reconstruction, where it has no end
 MAX_CLASSES = 20  # in a legend

@@ -13,6 +13,8 @@ from ..validation import NonNegativeInt, PositiveFloat, validated
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "Likelihood", "Normal", "Poisson"]
 
+_LEAST = 1e-6  # a mean that `link` takes for zero: of data that are all dark, or silent
+
 
 class Likelihood(nn.Module, ABC):
     """p(x | h), independent over the event dimensions of x given h, which `event_dim` counts: 3 for images (C, H, W).
@@ -66,6 +68,10 @@ class Likelihood(nn.Module, ABC):
         """
         return self.elementwise(h).variance
 
+    def link(self, mean: Tensor) -> Tensor | None:
+        """The h at which E[x | h] is `mean`, as `mean`, of any values of x's range; None, by default, if not known."""
+        return None
+
 
 class Bernoulli(Likelihood):
     r"""x ∈ {0, 1}, P(x = 1 | h) = sigmoid(h).
@@ -79,6 +85,12 @@ class Bernoulli(Likelihood):
 
     def elementwise(self, h: Tensor) -> dist.TorchDistribution:
         return dist.Bernoulli(logits=h)
+
+    def link(self, mean: Tensor) -> Tensor:
+        return mean.clamp(_LEAST, 1 - _LEAST).logit()
+
+
+_LANGEVIN = 1 / math.tanh(7.5) - 1 / 7.5
 
 
 class ContinuousBernoulli(Likelihood):
@@ -101,6 +113,16 @@ class ContinuousBernoulli(Likelihood):
         # The variance, but torch's loses all its digits near h = 0 in float32. Near 0, its Taylor series.
         near = 1 / 12 - h**2 / 240 + h**4 / 6048 - h**6 / 172800
         return torch.where(h.abs() < 0.5, near, 1 / h**2 - 0.25 / (h / 2).sinh() ** 2)
+
+    def link(self, mean: Tensor) -> Tensor:
+        # E[x | h] = (1 + L(h / 2)) / 2, with L(y) = coth y - 1 / y. Cohen's rational inverse of L (1991), off by 5 % at
+        # most, then Newton's method, whose slope is the variance. Beyond |h| = 15 torch's float32 sees no difference.
+        y = (2 * mean.double() - 1).clamp(-_LANGEVIN, _LANGEVIN)  # L(h / 2)
+        h = 2 * y * (3 - y**2) / (1 - y**2)
+        for _ in range(4):
+            at = torch.where(h.abs() < 1e-3, h / 6, 1 / (h / 2).tanh() - 2 / h)
+            h = h + (y - at) / 2 / self.information(h)
+        return h.to(mean.dtype)
 
 
 class Normal(Likelihood):
@@ -133,6 +155,9 @@ class Normal(Likelihood):
     def information(self, h: Tensor) -> Tensor:
         return (-2 * self.log_scale).exp().expand_as(h)
 
+    def link(self, mean: Tensor) -> Tensor:
+        return mean
+
 
 MAX_LOG_RATE = 15.0
 
@@ -152,3 +177,6 @@ class Poisson(Likelihood):
 
     def information(self, h: Tensor) -> Tensor:
         return super().information(h) * (h <= MAX_LOG_RATE)  # the cap has no slope
+
+    def link(self, mean: Tensor) -> Tensor:
+        return mean.clamp(min=_LEAST).log().clamp(max=MAX_LOG_RATE)

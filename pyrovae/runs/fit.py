@@ -55,7 +55,7 @@ def fit(
     if run_dir is None:
         return training.fit(model, guide, data, **options)
     folder = RunFolder(Path(run_dir))
-    config, missing = described(model, guide, data, options)
+    config, missing = described(model, guide, data, {"start_from_data": False, **options})
     config.train.save_dir, config.train.name = str(folder.path.parent), folder.path.name
     if is_rank_zero():
         folder.path.mkdir(parents=True, exist_ok=True)

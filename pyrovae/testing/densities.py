@@ -86,10 +86,10 @@ def _check_density(name: str, family: Family, params: Tensor, z: Tensor) -> None
 
 
 def check_likelihood(likelihood: Likelihood) -> None:
-    """Asserts that a likelihood is one: shapes, support, gradients, mean, normalisation, Fisher information.
+    """Asserts that a likelihood is one: shapes, support, gradients, mean, normalisation, Fisher information, link.
 
-    The last three by sums over whole numbers to 4,000, or by quadrature, for h from -1.5 to 1.5. An `AssertionError`
-    says what is broken.
+    Mean, normalisation and information by sums over whole numbers to 4,000, or by quadrature, for h from -1.5 to 1.5.
+    An `AssertionError` says what is broken.
 
     >>> import pyrovae as pv
     >>> check_likelihood(pv.models.likelihoods.Poisson(event_dim=1))
@@ -131,6 +131,11 @@ def check_likelihood(likelihood: Likelihood) -> None:
             i = int(off.argmax())
             numbers = f"{stated.flatten()[i]:.4g}, and should be {exact.flatten()[i]:.4g}"
             require(bool(off[i] < 0.01), f"{name}: {what} is {numbers} at h = {h.flatten()[i]:.2f}")
+    mean = or_none(lambda: p.mean)
+    back = None if mean is None else likelihood.link(mean)
+    if mean is not None and back is not None:
+        off = (likelihood.elementwise(back).mean - mean).abs() / (0.01 + mean.abs())
+        require(bool((off < 0.01).all()), f"{name}: `link` gives h of other means")
 
 
 def _is_real(q: Any) -> bool:

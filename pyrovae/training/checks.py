@@ -1,19 +1,22 @@
 """What is looked at before the first step: values that the likelihood has no density for, shapes that do not fit."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
 from pyro import poutine
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from ..capture import isolated
+from ..families import Family
 from ..guides import Guide
 from ..inference import ELBO, Inferred, evaluating
 from ..inference.elbo import scored_sites
-from ..models.likelihoods import Likelihood
+from ..models.likelihoods import Bernoulli, Likelihood
+from .figures import IN_USE
 from .loss import BatchLoss
 
 NEEDS_GRADIENTS = (
@@ -22,6 +25,8 @@ NEEDS_GRADIENTS = (
 )
 _ERRORS = RuntimeError, IndexError, ValueError
 _ENTRIES = 2**20  # of the batch that is looked at
+_FEW_IMAGES = 256
+_LITTLE = 2.0  # nats of KL
 _FEW = 0.01  # share of values that may be mistakes
 _DARKEST_WHITE = 127  # a largest value above it, and up to 255, is taken for that of pixels
 
@@ -77,6 +82,33 @@ def _remedy(likelihood: type[Likelihood], found: Any, keys: Collection[str]) -> 
     other = other or ("poisson or " if positive and binary and found.num_whole == found.num else "")
     few = "mend these values, or " if found.num <= _FEW * found.num_values else ""
     return f"{few}set {', or '.join([*choices, f'model.likelihood: {other}normal'])}"
+
+
+def hint_at_bright_images(model: nn.Module, data: Any) -> None:
+    """Warns of images mostly white under a Bernoulli likelihood: ink on paper, which a VAE learns worse than light."""
+    bernoulli = isinstance(getattr(model, "likelihood", None), Bernoulli)
+    if not (bernoulli and len(data.x_shape) == 3 and hasattr(data, "inverted")):
+        return
+    mean = float(data.take("train", _FEW_IMAGES)[0].mean())
+    if mean > 0.5:
+        rank_zero_warn(
+            f"most pixels are white (mean {mean:.2f}), and black ones learn better: dataset.invert: true, or in Python "
+            "data.inverted()",
+            category=UserWarning,
+        )
+
+
+def warn_if_unused(metrics: Mapping[str, float], family: Family) -> None:
+    """Warns if validation's KL is below 2 nats and not all dimensions are in use, or none is."""
+    kl, used, size = metrics["val/kl"], metrics.get("val/dims_in_use"), family.z_dim
+    if used == 0 or (kl < _LITTLE and (used is None or used < size)):
+        dims = "" if used is None else f", {used:.0f} of {size} dimensions above {IN_USE} nats"
+        rank_zero_warn(
+            f"z is hardly used: KL {kl:.2g} nats{dims} (validation); try train.beta_warmup: linear, a lower "
+            "model.beta, train.objective: {type: analytic_elbo, free_bits: 0.5}, more epochs, "
+            "train.start_from_data: true, or of images of ink on paper dataset.invert: true",
+            category=UserWarning,
+        )
 
 
 def check_shapes(model: nn.Module, guide: Guide, x: Tensor) -> None:

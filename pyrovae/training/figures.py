@@ -164,6 +164,7 @@ def kl_bars(kl: Tensor, kl_init: Tensor | None = None) -> Figure:
     return axes.figure
 
 
+IN_USE = 0.1  # nats of KL, above which a latent dimension tells something
 NUM_DRAWS = 8  # of the layers above
 NUM_MOMENT_DRAWS = 256  # where q has no moments in closed form
 
@@ -182,7 +183,8 @@ def kl_per_dim(model: Callable, family: Family, x: Tensor, params: Tensor) -> Te
     torch.Size([3])
     """
     with torch.no_grad(), pyro.validation_enabled(False):
-        objective = AnalyticELBO(num_particles=NUM_DRAWS)  # which asks q for no density
+        draws = 1 if len(getattr(model, "sites", ())) == 1 else NUM_DRAWS
+        objective = AnalyticELBO(num_particles=draws)  # which asks q for no density
         model_trace, guide_trace = objective.traces(model, lambda x: family.sample(params), x)
     sites: Any = [(guide_trace.nodes[n], s) for n, s in scored_sites(model_trace) if not s["is_observed"]]
     found = [(_entries(q["fn"], p["fn"]), p["fn"].event_shape.numel()) for q, p in sites]  # (..., B, *event_shape)

@@ -21,9 +21,10 @@ from torch import nn
 from ..guides import Guide, RefinedGuide
 from ..models.likelihoods import Likelihood
 from ..validation import Fraction, NonNegativeInt, PositiveInt, validated
+from . import start
 from .callbacks import Averaging, PatientEarlyStopping, Pictures, ProgressBar, Stopwatch, checkpoints, run_loggers
 from .checkpoint import AtomicCheckpointIO, read_checkpoint
-from .checks import check_shapes, check_support
+from .checks import check_shapes, check_support, hint_at_bright_images, warn_if_unused
 from .module import LitVAE
 from .scores import SplitStatistics
 
@@ -77,6 +78,7 @@ def fit(
     run_dir: Path | str | None = None,
     resume: Path | str | None = None,
     use_amp: bool = False,
+    start_from_data: bool = False,
     early_stopping: bool | Mapping[str, Any] = False,
     ema_decay: Fraction | None = None,
     checkpoint_every: PositiveInt | None = None,
@@ -102,6 +104,9 @@ def fit(
         run_dir: Folder for metrics, TensorBoard, pictures and checkpoints; nothing is written by default.
         resume: Checkpoint to go on from.
         use_amp: Networks in bfloat16 where the device has it, else in float16 with a gradient scaler.
+        start_from_data: Set the decoder's last bias by the data's mean first, as
+            `training.start_from_data` does. A run from YAML does so by default; here models may come trained, so it is
+            asked for. A resume never does.
         early_stopping: `True`, or a mapping with `monitor`, `patience`, `min_delta`, `start_epoch`.
         ema_decay: Of an average of the weights over steps, 0.999 say; it is what is validated, kept and returned, and
             `val/elbo_raw` is of the weights themselves. None by default.
@@ -132,7 +137,7 @@ def fit(
     >>> metrics["val/elbo"] < 0
     True
     """
-    start = perf_counter()
+    since = perf_counter()
     _quiet()
     likelihood = getattr(model, "likelihood", None)
     if isinstance(likelihood, Likelihood):
@@ -141,6 +146,7 @@ def fit(
     module = LitVAE(model, guide, x_shape=data.x_shape, sketch=sketch, seed=seed, **options)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     check_shapes(model, guide, next(iter(data.batches("val", 2, seed=seed))).to(device))
+    _begin(model, data, start_from_data and resume is None)
     run_dir = None if run_dir is None else Path(run_dir)
     used: list[Callback] = []
     if progress and not any(isinstance(callback, BaseProgressBar) for callback in callbacks):
@@ -194,9 +200,20 @@ def fit(
         path = run_dir / "checkpoints" / "best.ckpt"
         best: Any = read_checkpoint(path)["state_dict"] if trainer.is_global_zero else None
         module.load_state_dict(trainer.strategy.broadcast(best))
+    return {**_finished(trainer, module, val, test), "seconds": perf_counter() - since}
+
+
+def _begin(model: nn.Module, data: Data, from_data: bool) -> None:
+    hint_at_bright_images(model, data)
+    if from_data:
+        start.start_from_data(model, data)
+
+
+def _finished(trainer: pl.Trainer, module: LitVAE, val: Iterable[Any], test: Iterable[Any]) -> dict[str, Any]:
     trainer.loggers = []  # the curves end with training; what follows goes to the caller
     metrics = {**trainer.validate(module, val, verbose=False)[0], **trainer.test(module, test, verbose=False)[0]}
-    return {**metrics, "seconds": perf_counter() - start}
+    warn_if_unused(metrics, module.guide.family)
+    return metrics
 
 
 def _check_refinement(module: LitVAE, epochs: int, world_size: int) -> None:

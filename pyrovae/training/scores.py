@@ -11,9 +11,10 @@ from torch import Tensor
 from ..capture import Engine, engine
 from ..guides import Guide
 from ..inference import Inferred, Terms, common_noise_terms, evaluating, mutual_information
+from .figures import IN_USE, kl_per_dim
 from .noise import seed_noise
 
-ACTIVE_VARIANCE = 0.01
+_LOOKED_AT = 500  # datapoints of a split and rank whose KL is taken by dimension
 
 
 def mean_of(q: Any) -> Tensor | None:
@@ -31,11 +32,11 @@ def mean_of(q: Any) -> Tensor | None:
 class SplitStatistics:
     """Sums of values per datapoint, batch by batch, on any number of ranks.
 
-    E_q[z] has `z_dim` entries, 0 if q does not know it. All ranks must agree whether `add` is `informed`, also one that
-    gets no batch.
+    Of KL by dimension there are `z_dim` entries at most. All ranks must agree whether `add` is `informed`, also one
+    that gets no batch.
 
     >>> statistics, terms = SplitStatistics(3, torch.device("cpu")), Terms(recon=-torch.ones(5), kl=torch.zeros(5))
-    >>> statistics.add(terms, terms, mean=torch.zeros(5, 3), reverted=None, information=None)
+    >>> statistics.add(terms, terms, kl_per_dim=torch.zeros(3), reverted=None, information=None)
     >>> statistics.sums["count"]
     tensor(5., dtype=torch.float64)
     """
@@ -44,23 +45,37 @@ class SplitStatistics:
 
     def __init__(self, z_dim: int, device: torch.device, informed: bool = False) -> None:
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        shapes: dict[str, tuple[int, ...]] = {"count": (), "reverted": ()}
-        shapes |= {"values": (2, len(self.NAMES)), "means": (2, z_dim)}  # of themselves and of their squares
+        shapes: dict[str, tuple[int, ...]] = {"count": (), "reverted": (), "num_split": (), "kl_per_dim": (z_dim,)}
+        shapes |= {"values": (2, len(self.NAMES))}  # of themselves and of their squares
         shapes |= {"information": ()} if informed else {}
+        self.num_split = 0  # of this rank
         self.sums = {name: torch.zeros(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
 
     def add(
-        self, terms_init: Terms, terms: Terms, mean: Tensor | None, reverted: Tensor | None, information: Tensor | None
+        self,
+        terms_init: Terms,
+        terms: Terms,
+        kl_per_dim: Tensor | None,
+        reverted: Tensor | None,
+        information: Tensor | None,
     ) -> None:
-        """Adds a batch: scores at λ₀ and λ_K, E_q[z] (B, ...), which datapoints kept λ₀, and `mutual_information`."""
-        elbo, elbo_init, means = terms.elbo(), terms_init.elbo(), None if mean is None else mean.flatten(1)
+        """Adds a batch: scores at λ₀ and λ_K, `kl_per_dim` (D,) if known, which datapoints kept λ₀, and information."""
+        elbo, elbo_init = terms.elbo(), terms_init.elbo()
         values = torch.stack([elbo, elbo_init, elbo - elbo_init, terms.recon, terms.kl]).T  # (B, 5)
-        for name, each in {"values": values, "means": means, "reverted": reverted, "information": information}.items():
+        for name, each in {"values": values, "reverted": reverted, "information": information}.items():
             if each is not None:
                 rows = each.to(self.sums[name])
-                moments = name in ("values", "means")
-                self.sums[name] += torch.stack([rows.sum(0), rows.square().sum(0)]) if moments else rows.sum()
+                self.sums[name] += torch.stack([rows.sum(0), rows.square().sum(0)]) if name == "values" else rows.sum()
+        if kl_per_dim is not None:
+            self.sums["kl_per_dim"][: len(kl_per_dim)] += len(elbo) * kl_per_dim.to(self.sums["kl_per_dim"])
+            self.sums["num_split"] += len(elbo)
+            self.num_split += len(elbo)
         self.sums["count"] += len(elbo)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether enough datapoints have told their KL by dimension."""
+        return self.num_split >= _LOOKED_AT
 
     def summary(self, strategy: Any) -> dict[str, float]:
         """Means over all ranks, in nats a datapoint, with standard errors of the ELBO and of the gain."""
@@ -70,10 +85,9 @@ class SplitStatistics:
         error = ((square - average.square()).clamp_min(0) / max(n - 1, 1)).sqrt()
         result = dict(zip(self.NAMES, average.tolist(), strict=True))
         result["elbo_se"], result["refinement_gain_se"] = error[0].item(), error[2].item()
-        if sums["means"].shape[1]:
-            # Burda et al. (2016), arXiv:1509.00519: a unit is active if its posterior mean varies over the data.
-            mean, square = sums["means"] / n
-            result["active_units"] = float((square - mean.square() > ACTIVE_VARIANCE).sum())
+        if num_split := float(sums["num_split"]):
+            # Not by the posterior mean's variance (Burda et al. 2016), which a loop's noise passes too.
+            result["dims_in_use"] = float((sums["kl_per_dim"] / num_split > IN_USE).sum())
         result["num_reverted"] = float(sums["reverted"])
         if "information" in sums:
             result["mutual_information"] = float(sums["information"]) / n
@@ -112,9 +126,7 @@ class EvaluatedModule(pl.LightningModule):
         return terms[0], terms[-1]
 
     def on_validation_epoch_start(self) -> None:
-        family = self.guide.family
-        mean = mean_of(family(family.init_params().to(self.device)[None]))  # here, for a rank without any batch
-        size = 0 if mean is None else mean.numel()
+        size = max(self.guide.family.z_dim, self.guide.family.num_params)  # the same on a rank without any batch
         self.statistics = SplitStatistics(size, self.device, self.measures_information)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -125,9 +137,13 @@ class EvaluatedModule(pl.LightningModule):
         with self.chosen_engine():
             inferred = self.guide.infer(x)
         terms_init, terms = self.score(x, inferred, self.eval_particles)
-        mean = mean_of(self.guide.family(inferred.params))
+        split = None if self.statistics.is_split else self._kl_per_dim(x, inferred.params)
         information = mutual_information(self.guide.family, inferred.params) if self.measures_information else None
-        self.statistics.add(terms_init, terms, mean, inferred.reverted, information)
+        self.statistics.add(terms_init, terms, split, inferred.reverted, information)
+
+    def _kl_per_dim(self, x: Tensor, params: Tensor) -> Tensor | None:
+        with evaluating(self):
+            return kl_per_dim(self.model, self.guide.family, x, params)
 
     def on_validation_epoch_end(self) -> None:
         self.log_statistics("val")
