@@ -74,7 +74,13 @@ def train(data: pv.data.Dataset, args: Any) -> tuple[pv.VAE, pv.Guide, dict[str,
         guide = pv.SemiAmortizedGuide(model, family, encoder, refiner)
     deadline = Deadline(args.seconds, args.lr)
     options: dict[str, Any] = {"optimizer": args.optimizer, "lr": args.lr, "lr_schedule": "constant", "lr_warmup": 0.0}
-    options |= {"batch_size": args.batch_size, "seed": args.seed, "progress": False, "callbacks": [deadline]}
+    options |= {
+        "start_from_data": True,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "progress": False,
+        "callbacks": [deadline],
+    }
     before = spent()
     pv.fit(model, guide, data, epochs=100_000, **options)
     took = {"trained_seconds": deadline.end, "start_up": before, "compiled_at": deadline.start}
