@@ -70,6 +70,7 @@ def test_a_speedrun_ends_with_its_seconds_at_a_learning_rate_of_zero(monkeypatch
     assert rates[20:] == sorted(rates[20:], reverse=True)
 
 
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch was built without oneDNN")
 def test_a_loop_by_hand_on_packed_weights_is_the_decoder():
     import iwae
 
