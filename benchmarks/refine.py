@@ -175,7 +175,8 @@ def compare(net: str, batch: int, parts: tuple[Any, ...], seconds: float, device
     start = 0.1 * torch.randn(batch, family.num_params, device=device)
 
     def refine(engine: Any, amp: bool = False) -> Tensor:
-        with pv.engine(engine), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+        # Without gradients, as a trained model infers.
+        with torch.no_grad(), pv.engine(engine), torch.autocast(device.type, torch.bfloat16, enabled=amp):
             return refiner(model, family, x, start).params
 
     refined = []

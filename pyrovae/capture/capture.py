@@ -1,6 +1,7 @@
 """A Pyro program and its compiled twin, and the switch between them."""
 
 import logging
+import math
 import os
 import traceback
 import warnings
@@ -153,8 +154,10 @@ class Capture:
         """`function(*args)`."""
         return self.bind(*args)(*args)
 
-    def bind(self, *args: Any, calls: int = 1) -> Function:
+    def bind(self, *args: Any, calls: int = 1, still: bool = False) -> Function:
         """The function to call `calls` times with arguments like these, while no weight changes.
+
+        If weights stand `still` beyond that, as in evaluation, what is made of them is kept for the next bind.
 
         Compiled, it raises `ValueError` for another batch size than these arguments have.
         """
@@ -173,7 +176,7 @@ class Capture:
         modes = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), torch.get_num_threads()
         key = structure(args), modes, *((arg.shape[1:], arg.dim(), arg.dtype, arg.device) for arg in flat), now.key
         for size in (None, batch):  # a graph for every batch size, else one for this
-            bound = self._bound((key, size), now, args, batch, calls)
+            bound = self._bound((key, size), now, args, batch, math.inf if still else calls)
             if bound is not None:
                 return bound
         return self._eager(self._given_up or self._graphs[key, batch].lacks)
@@ -188,7 +191,7 @@ class Capture:
             warnings.warn(message, CaptureWarning, stacklevel=3)
         return self.function
 
-    def _bound(self, place: tuple, now: Reading, args: tuple[Any, ...], batch: int, calls: int) -> Function | None:
+    def _bound(self, place: tuple, now: Reading, args: tuple[Any, ...], batch: int, calls: float) -> Function | None:
         """The graph kept at `place`, made if it is not there yet, with its weights; None if there can be none."""
         kept = self._graphs.get(place)
         if kept is None and len(self._graphs) >= MAX_GRAPHS:

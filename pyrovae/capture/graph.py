@@ -16,7 +16,6 @@ from pyro import poutine
 from torch import Tensor, fx, nn
 
 from . import cpu
-from .products import Product, packed_is_faster, products_of, repay, with_packed
 
 Tensors = tuple[Tensor, ...]
 Modules = tuple[nn.Module, ...]
@@ -25,11 +24,11 @@ Surroundings = tuple[list[Any], list[Any]]  # Pyro handlers at work, and plates 
 
 TRACED_BATCH = 64  # the size that stands for any; always the same, so that caches on disk are found again
 MAX_REPLAYS = 8  # batch sizes of one graph that have a CUDA graph
+PACKED_AFTER = 32  # calls with the same weights, which save as much as packing takes
 WARMUP = 3  # runs before recording, on which kernels are loaded and libraries take their workspaces
 
 # Private names. Where a release lacks one, programs run eagerly and one `CaptureWarning` names it. Besides these:
-# `_parameters`, `_buffers` and `_modules` of `nn.Module`, `torch._foreach_copy_`, what `products.py` and `cpu.py` name,
-# and `_version` of tensors.
+# `_parameters`, `_buffers` and `_modules` of `nn.Module`, `torch._foreach_copy_`, and what `cpu.py` names.
 PYRO_LACKS = ""
 try:  # Pyro 1.9.1 and 1.9.2: the handlers at work, and the dimensions that plates hold
     from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
@@ -283,21 +282,17 @@ class Prologue:
         self.graph, self.keeps = graph, keeps
         placeholders = [] if graph is None else graph.graph.find_nodes(op="placeholder")
         self._read = [i for i, node in enumerate(placeholders) if node.users]
-        self._marks: list[tuple[int, int]] = []
-        self._copies: list[Tensor] = []  # of the weights that `_made` is of, once they have stood still
+        self._copies: list[Tensor] = []  # of the weights that `_made` is of
         self._made: list[Tensor] = []
 
     def __call__(self, values: list[Tensor]) -> list[Tensor]:
         """Of these fixed inputs of the graph."""
-        read = [values[i] for i in self._read]
-        if self.graph is None or not self.keeps or any(value.is_inference() for value in read):
+        if self.graph is None or not self.keeps:
             return [] if self.graph is None else list(self.graph(*values))
-        # Versions miss what is written through `.data`; equality does not, and takes a thirtieth of packing.
-        marks = [(value.data_ptr(), value._version) for value in read]
-        stood, self._marks = marks == self._marks, marks
-        if not (stood and self._copies and all(map(_same, self._copies, read))):
-            self._made = list(self.graph(*values))
-            self._copies = [value.clone() for value in read] if stood else []  # none in training, where they move
+        read = [values[i] for i in self._read]
+        # By equality, which takes a thirtieth of packing: versions miss what is written through `.data`.
+        if not (self._copies and all(map(_same, self._copies, read))):
+            self._made, self._copies = list(self.graph(*values)), [value.clone() for value in read]
         return self._made
 
 
@@ -319,7 +314,6 @@ class Graph:
         self._env = inside.ShapeEnv()
         self._symbols: list[Any] = []
         self._admitted: dict[int, bool] = {}
-        self._repaid: dict[tuple[int, int], bool] = {}
         self._variants: dict[bool, Variant] = {}  # with packed products, and without
         self._replays = CUDAGraphs(modules)
         self.verified: set[tuple[bool, bool]] = set()  # packed or not, alone in its batch or not
@@ -351,8 +345,7 @@ class Graph:
         finally:
             torch.set_autocast_cache_enabled(cache)
         self._constants = _lift_constants(self._traced, len(weights))
-        self._products: dict[fx.Node, Product] = products_of(self._traced, len(weights) + len(self._constants))
-        self._handle = self._stand_in(mode, torch.empty(0))
+        self._products = cpu.fixed_products(self._traced, len(weights) + len(self._constants))
 
     def _stand_in(self, mode: Any, tensor: Tensor, dynamic: bool = False) -> Any:
         """`tensor` without its values, and with a symbol for its leading size if `dynamic`."""
@@ -368,12 +361,10 @@ class Graph:
             self._admitted[batch] = all(bool(guard.expr.subs(sizes)) for guard in self._env.guards)
         return self._admitted[batch]
 
-    def packs(self, batch: int, calls: int) -> bool:
-        """Whether its products with weights are packed, for so many calls with this batch size."""
-        if (batch, calls) not in self._repaid:
-            sizes = dict.fromkeys(self._symbols, batch)
-            self._repaid[batch, calls] = repay(list(self._products.values()), sizes, calls) and packed_is_faster()
-        return self._repaid[batch, calls] and bool(torch.backends.mkldnn.enabled)
+    def packs(self, batch: int, calls: float) -> bool:
+        """Whether products with weights are packed for so many calls: a rule without history, for a run that is resumed
+        is to take the same products."""
+        return batch >= cpu.LEAST_ROWS and calls >= PACKED_AFTER and bool(self._products) and cpu.onednn_is_faster()
 
     def bind(self, weights: list[Tensor], args: Tensors, packed: bool = False) -> tuple[Flat, list[Tensor]]:
         """A function of tensors and the first of them, for as long as no weight changes; `args` are the others."""
@@ -389,8 +380,7 @@ class Graph:
         return run, [*values, *computed]
 
     def _variant(self, packed: bool, num_fixed: int) -> Variant:
-        traced = with_packed(self._traced, self._products if packed else {}, self._handle)
-        cpu.use_onednn(traced)  # the products that are not packed
+        traced = cpu.with_onednn(self._traced, self._products if packed else ())
         prologue = Prologue(_hoist(traced, num_fixed), keeps=packed)
         return Variant(prologue, traced, _compiled(traced))
 

@@ -119,7 +119,9 @@ class Refiner(ABC):
             )
             given = x, settings, start, prior
             refined, slope, path, teaching = start, None, [start.detach()], list[Tensor]()
-            states: Iterator[tuple[Tensor, Rows]] = self._run(model, family, run, given, eager=learned)
+            states: Iterator[tuple[Tensor, Rows]] = self._run(
+                model, family, run, given, eager=learned, still=not learns
+            )
             if through:  # the ELBO at λ_K teaches, and no gradient on the way
                 rows = unrolled(run, given, self.num_steps, depth_of(self.gradient), self.checkpoint)
                 states = ((row, None) for row in rows)
@@ -132,20 +134,22 @@ class Refiner(ABC):
             found = Inferred(params, refined, slope=slope, teaching=tuple(teaching))
             if self.safeguard:
                 with frozen(model), frozen(family):
-                    score = score_of(model, family, self.score_particles).bind(x, start.detach(), prior, calls=2)
+                    score = score_of(model, family, self.score_particles).bind(
+                        x, start.detach(), prior, calls=2, still=not learns
+                    )
                     weight = beta if self.objective is None else beta * self.objective.beta
                     found = _better(lambda row: score(x, row, prior), start, found, weight)
         return found._replace(path=torch.stack(path) if record else None)
 
     def _run(
-        self, model: nn.Module, family: Family, run: Programs, given: Given, *, eager: bool
+        self, model: nn.Module, family: Family, run: Programs, given: Given, *, eager: bool, still: bool
     ) -> Iterator[tuple[Tensor, Rows]]:
         """λ_k (B, P) for k = 1, ..., K, and the gradient that led there, if a gradient did."""
         x, settings, start, prior = given
         state, num_left = run.step.init(start), run.step.num_looks + self.num_steps
         params, rows = start, None  # of `start` that are still at work; None for all
         with frozen(model), frozen(family):
-            advance = run.step if eager else run.advance.bind(x, settings, state, prior, calls=num_left)
+            advance = run.step if eager else run.advance.bind(x, settings, state, prior, calls=num_left, still=still)
             for _ in range(run.step.num_looks):
                 state = advance(x, settings, state, prior)
             for k in range(1, self.num_steps + 1):
@@ -161,7 +165,7 @@ class Refiner(ABC):
                 if len(active) < len(state.params):
                     rows = active if rows is None else rows[active]
                     x, state, prior = _rows_of((x, state, prior), active)
-                    advance = run.advance.bind(x, settings, state, prior, calls=self.num_steps - k)
+                    advance = run.advance.bind(x, settings, state, prior, calls=self.num_steps - k, still=still)
 
 
 class Rule(NamedTuple):
