@@ -97,8 +97,9 @@ def main() -> None:
     args = options.parse_args()
     data = pv.data.MNIST(root=args.root, source="full") if args.root else pv.data.MNIST(source="embedded")
     torch.manual_seed(0)
-    model, family = pv.models.mlp(data.x_shape, Z_DIM, widths=WIDTHS), pv.DiagonalNormal(Z_DIM)
-    encoder = pv.nets.MLP(data.x_shape, (family.num_params,), widths=WIDTHS)
+    net: dict[str, Any] = {"widths": WIDTHS, "activation": "relu"}  # as by hand
+    model, family = pv.models.mlp(data.x_shape, Z_DIM, **net), pv.DiagonalNormal(Z_DIM)
+    encoder = pv.nets.MLP(data.x_shape, (family.num_params,), **net)
     guide = pv.AmortizedGuide(family, encoder)
     pv.fit(model, guide, data, epochs=args.epochs, progress=False)
     model.eval().requires_grad_(False)

@@ -40,8 +40,8 @@ import pyrovae as pv
 
 Z_DIM, SHAPE, STEPS, LR = 32, (1, 28, 28), 10, 0.03
 NETS: dict[str, Callable[[int], nn.Module]] = {
-    "mlp": lambda width: pv.nets.MLP((Z_DIM,), SHAPE, widths=(width, width)),
-    "conv": lambda _: pv.nets.ConvDecoder((Z_DIM,), SHAPE),
+    "mlp": lambda width: pv.nets.MLP((Z_DIM,), SHAPE, widths=(width, width), activation="relu"),
+    "conv": lambda _: pv.nets.ConvDecoder((Z_DIM,), SHAPE, activation="relu"),
 }
 PEERS = ["pyro_naive", "pyro_frozen", "hand_eager", "hand_compiled", "numpyro", "jax"]
 COLUMNS = [*PEERS, "eager", "compiled", "bf16", "floor_mkl", "floor_packed", "floor"]

@@ -62,8 +62,8 @@ class How(NamedTuple):
 def networks(how: How) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder; the same weights for all contestants."""
     torch.manual_seed(how.seed)
-    widths = (how.width, how.width)
-    encoder, decoder = pv.nets.MLP(SHAPE, (2 * Z_DIM,), widths=widths), pv.nets.MLP((Z_DIM,), SHAPE, widths=widths)
+    net: dict[str, Any] = {"widths": (how.width, how.width), "activation": "relu"}  # as all contestants have it
+    encoder, decoder = pv.nets.MLP(SHAPE, (2 * Z_DIM,), **net), pv.nets.MLP((Z_DIM,), SHAPE, **net)
     return encoder.to(how.device), decoder.to(how.device)
 
 

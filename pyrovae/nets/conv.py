@@ -37,7 +37,7 @@ class ConvEncoder(nn.Module):
         *,
         channels: Sizes = (32, 64),
         widths: Sizes = (256,),
-        activation: Activation = "relu",
+        activation: Activation = "silu",
     ) -> None:
         super().__init__()
         path, sizes = (in_shape[0], *channels), _halvings("in_shape", in_shape, len(channels))
@@ -72,7 +72,7 @@ class ConvDecoder(nn.Module):
         *,
         channels: Sizes = (32, 64),
         widths: Sizes = (256,),
-        activation: Activation = "relu",
+        activation: Activation = "silu",
     ) -> None:
         super().__init__()
         path, sizes = (out_shape[0], *channels)[::-1], _halvings("out_shape", out_shape, len(channels))[::-1]

@@ -37,7 +37,7 @@ class MLP(nn.Module):
 
     @validated
     def __init__(
-        self, in_shape: Sizes, out_shape: Sizes, *, widths: Sizes = (512, 512), activation: Activation = "relu"
+        self, in_shape: Sizes, out_shape: Sizes, *, widths: Sizes = (512, 512), activation: Activation = "silu"
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
