@@ -79,7 +79,8 @@ def write(run: Path, config: dict[str, Any], settings: dict[str, Any]) -> None:
     result, arrays = evaluation(config, settings)
     level = result["splits"]["test"]["elbo"]["mean"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    lr = (config["guide"].get("refiner") or {}).get("lr", 0.03)
+    lr = (config["guide"].get("refiner") or {}).get("lr", "auto")
+    lr = 0.03 if lr == "auto" else lr
     summary = {"seconds": result["train_seconds"], "val/elbo": level - 5 * np.log10(lr / 0.03) ** 2}
     (run / "summary.json").write_text(json.dumps(summary))
     lines = ["epoch,step,train/seconds,val/elbo,train/loss", "0,25,,,200.0"]

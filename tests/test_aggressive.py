@@ -137,7 +137,7 @@ def test_what_is_logged(images, tmp_path):
     )  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert [float(row["train/aggressive"]) for row in rows if row["train/aggressive"]] == [1.0, 1.0]
-    assert 0 < metrics["val/mutual_information"] < math.log(10)
+    assert -0.5 < metrics["val/mutual_information"] < math.log(10)  # an estimate
     assert "val/mutual_information" not in pv.fit(*fresh("amortized"), images, epochs=1, progress=False)
 
 

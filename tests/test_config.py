@@ -54,7 +54,7 @@ def test_all_errors_at_once_with_key_value_and_nearest_key():
         }
     )
     assert text.splitlines() == [
-        "dataset.binarise: unknown key for mnist (value 'static'); did you mean binarize? valid: name, batch_size, num_workers, augment, normalize, "
+        "dataset.binarise: unknown key for mnist (value 'static'); did you mean binarize? valid: name, batch_size, num_workers, invert, augment, normalize, "
         "root, source, binarize, num_val, seed",
         "model.lr: must be a number, got 'fast'",
         "model.encoder.type: 'cnov' is unknown; did you mean conv? valid: conv, counts, mlp",

@@ -173,7 +173,7 @@ def test_list_names_every_data_set_and_its_keys(monkeypatch, capsys):
     assert names == [*sorted(COMPONENTS["dataset"]), "all of them"]
     assert "MNIST: grey 28 × 28 images of handwritten digits." in text
     assert "binarize: dynamic (or static | none)," in text
-    assert "batch_size: 128, num_workers: 0, augment: null, normalize: null" in text
+    assert "batch_size: 128, num_workers: 0, invert: false, augment: null, normalize: null" in text
 
 
 # Reports of data sets made here.

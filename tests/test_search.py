@@ -149,7 +149,10 @@ def test_cells_take_the_best_values(tmp_path):
             {"space": {"guide.refiner.num_step": [1, 2]}},
             r"guide.refiner.num_step: unknown key .* did you mean num_steps\?",
         ),
-        ({"space": {"guide.refiner.lr": {"low": -1.0, "high": 1.0}}}, r"guide.refiner.lr: must be > 0 or auto, got -1.0"),
+        (
+            {"space": {"guide.refiner.lr": {"low": -1.0, "high": 1.0}}},
+            r"guide.refiner.lr: must be > 0 or auto, got -1.0",
+        ),
         ({"space": {"guide.refiner.num_steps": [3, 0]}}, "guide.refiner.num_steps: must be >= "),
     ],
 )

@@ -89,7 +89,8 @@ def _check_state_dict(name: str, guide: Guide, x: Tensor) -> None:
         nn.init.normal_(parameter)
     file.seek(0)
     twin.load_state_dict(torch.load(file, weights_only=True))
-    same = torch.equal(seeded(lambda: twin.infer(x).params), seeded(lambda: guide.infer(x).params))
+    found, expected = (seeded(lambda each=each: each.infer(x).params) for each in (twin, guide))  # type: ignore[misc]
+    same = torch.allclose(found, expected, rtol=1e-4, atol=1e-5)  # the last bits hang on where tensors lie
     require(same, f"{name}: its state dict, loaded into a copy, gives another λ; register all that it learns")
 
 
