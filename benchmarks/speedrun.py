@@ -69,8 +69,7 @@ def train(data: pv.data.Dataset, args: Any) -> tuple[pv.VAE, pv.Guide, dict[str,
     encoder = pv.nets.MLP(SHAPE, (family.num_params,), widths=WIDTHS, activation=args.activation)
     guide: pv.Guide = pv.AmortizedGuide(family, encoder)
     if args.scheme == "semi":
-        how: dict[str, Any] = {"optimizer": "adam", "lr_decay": "linear", "safeguard": False}
-        refiner = pv.SVIRefiner(num_steps=args.num_steps, lr=args.inner_lr, **how)
+        refiner = pv.SVIRefiner(num_steps=args.num_steps, safeguard=False)
         guide = pv.SemiAmortizedGuide(model, family, encoder, refiner)
     deadline = Deadline(args.seconds, args.lr)
     options: dict[str, Any] = {"optimizer": args.optimizer, "lr": args.lr, "lr_schedule": "constant", "lr_warmup": 0.0}
@@ -122,7 +121,6 @@ def main() -> None:
     options.add_argument("--family", choices=list(FAMILIES), default="diagonal_normal")
     options.add_argument("--scheme", choices=["amortized", "semi"], default="amortized")
     options.add_argument("--num-steps", type=int, default=2, help="K of semi")
-    options.add_argument("--inner-lr", type=float, default=0.1, help="first size of its steps; they decay to zero")
     options.add_argument("--optimizer", default="muon", help="as of pyrovae.fit, and what follows")
     options.add_argument("--lr", type=float, default=2e-2)
     options.add_argument("--batch-size", type=int, default=512)
