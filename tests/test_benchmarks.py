@@ -74,7 +74,7 @@ def test_a_speedrun_ends_with_its_seconds_at_a_learning_rate_of_zero(monkeypatch
 def test_a_loop_by_hand_on_packed_weights_is_the_decoder():
     import iwae
 
-    decoder, z = pv.nets.MLP((3,), (1, 6, 5), widths=(8, 7)), torch.randn(5, 2, 3)
+    decoder, z = pv.nets.MLP((3,), (1, 6, 5), widths=(8, 7), activation="relu"), torch.randn(5, 2, 3)
     with torch.no_grad():
         torch.testing.assert_close(iwae.on_packed(decoder, 10)(z), decoder(z))
 

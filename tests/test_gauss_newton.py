@@ -164,6 +164,8 @@ def test_no_weight_and_no_start_breaks_it(scale, model, x):
             assert params[[0, 1, 5, 6]].isfinite().all()
             if scale < 1e4:
                 assert not torch.equal(params[0], start[0]) or safeguard
+                if safeguard and beta == 0:  # x tells nothing of z, so that rounding decides which λ is kept
+                    continue
                 q = family(params[[0, 1, 5, 6]])
                 assert (q.scale_tril.diagonal(dim1=-2, dim2=-1) < 1.001).all(), "no wider than the prior"
 
