@@ -129,9 +129,9 @@ def fitted(values: Mapping[str, Any], allow: Collection[str] | None = None) -> t
     First the classes that they name are found, as `resolve` does, then their signatures say what may stand there.
     """
     values, note = _preset({key: value for key, value in values.items() if value is not None})
-    reader, train = _Reader(allow), values.get("train")
-    if isinstance(model := values["model"], Mapping) and isinstance(train, Mapping):
-        usual = LEARNING_RATES.get(str(train.get("optimizer", TrainConfig.model_fields["optimizer"].default)))
+    reader, model, train = _Reader(allow), values["model"], values.get("train")
+    if isinstance(model, Mapping) and isinstance(train, Mapping):  # the optimizer's own learning rate, if none is given
+        usual = LEARNING_RATES.get(str(train.get("optimizer", "muon")))
         values["model"] = {**({} if usual is None else {"lr": usual}), **model}
     sections = {kind: reader.block(kind, values.get(kind)) for kind in ("dataset", "model", "guide")}
     schema, written = _model("Config", Config, {**sections, "train": reader.train(values.get("train", {}))})
