@@ -106,7 +106,7 @@ def with_onednn(graph: fx.GraphModule, packed: Iterable[fx.Node] = ()) -> fx.Gra
     """A copy of `graph` whose products oneDNN does, where it is clearly faster; those of `packed` on packed weights.
 
     torch's float32 products go through MKL, which on processors that are not Intel's may run at half the rate. oneDNN
-    packs a weight at each call, which costs little from some rows on; packed beforehand, it saves a twentieth.
+    packs a weight at each call, which costs little from some rows on; packed beforehand, it saves up to a tenth.
     """
     copy, twins = fx.Graph(), dict[fx.Node, fx.Node]()
     copy.output(copy.graph_copy(graph.graph, twins))
