@@ -651,12 +651,12 @@ def test_so_when_compiled(guide, net):
 
 
 def check_training(guide, net, objective):
-    options = {"gradient_clip": 30.0, "lr_schedule": "cosine", "lr": 0.01, "beta": 0.5, "objective": objective}
+    options = {"optimizer": "adam", "gradient_clip": 30.0, "lr": 0.01, "beta": 0.5, "objective": objective}
     (eager, eager_metrics), (compiled, metrics) = (trained(guide, e, net, **options) for e in ("eager", "compiled"))
     start, _ = trained(guide, "eager", net, lr=1e-9)
     for name, value in eager.items():
         torch.testing.assert_close(value, compiled[name], atol=1e-4, rtol=0, msg=name)
-        assert (value - start[name]).abs().max() > 0.005, name
+        assert (value - start[name]).abs().max() > 0.01, name
     assert eager_metrics["test/elbo"] == pytest.approx(metrics["test/elbo"], abs=1e-2)
 
 
