@@ -410,6 +410,16 @@ def test_resume_is_bit_exact(name, how, stop, images, uninterrupted, tmp_path, m
     assert {**resumed, "seconds": 0} == {**result, "seconds": 0}
 
 
+def test_a_termination_names_no_run_where_there_is_none(images):
+    class Terminates(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            trainer._signal_connector.received_sigterm = True
+
+    model, guide = fresh("amortized")
+    with pytest.raises(TerminatedError, match="after 1 steps; nothing was kept, for want of a run_dir"):
+        pv.fit(model, guide, images, epochs=2, callbacks=[Terminates()], progress=False)
+
+
 @pytest.mark.parametrize("stop", [3, 4, 6])  # the first and last within an epoch, the other at its end
 def test_what_the_checkpointed_step_logged_survives_a_kill_right_after(
     stop, images, uninterrupted, tmp_path, monkeypatch

@@ -195,7 +195,8 @@ def fit(
     try:
         trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
     except SIGTERMException as error:
-        raise TerminatedError(f"terminated after {trainer.global_step} steps; --resume {run_dir} goes on") from error
+        onward = "nothing was kept, for want of a run_dir" if run_dir is None else f"--resume {run_dir} goes on"
+        raise TerminatedError(f"terminated after {trainer.global_step} steps; {onward}") from error
     if run_dir is not None:  # a file of rank 0, which another machine may not see
         path = run_dir / "checkpoints" / "best.ckpt"
         best: Any = read_checkpoint(path)["state_dict"] if trainer.is_global_zero else None
