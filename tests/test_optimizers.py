@@ -7,7 +7,7 @@ from test_training import assert_same, fresh, plug_pulled, state_of
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.training.optimizers import LEARNING_RATES, Muon, lr_factor, make_optimizer, parted
+from pyrovae.training.optimizers import LEARNING_RATES, WEIGHT_DECAYS, Muon, lr_factor, make_optimizer, parted
 
 
 def gradients(module: nn.Module, seed: int) -> None:
@@ -46,7 +46,7 @@ def test_a_matrix_moves_along_the_orthogonal_factor_of_its_momentum_at_the_size_
         last, start = torch.lerp(layer.weight.grad, momentum, 0.95), layer.weight.detach().clone()
         optimizer.step()
     u, _, v = torch.linalg.svd(last, full_matrices=False)
-    step = (start - layer.weight.detach()) / (0.2 * lr * 48**0.5)
+    step = (start * (1 - lr * WEIGHT_DECAYS["muon"]) - layer.weight.detach()) / (0.2 * lr * 48**0.5)
     assert not torch.equal(start, before)
     singular = torch.linalg.svdvals(step)
     assert singular.min() > 0.5
@@ -61,7 +61,7 @@ def test_is_torchs_muon_and_adam():
     matrices = [layer.weight for layer in theirs if hasattr(layer, "weight") and layer.weight.dim() == 2]
     biases = [layer.bias for layer in theirs if hasattr(layer, "bias")]
     both = [
-        torch.optim.Muon(matrices, lr=0.01, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices, lr=0.01, momentum=0.95, weight_decay=0.03, adjust_lr_fn="match_rms_adamw"),
         torch.optim.Adam(biases, lr=0.01),
     ]
     for seed in range(4):
@@ -74,6 +74,22 @@ def test_is_torchs_muon_and_adam():
             torch.testing.assert_close(layer.weight, other.weight)
         if hasattr(layer, "bias"):
             torch.testing.assert_close(layer.bias, other.bias)
+
+
+def test_weights_stay_within_bounds_under_gradients_that_never_agree():
+    """Steps of one size add up: without decay a matrix grows as the square root of their number, for ever."""
+    norms = {}
+    for decay in (0.0, 1.0):
+        layer = nn.Linear(20, 20, bias=False)
+        optimizer = make_optimizer(layer, "muon", 0.1, weight_decay=decay)
+        norms[decay] = []
+        for step in range(600):
+            gradients(layer, step)
+            optimizer.step()
+            norms[decay] += [layer.weight.norm().item()] * (step in (299, 599))
+    assert norms[0.0][1] > 1.3 * norms[0.0][0]
+    assert norms[1.0][1] < 1.1 * norms[1.0][0]
+    assert norms[1.0][1] < 0.2 * norms[0.0][1]
 
 
 def test_a_kernel_moves_as_the_matrix_it_is():

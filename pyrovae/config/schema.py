@@ -71,7 +71,7 @@ class TrainConfig(Strict):
     use_amp: bool = False
     early_stopping: Any = False
     optimizer: OptimizerName = "muon"
-    weight_decay: NonNegativeFloat = 0.01
+    weight_decay: NonNegativeFloat | None = None
     lr_schedule: LRSchedule = "cosine"
     lr_warmup: Fraction = 0.0
     ema_decay: Fraction | None = None

@@ -52,8 +52,9 @@ class LitVAE(EvaluatedModule):
 
     Args:
         lr: Learning rate; by default 0.01 of Muon and 0.001 of Adam.
-        optimizer, weight_decay: `muon`, which steps the weights of layers by Muon and all else by Adam, see
-            `training.optimizers`; `adam`; or `adamw` with that decay.
+        optimizer: `muon`, which steps the weights of layers by Muon and all else by Adam, see `training.optimizers`;
+            `adam`; or `adamw`.
+        weight_decay: Of the weights that Muon steps, by default 0.03, or of all by AdamW, by default 0.01.
         lr_schedule, lr_warmup: `cosine` takes the learning rate to zero over all epochs, `constant` leaves it; before,
             it rises over that share of training.
         gradient_clip: Largest Euclidean norm of the whole gradient; none by default.
@@ -94,7 +95,7 @@ class LitVAE(EvaluatedModule):
         *,
         lr: PositiveFloat | None = None,
         optimizer: OptimizerName = "muon",
-        weight_decay: NonNegativeFloat = 0.01,
+        weight_decay: NonNegativeFloat | None = None,
         lr_schedule: LRSchedule = "cosine",
         lr_warmup: Fraction = 0.0,
         gradient_clip: PositiveFloat | None = None,

@@ -12,6 +12,7 @@ OptimizerName = Literal["muon", "adam", "adamw"]
 LRSchedule = Literal["constant", "cosine"]
 
 LEARNING_RATES: dict[str, float] = {"muon": 1e-2, "adam": 1e-3, "adamw": 1e-3}  # where none is given
+WEIGHT_DECAYS: dict[str, float] = {"muon": 0.03, "adam": 0.0, "adamw": 0.01}  # likewise
 _MATRICES = "Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"
 
 
@@ -22,10 +23,11 @@ class Muon(Optimizer):
     one speed, also those whose gradients are small: with :math:`B \leftarrow \mu B + \nabla_W L` and the singular value
     decomposition :math:`\nabla_W L + \mu B = U S V^\top`,
 
-    .. math:: W \leftarrow W - 0.2 \, \eta \sqrt{\max(m, n)} \; U V^\top
+    .. math:: W \leftarrow (1 - \eta \gamma) W - 0.2 \, \eta \sqrt{\max(m, n)} \; U V^\top
 
     That is `torch.optim.Muon`, which finds :math:`U V^\top` by five Newton-Schulz iterations; the factor before it
-    gives steps the size of Adam's, so that one η serves both. Who steps what:
+    gives steps the size of Adam's, so that one η serves both. All steps are of one size, so that without decay (γ = 0)
+    weights grow for as long as η is large, and long trainings become unstable. Who steps what:
 
     | parameter | by |
     |---|---|
@@ -37,6 +39,7 @@ class Muon(Optimizer):
         module: Whose parameters are stepped, those that want gradient.
         lr: Learning rate η.
         momentum: μ.
+        weight_decay: γ, of what Muon steps alone.
         fused: As in `torch.optim.Adam`.
 
     References:
@@ -51,13 +54,21 @@ class Muon(Optimizer):
     >>> optimizer.step()
     """
 
-    def __init__(self, module: nn.Module, lr: float, *, momentum: float = 0.95, fused: bool | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        lr: float,
+        *,
+        momentum: float = 0.95,
+        weight_decay: float = WEIGHT_DECAYS["muon"],
+        fused: bool | None = None,
+    ) -> None:
         self._matrices, rest = parted(module)
         # Muon wants matrices: a kernel is shown to it as one, which lies where the kernel lies.
         self._flat = [nn.Parameter(p.detach().flatten(1)) for p in self._matrices]
         self._steps: list[Optimizer] = []
         if self._flat:
-            options: dict[str, Any] = {"weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
+            options: dict[str, Any] = {"weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
             self._steps.append(torch.optim.Muon(self._flat, lr=lr, momentum=momentum, **options))
         if rest:
             self._steps.append(torch.optim.Adam(rest, lr=lr, fused=fused))
@@ -107,18 +118,24 @@ def parted(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def make_optimizer(
-    module: nn.Module, name: OptimizerName, lr: float, *, weight_decay: float = 0.01, fused: bool | None = None
+    module: nn.Module,
+    name: OptimizerName,
+    lr: float,
+    *,
+    weight_decay: float | None = None,
+    fused: bool | None = None,
 ) -> Optimizer:
-    """`name` for the parameters of `module`; `weight_decay` is AdamW's.
+    """`name` for the parameters of `module`; `weight_decay` is that of Muon and AdamW, by default its own.
 
     >>> type(make_optimizer(nn.Linear(3, 2), "muon", 1e-2)).__name__
     'Muon'
     """
+    decay = WEIGHT_DECAYS[name] if weight_decay is None else weight_decay
     if name == "muon":
-        return Muon(module, lr, fused=fused)
+        return Muon(module, lr, weight_decay=decay, fused=fused)
     params = [p for p in module.parameters() if p.requires_grad]
     if name == "adamw":
-        return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, fused=fused)
+        return torch.optim.AdamW(params, lr=lr, weight_decay=decay, fused=fused)
     return torch.optim.Adam(params, lr=lr, fused=fused)
 
 
