@@ -91,7 +91,7 @@ def jax_refiner(decoder: nn.Module, x: Tensor, start: Tensor, num_steps: int, lr
     import jax
     import jax.numpy as jnp
 
-    run = jax.jit(lambda *at: refine(*at, num_steps=num_steps, lr=lr)[0])
+    run = jax.jit(lambda layers, loc, log_scale, x, key: refine(layers, loc, log_scale, x, key, num_steps, lr)[0])
     at = layers_of(decoder), *(jnp.array(part.numpy()) for part in start.chunk(2, -1)), jnp.array(x.flatten(1).numpy())
     return lambda: jax.block_until_ready(run(*at, jax.random.key(0)))
 
@@ -191,9 +191,10 @@ def jax_trainer(
             return (kl - (x * logits - jax.nn.softplus(logits)).sum()) / len(x)
         key, last = jax.random.split(key)
         start, fixed = jax.lax.stop_gradient(((loc, log_scale), nets[1]))
-        found, slope = jax.lax.stop_gradient(refine(fixed, *start, x, key, num_steps=inner[0], lr=inner[1]))
+        found, slope = refine(fixed, start[0], start[1], x, key, num_steps=inner[0], lr=inner[1])
+        found, slope = jax.lax.stop_gradient((found, slope))
         taught = (slope[0] * loc).sum() + (slope[1] * log_scale).sum()
-        return (negative_elbo(nets[1], *found, x, last) + taught) / len(x)
+        return (negative_elbo(nets[1], found[0], found[1], x, last) + taught) / len(x)
 
     def step(state: Any, x: Any) -> Any:
         nets, moments, k, key = state
