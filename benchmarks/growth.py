@@ -119,7 +119,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             below.set_xticks(x, [f"{value:,}" for value in x])
             below.minorticks_off()
         panels[0, 0].set(ylabel="seconds", ylim=(0.1, None))
-        panels[1, 0].set(ylabel="memory, MiB", ylim=(0, None))
+        panels[1, 0].set(ylabel="memory, MiB", ylim=(0, 1.15 * max(row["mib"] for row in rows)))
         figure.align_ylabels(panels[:, 0])
         figure.get_layout_engine().set(w_pad=0.1)
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
