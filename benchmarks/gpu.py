@@ -71,9 +71,8 @@ def summary(out: Path, scratch: Path, device: str) -> int:
     print("".join(f"failed: {name}\n" for name in tests["failed"]), end="")
     rows = [{"width": _width(path), **row} for path in _files(out, "refine") for row in _rows(path)]
     if rows:
-        print(
-            "\nms an inner step\n\n| width | net | batch |", " | ".join(SHOWN), "|\n" + "|---" * (3 + len(SHOWN)) + "|"
-        )
+        heads = ["width", "net", "batch", *SHOWN]
+        print("\nms an inner step\n\n|", " | ".join(heads), "|\n" + "|---" * len(heads) + "|")
     for row in rows:
         times = [row.get(f"{name}_ms") for name in SHOWN]
         cells = ["-" if ms is None else f"{ms:.3g}" for ms in times]

@@ -9,7 +9,9 @@ epochs by one call of `pyrovae.fit`, nothing written.
     epoch      seconds of the processor of the second epoch, validation left out
     compile    seconds, of the compiler's processes too, from the start of fit to the end of the first epoch, an epoch
                less; from an empty cache
-    memory     the most that the process held, less what it held before training, libraries and data: MiB
+    memory     the most that the process held, less the most that it had held before training, with its libraries and
+               data: MiB
+    slope      of a line through the logarithms: 1 where twice as many take twice as long
 """
 
 import argparse
@@ -36,6 +38,7 @@ VALUES = {
     "data": [1250, 5000, 20000],
     "z_dim": [10, 50, 200],
 }
+GREY, BLUE, RED = "0.5", "#0072B2", "#D55E00"  # told apart by all eyes
 LABELS = {"K": "inner steps K", "batch": "batch size", "data": "training digits", "z_dim": "latent dimensions"}
 
 
@@ -83,43 +86,52 @@ def apart(point: dict[str, int]) -> dict[str, float]:
 
 def slope(x: list[int], y: list[float]) -> float:
     """Of a line through the logarithms."""
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+    return round(float(np.polyfit(np.log(x), np.log(y), 1)[0]), 2) + 0.0  # no minus before a zero
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each of what varies: seconds at the left, MiB at the right."""
+    """A column for each of what varies: seconds above, on a logarithmic scale, and memory below."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after its backend is chosen
 
-    figure, panels = plt.subplots(1, len(VALUES), figsize=(16, 4.2), layout="constrained")
-    for axis, name in zip(panels, VALUES, strict=True):
-        own = [row for row in rows if row["varied"] == name]
-        x, right = [row[name] for row in own], axis.twinx()
-        epochs, memory = ([row[key] for row in own] for key in ("epoch_seconds", "mib"))
-        lines = axis.plot(x, epochs, "o-", color="C0", label=f"an epoch, s (slope {slope(x, epochs):.2f})")
-        lines += axis.plot(x, [row["compile_seconds"] for row in own], "o:", color="C1", label="compile, once, s")
-        lines += right.plot(x, memory, "s--", color="C2", label=f"memory, MiB (slope {slope(x, memory):.2f})")
-        for each, unit in ((axis, "seconds"), (right, "MiB")):
-            each.set(xscale="log", yscale="log")
-            if (each is axis and name == "K") or (each is right and name == "z_dim"):
-                each.set_ylabel(unit)
-        axis.set_xticks(x, [f"{value:,}" for value in x])
-        axis.minorticks_off()
-        right.set_ylim(10, 10_000)
-        axis.set_ylim(0.1, 100)
-        axis.set_xlabel(LABELS[name])
-        axis.legend(handles=lines, fontsize=7.5, loc="upper left")
-        axis.grid(alpha=0.3)
-    figure.suptitle(
-        "Semi-amortized training, 784-200-200-50, one thread; K = 5, batch 128, 5,000 digits where not varied"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    style = {
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "lines.markersize": 4,
+        "axes.ymargin": 0.12,
+    }
+    with mpl.rc_context(style):
+        shape = {"sharex": "col", "sharey": "row", "height_ratios": [3, 2]}
+        figure, panels = plt.subplots(2, len(VALUES), figsize=(7.2, 3.6), layout="constrained", **shape)
+        for (above, below), name in zip(panels.T, VALUES, strict=True):
+            own = [row for row in rows if row["varied"] == name]
+            x = [row[name] for row in own]
+            epoch, compiling, mib = ([row[key] for row in own] for key in ("epoch_seconds", "compile_seconds", "mib"))
+            above.plot(x, compiling, "s--", color=GREY, mfc="white", label="compiling, once")
+            above.plot(x, epoch, "o-", color=BLUE, label="an epoch")
+            below.plot(x, mib, "o-", color=RED)
+            for axis, value, color in ((above, epoch, BLUE), (below, mib, RED)):
+                at = {"xycoords": "axes fraction", "color": color}
+                axis.annotate(f"slope {slope(x, value):.2f}".replace("-", "−"), (0.96, 0.06), ha="right", **at)
+            above.set(xscale="log", yscale="log")
+            below.set_xlabel(LABELS[name])
+            below.set_xticks(x, [f"{value:,}" for value in x])
+            below.minorticks_off()
+        panels[0, 0].set(ylabel="seconds", ylim=(0.1, None))
+        panels[1, 0].set(ylabel="memory, MiB", ylim=(0, 1.15 * max(row["mib"] for row in rows)))
+        figure.align_ylabels(panels[:, 0])
+        figure.get_layout_engine().set(w_pad=0.1)
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=300)
+    plt.close(figure)
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--png", type=Path, default=Path("growth.png"), help="the figure")
+    options.add_argument("--quick", action="store_true", help="the ends of each range alone")
     options.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.point is not None:
@@ -129,7 +141,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     print("| varied | K | batch | data | z_dim | epoch, s | compile, s | memory, MiB |\n" + "|---" * 8 + "|")
     for name, values in VALUES.items():
-        for value in values:
+        for value in (values[0], values[-1]) if args.quick else values:
             point = {**POINT, name: value}
             key = json.dumps(point)
             found[key] = took = found.get(key) or apart(point)

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
+from timing import clock
 from torch import Tensor, nn
 
 Layers = list[tuple[Any, Any]]  # weight (in, out) and bias (out,) of each
@@ -63,8 +65,8 @@ def negative_elbo(layers: Layers, loc: Any, log_scale: Any, x: Any, key: Any) ->
     return -(recon.sum() - 0.5 * (z**2).sum() - log_q.sum())
 
 
-def refine(layers: Layers, loc: Any, log_scale: Any, x: Any, key: Any, num_steps: int, lr: float) -> Any:
-    """λ after so many Adam steps."""
+def refine(layers: Layers, loc: Any, log_scale: Any, x: Any, key: Any, num_steps: int, lr: float) -> tuple[Any, Any]:
+    """λ after so many Adam steps, and the slope that the first one took."""
     import jax
     import jax.numpy as jnp
 
@@ -72,24 +74,26 @@ def refine(layers: Layers, loc: Any, log_scale: Any, x: Any, key: Any, num_steps
 
     def step(state: Any, key: Any) -> Any:
         params, moments, k = state
-        moves, moments = adam(slope(params, key), moments, k, lr)
-        return (jax.tree.map(jnp.subtract, params, moves), moments, k + 1), None
+        grads = slope(params, key)
+        moves, moments = adam(grads, moments, k, lr)
+        return (jax.tree.map(jnp.subtract, params, moves), moments, k + 1), grads
 
     start = loc, log_scale
     zeros = jax.tree.map(jnp.zeros_like, start)
-    return jax.lax.scan(step, (start, (zeros, zeros), 1.0), jax.random.split(key, num_steps))[0][0]
+    (params, *_), slopes = jax.lax.scan(step, (start, (zeros, zeros), 1.0), jax.random.split(key, num_steps))
+    return params, jax.tree.map(lambda grads: grads[0], slopes)
 
 
 def jax_refiner(decoder: nn.Module, x: Tensor, start: Tensor, num_steps: int, lr: float) -> Callable[[], Any] | None:
-    """`refine` from λ = `start` (B, 2 D), under jit."""
+    """λ by `refine` from λ = `start` (B, 2 D), under jit."""
     if not installed("jax"):
         return None
     import jax
     import jax.numpy as jnp
 
-    run = jax.jit(refine, static_argnames=("num_steps", "lr"))
+    run = jax.jit(lambda layers, loc, log_scale, x, key: refine(layers, loc, log_scale, x, key, num_steps, lr)[0])
     at = layers_of(decoder), *(jnp.array(part.numpy()) for part in start.chunk(2, -1)), jnp.array(x.flatten(1).numpy())
-    return lambda: jax.block_until_ready(run(*at, jax.random.key(0), num_steps=num_steps, lr=lr))
+    return lambda: jax.block_until_ready(run(*at, jax.random.key(0)))
 
 
 def numpyro_refiner(
@@ -139,8 +143,9 @@ def give_back(nets: tuple[nn.Module, nn.Module], trained: tuple[Layers, ...]) ->
     for net, layers in zip(nets, trained, strict=True):
         linear = [m for m in net.modules() if isinstance(m, nn.Linear)]
         for layer, (weight, bias) in zip(linear, layers, strict=True):
-            layer.weight.data = torch.tensor(weight.T)
-            layer.bias.data = torch.tensor(bias)
+            # By numpy: entry by entry it would take longer than an epoch's tenth.
+            layer.weight.data = torch.tensor(np.asarray(weight.T))
+            layer.bias.data = torch.tensor(np.asarray(bias))
     return nets
 
 
@@ -175,7 +180,6 @@ def jax_trainer(
         return None
     import jax
     import jax.numpy as jnp
-    from timing import clock
 
     def loss_of(nets: Any, x: Any, key: Any) -> Any:
         params = apply(nets[0], x)
@@ -185,13 +189,12 @@ def jax_trainer(
             logits = apply(nets[1], z)
             kl = 0.5 * (loc**2 + jnp.exp(2 * log_scale) - 1 - 2 * log_scale).sum()
             return (kl - (x * logits - jax.nn.softplus(logits)).sum()) / len(x)
-        first, key, last = jax.random.split(key, 3)
+        key, last = jax.random.split(key)
         start, fixed = jax.lax.stop_gradient(((loc, log_scale), nets[1]))
-        slope = jax.grad(lambda at: negative_elbo(fixed, at[0], at[1], x, first))(start)
-        found = refine(fixed, start[0], start[1], x, key, num_steps=inner[0], lr=inner[1])
+        found, slope = refine(fixed, start[0], start[1], x, key, num_steps=inner[0], lr=inner[1])
+        found, slope = jax.lax.stop_gradient((found, slope))
         taught = (slope[0] * loc).sum() + (slope[1] * log_scale).sum()
-        loc, log_scale = jax.lax.stop_gradient(found)
-        return (negative_elbo(nets[1], loc, log_scale, x, last) + taught) / len(x)
+        return (negative_elbo(nets[1], found[0], found[1], x, last) + taught) / len(x)
 
     def step(state: Any, x: Any) -> Any:
         nets, moments, k, key = state
@@ -222,7 +225,6 @@ def numpyro_trainer(networks: Networks, grey: Tensor, epochs: int, batch_size: i
     import numpyro
     import numpyro.distributions as dist
     from numpyro.infer import SVI, Trace_ELBO
-    from timing import clock
 
     def run(report: Callable[[float], None]) -> tuple[nn.Module, nn.Module]:
         nets, pixels = networks(), jnp.array(grey.flatten(1).numpy())
@@ -274,7 +276,6 @@ def pythae_trainer(networks: Networks, grey: Tensor, epochs: int, batch_size: in
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
     from pythae.trainers.training_callbacks import TrainingCallback
-    from timing import clock
 
     class Drawn(BaseDataset):
         def __getitem__(self, index: int) -> Any:

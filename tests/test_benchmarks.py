@@ -97,6 +97,19 @@ def test_peers_refine_as_ours_does(name):
     assert (theirs.elbo().mean() - ours.elbo.mean()).abs() < 0.1
 
 
+def test_the_peer_teaches_its_encoder_by_the_slope_of_its_first_step():
+    """As ours does: one pass more would make it slower than it is."""
+    jax = pytest.importorskip("jax")
+    import peers
+
+    layers, x = peers.layers_of(pv.nets.MLP((3,), (4,), widths=(5,))), jax.numpy.ones((7, 4))
+    start, keys = (jax.numpy.zeros((7, 3)),) * 2, jax.random.split(jax.random.key(0), 3)
+    _, slope = peers.refine(layers, *start, x, jax.random.key(0), num_steps=3, lr=0.1)
+    expected = jax.grad(lambda at: peers.negative_elbo(layers, *at, x, keys[0]))(start)
+    assert all(map(jax.numpy.allclose, slope, expected))
+    assert abs(slope[0]).max() > 0.01
+
+
 def test_semi_amortized_training_by_hand_has_the_gradient_of_ours(monkeypatch):
     """The encoder's is that of the negative ELBO at λ₀; draws are zero, so that it has one value."""
     import train

@@ -59,10 +59,11 @@ def pack(weight: Tensor) -> Tensor:
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (B, I) times weight (O, I), transposed, by oneDNN if that pays, and plus bias (O,)."""
-    # Of matrices with gaps in them oneDNN may take a thousand times as long.
-    plain = (x.stride(1) == 1 or x.t().is_contiguous()) and (weight.is_contiguous() or weight.t().is_contiguous())
-    if plain and x.shape[0] >= LEAST_ROWS and x.shape[0] * weight.numel() >= LEAST_WORK:
-        return _linear()(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+    if x.shape[0] >= LEAST_ROWS and x.shape[0] * weight.numel() >= LEAST_WORK:
+        # Of matrices with gaps in them oneDNN may take a thousand times as long.
+        plain = x.stride(1) == 1 or x.t().is_contiguous()
+        if plain and (weight.is_contiguous() or weight.t().is_contiguous()):
+            return _linear()(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
 

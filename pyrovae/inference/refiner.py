@@ -55,7 +55,7 @@ class Refiner(ABC):
 
     num_steps: int  # K
     objective: Objective | None = None  # what is climbed, where that is a choice
-    lr: Any = 1.0  # η, or what `lr_of` knows better
+    lr: float | Literal["auto"] = 1.0  # η; where it may be `auto`, a class writes `lr_of`
     gradient: str = "stopped"  # what comes back through the loop; this and the rest as in `SVIRefiner`
     checkpoint: bool = False
     stop_below: float | None = None
@@ -69,9 +69,9 @@ class Refiner(ABC):
     def make_step(self, model: nn.Module, family: Family) -> Step:
         """The step that λ of `family` takes under `model`."""
 
-    def lr_of(self, family: Family) -> Any:
+    def lr_of(self, family: Family) -> float:
         """η for λ of `family`."""
-        return self.lr
+        return float(self.lr)
 
     def programs(self, model: nn.Module, family: Family) -> Programs:
         """What the loop runs; kept by the model for as long as it lives."""
